@@ -1,4 +1,4 @@
-"""The nouns of this layer: what a task is, what its author writes, and how an episode can end."""
+"""The basic types of this layer: tasks, task sets, environments of text, and the reasons why an episode ends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ Role = Literal["system", "user", "assistant"]
 
 
 class Split(StrEnum):
-    """Which tasks. No question is in two of them."""
+    """The split that tasks belong to; no question is in two splits."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -38,11 +38,11 @@ class Task:
         id: Unique within its task set, stable over runs.
         question: The text that the policy is shown; two tasks with the same question are the same task.
         gold: The right answer, as the task set's ``verify`` understands it.
-        info: Whatever else ``verify`` needs, or a table wants to group by (difficulty, source).
-        seed: For environments that draw their own task when they are reset: with which seed they do.
+        info: Further data that ``verify`` needs or that tables group by (difficulty, source).
+        seed: Seed for ``reset`` of an environment that draws its own task; ``None`` for the tasks of a task set.
 
     Raises:
-        TypeError: If question or gold is no text.
+        TypeError: If question or gold is not text.
     """
 
     id: str
@@ -59,19 +59,19 @@ class Task:
 
 @runtime_checkable
 class TaskSet(Protocol):
-    """What an author writes, usually in about 30 lines; ``SelfCorrectEnv`` turns it into a K-attempt episode.
+    """Tasks and their verifier: what the author of an environment writes, usually in about 30 lines.
 
-    ``load`` must be deterministic. ``verify`` must not raise for anything that a policy can write; if it raises all
-    the same, the episode is recorded as an error and masked out of training.
-    A task set may also define:
+    ``SelfCorrectEnv`` turns a task set into an episode of K attempts. ``load`` must be deterministic. ``verify`` must
+    not raise for anything that a policy can write; if ``verify`` raises nevertheless, the episode is recorded as an
+    error and masked out of training. A task set may also define:
 
-    - ``observes_execution = True`` if its scores carry an observation of public tests, for ``feedback=execution``;
+    - ``observes_execution = True`` if its scores say what the public tests gave, which ``feedback=execution`` needs;
     - ``verifies_elsewhere = True`` if ``verify`` waits for other processes and may be called from several threads;
-    - ``partial_credit = True`` if a wrong answer may be worth something;
-    - ``reads_when_built = True`` if its constructor takes long, so that it is not called to look at options alone;
-    - ``examples``, pairs of a task and an answer that are shown in front of every question;
-    - a static method ``episode(options)``: what an episode is made of under these options, as ``prompts``, where a
-      config says nothing.
+    - ``partial_credit = True`` if a wrong answer may be worth more than 0;
+    - ``reads_when_built = True`` if its constructor is slow, so that it is not called merely to validate options;
+    - ``examples``, pairs of a task and an answer to it: few-shot examples that precede every question;
+    - a static method ``episode(options)``, which returns arguments of ``SelfCorrectEnv`` that suit these options (such
+      as ``prompts``) and hold unless a config says otherwise.
     """
 
     def load(self, split: Split) -> Sequence[Task]:
@@ -79,7 +79,7 @@ class TaskSet(Protocol):
         ...
 
     def verify(self, task: Task, response: str) -> Score:
-        """What one response to a task is worth."""
+        """The score of one response to a task."""
         ...
 
     def gold_response(self, task: Task) -> str:
@@ -93,14 +93,14 @@ class StopReason(StrEnum):
     ATTEMPTS_USED = "attempts_used"
     """Every attempt was made."""
     STOPPED = "stopped"
-    """The stop rule held."""
+    """The stop rule ended the episode, or the policy as verifier judged its own attempt to be right."""
     ENDED = "ended"
     """The environment terminated without saying why."""
     TIME_LIMIT = "time_limit"
-    """The environment truncated: its own limit of steps."""
+    """The environment truncated the episode without saying why, as gymnasium's limit of steps does."""
     CONTEXT_FULL = "context_full"
-    """The next prompt leaves no room for an answer: the episode counts with the turns that it has. One whose first
-    prompt does not fit has none and has failed."""
+    """The next prompt leaves no room for an answer. The episode counts with the turns that were played; if its first
+    prompt does not fit, the episode has no turns and has failed."""
     ENV_ERROR = "env_error"
     """The environment or its verifier raised; the episode carries the error."""
 
@@ -110,28 +110,29 @@ Observation = Sequence[Message] | str
 
 
 class TextEnv(Protocol):
-    """What a rollout plays: gymnasium's interface over text. Any ``gymnasium.Env`` of text is one, wrapped or not.
+    """What a rollout plays: gymnasium's interface over text. Any ``gymnasium.Env`` of text fits, wrapped or not.
 
-    Whatever ``reset`` or ``step`` raises ends the episode as ``StopReason.ENV_ERROR``, masked out and counted. An
-    environment is used again for further episodes, unless it raised or has ``single_use = True``, as where it holds a
-    session of a server: then it is closed as soon as the episode is over.
+    An exception in ``reset`` or ``step`` ends the episode as ``StopReason.ENV_ERROR``; such episodes are counted and
+    masked out of training. An environment is reused for further episodes, unless it raised or has
+    ``single_use = True``, for example because it holds a session of a server: then it is closed after the episode.
 
     ``info`` may hold:
 
-    - ``score``: a ``rewards.Score``, where the action has a verdict. The reward beside it is any finite number.
-    - ``role``: whose turn comes next, ``solver`` if it says nothing. Every role has a conversation of its own: what
+    - ``score``: a ``rewards.Score``, if the action was verified. The reward that ``step`` returns may be any finite
+      number.
+    - ``role``: whose turn comes next; ``solver`` if the key is missing. Every role has a conversation of its own: what
       ``reset`` or ``step`` returns is added to the conversation of the role whose turn comes next.
-    - ``max_new_tokens``: how long the next action may be, where that is less than the config's limit.
-    - ``trained``: False where this action's reward says nothing, so that the turn is masked and not paid 0.
-    - ``stop_reason`` and ``error``, at the end.
+    - ``max_new_tokens``: a token limit for the next action, if it is lower than the config's limit.
+    - ``trained``: False if the reward of this action means nothing; the turn is then masked instead of paid 0.
+    - ``stop_reason`` and ``error``, at the end of the episode.
     """
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Starts an episode; ``options["task"]`` is a :class:`Task`, or ``seed`` draws one."""
+        """Starts an episode on ``options["task"]``, a :class:`Task`, or on a task drawn with ``seed``."""
         ...
 
     def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Takes the policy's text: new messages, reward, terminated, truncated, info."""
+        """Takes the policy's text; returns new messages, reward, terminated, truncated and info."""
         ...

@@ -1,10 +1,10 @@
-"""Who speaks between two attempts: the policy itself, as the verifier or the critic of what it wrote.
+"""Roles that speak between two attempts: the policy itself, as the verifier or the critic of its own attempt.
 
-``env.between`` names one of :data:`BETWEEN`. After every attempt but the last the policy reads the conversation so far
-in another role, says something about the attempt, and is paid for it; what it said is then told to the solver, or ends
-the episode. A role has a conversation and a baseline of its own. Another module adds one with
-``@BETWEEN.register("mine", role="judge", asks="verify", options=BetweenOptions)``; ``asks`` names the text of
-:class:`envs.prompts.Prompts` that the role is asked with.
+``env.between`` is a name in :data:`BETWEEN`. After every attempt but the last the policy reads the conversation so far
+in another role, comments on the attempt, and is paid for the comment; the comment is then shown to the solver, or ends
+the episode. Each role has its own conversation and its own baseline. Another module adds a role with
+``@BETWEEN.register("mine", role="judge", asks="verify", options=BetweenOptions)``; ``asks`` names the field of
+:class:`envs.prompts.Prompts` whose text asks the role to speak.
 """
 
 import re
@@ -18,12 +18,12 @@ from rewards.lookup import Lookup
 
 
 class Heard(NamedTuple):
-    """What comes of words that were said between two attempts.
+    """The consequences of what a role said between two attempts.
 
     Args:
-        reward: What they are worth.
-        score: What a verifier says of them, if one does.
-        ends: Whether the episode ends here, with the attempt as it is.
+        reward: Reward for the role's turn.
+        score: Score of the role's turn; ``None`` if the turn is not verified.
+        ends: Whether the episode ends here, without a further attempt.
     """
 
     reward: float
@@ -35,15 +35,15 @@ Between = Callable[..., Heard]
 """``(words, score of the attempt, prompts, **options) -> Heard``."""
 
 BETWEEN: Lookup[Between] = Lookup("env.between")
-"""``role`` is the role's name, ``asks`` the text that it is asked with; options extend :class:`BetweenOptions`."""
+"""``role`` names the role, ``asks`` the field of ``Prompts`` that asks it; options extend :class:`BetweenOptions`."""
 
 
 @dataclass(frozen=True)
 class BetweenOptions:
-    """Options of everyone who speaks between attempts.
+    """Options of every role that speaks between attempts.
 
     Args:
-        max_new_tokens: Token limit of what is said; 0 takes that of a first attempt.
+        max_new_tokens: Token limit of the role's turn; 0 takes the limit of a first attempt.
     """
 
     max_new_tokens: int = 0
@@ -58,7 +58,7 @@ class VerifierOptions(BetweenOptions):
     """Options of ``verify``.
 
     Args:
-        stops: An attempt that the policy finds right is not revised.
+        stops: Whether the episode ends when the policy judges its attempt to be right.
     """
 
     stops: bool = True
@@ -66,12 +66,13 @@ class VerifierOptions(BetweenOptions):
 
 @BETWEEN.register("verify", role="verifier", asks="verify", options=VerifierOptions)
 def verify(words: str, score: Score, prompts: Prompts, *, stops: bool, max_new_tokens: int) -> Heard:
-    """The policy says whether its attempt is right and is paid 1 for being right about it (PAG, S2R); may end there.
+    """The policy judges its attempt and earns 1 if the judgement is true; "right" may end the episode (PAG, S2R).
 
-    The last of the prompts' words ``says_right`` and ``says_wrong`` decides (arXiv 2506.10406, section 3; 2502.12853,
-    section 2.3). Neither of them is no judgement: it is not paid, and the attempt is revised.
+    The last occurrence of one of the prompts' words ``says_right`` and ``says_wrong`` decides (arXiv 2506.10406,
+    section 3; 2502.12853, section 2.3). A text with neither word is no judgement: it earns 0, and the attempt is
+    revised.
     """
-    # Whole words only: "right" is not in "bright", nor "wrong" in "wrongly".
+    # Whole words only: "right" must not be found in "bright", nor "wrong" in "wrongly".
     either = "|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in (prompts.says_right, prompts.says_wrong))
     found = re.findall(either, words, re.IGNORECASE)
     if not found:
@@ -83,8 +84,8 @@ def verify(words: str, score: Score, prompts: Prompts, *, stops: bool, max_new_t
 
 @BETWEEN.register("critique", role="critic", asks="critique", options=BetweenOptions)
 def critique(words: str, score: Score, prompts: Prompts, *, max_new_tokens: int) -> Heard:
-    """The policy criticises its attempt; worth what the next one earns, which ``env.group_reward=critic`` pays.
+    """The policy criticises its attempt; ``env.group_reward=critic`` pays the critique what the next attempt earns.
 
-    With feedback ``none`` the critic alone sees the verifier's observation, as in CTRL (arXiv 2502.03492).
+    With feedback ``none`` only the critic sees the verifier's observation, as in CTRL (arXiv 2502.03492).
     """
     return Heard(0.0)

@@ -1,4 +1,4 @@
-"""The contract of an environment, as one function that raises with the likely cause."""
+"""Tests whether an environment keeps the contract; a broken rule raises an error that names the likely cause."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from rewards.answers import STATED, candidates
 from rewards.wording import counted
 
 MAX_TASKS = 50
-"""Tasks per split whose gold responses are verified."""
+"""Number of tasks whose gold and empty responses are verified."""
 MAX_WRONG = 10
-"""Tasks to which wrong responses are given."""
+"""Number of tasks that also get wrong responses."""
 _FORMS = {
     "\\boxed": STATED["boxed"],
     "<answer>": STATED["tagged"],
@@ -23,7 +23,7 @@ _FORMS = {
     "```python": "```python\n{}\n```",
     "```json": "```json\n{}\n```",
 }
-"""By which words prompts ask for a form, and an answer in it."""
+"""For each mark by which prompts ask for an answer form, a template of an answer in this form."""
 
 
 class ContractError(AssertionError):
@@ -33,27 +33,29 @@ class ContractError(AssertionError):
 def check_env(env_id: str, tokenizer: Any = None, **kwargs: object) -> None:
     """Checks that a registered environment keeps the contract; prints what was checked.
 
-    Same seed, same episode; a gold response earns 1 at every attempt; an empty response earns nothing and is not an
-    error; a wrong one earns nothing unless the task set declares partial credit; what is said between attempts is
-    text; the prompts ask for the form that the verifier reads; a crash in ``verify`` surfaces as an error, never as a
-    reward of 0; no question has two answers, or is in two splits.
+    The contract: the same seed gives the same episode; a gold response earns 1 at every attempt; an empty response
+    earns 0 and is not an error; a wrong response earns 0 unless the task set declares partial credit; messages between
+    attempts are text; the prompts ask for the form that the verifier reads; a failed verification truncates the episode
+    as an error, instead of a reward of 0; no question has two answers or is in two splits.
 
     Args:
         env_id: A registered id.
-        tokenizer: Of the model that is to be trained: every word that is said to it must be in its vocabulary.
+        tokenizer: Tokenizer of the model to be trained; every word that the model reads must be in its vocabulary.
         kwargs: Passed on to :func:`envs.make`.
 
     Raises:
-        ContractError: With the rule that is broken and the likely cause.
+        ContractError: If a rule is broken; the message names the rule and the likely cause.
     """
     print(f"{env_id} {contract(lambda: make(env_id, **kwargs), tokenizer)}")  # type: ignore[arg-type]
 
 
 def contract(build: Callable[[], SelfCorrectEnv], tokenizer: Any = None) -> str:
-    """The same for environments that a function builds, each with a task set of its own; returns what was checked.
+    """Checks the contract of :func:`check_env` for environments that ``build`` returns; returns a report of the checks.
+
+    Every call of ``build`` must return an environment with a new task set.
 
     Raises:
-        ContractError: As :func:`check_env`.
+        ContractError: If a rule is broken; the message names the rule and the likely cause.
     """
     env = build()
     _check_spaces(env)
@@ -79,7 +81,7 @@ def contract(build: Callable[[], SelfCorrectEnv], tokenizer: Any = None) -> str:
 
 
 def size_notes(sizes: dict[str, int]) -> list[str]:
-    """What splits of these sizes cannot do."""
+    """Warnings about splits that are empty, or too small to train on or to measure a rate precisely."""
     notes = []
     if not sizes["train"]:
         notes.append("there are no training tasks, so it can be evaluated on and not trained on")
@@ -99,7 +101,7 @@ def size_notes(sizes: dict[str, int]) -> list[str]:
 
 
 def unknown_words(tokenizer: Any, texts: Sequence[str]) -> list[str]:
-    """Words of texts for which a tokenizer has no token; none where no token of it stands for unknown ones."""
+    """Words of the texts for which a tokenizer has no token; empty if the tokenizer has no unknown token."""
     unknown = unknown_id(tokenizer)
     if unknown is None:
         return []
@@ -113,7 +115,7 @@ def unknown_words(tokenizer: Any, texts: Sequence[str]) -> list[str]:
 
 
 def unknown_id(tokenizer: Any) -> int | None:
-    """The token that stands for words without one: by its name, or as the library behind the tokenizer has it."""
+    """Id of the tokenizer's unknown token, as declared by the tokenizer or its backend; ``None`` if there is none."""
     if tokenizer.unk_token_id is not None:
         return tokenizer.unk_token_id
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
@@ -134,7 +136,7 @@ def _check_spaces(env: SelfCorrectEnv) -> None:
 
 
 def gold_of(env: SelfCorrectEnv, task: Task) -> str | None:
-    """The gold response to a task; ``None`` where the task set says that it knows none."""
+    """The gold response to a task; ``None`` if the task set raises NotImplementedError because it knows none."""
     try:
         return env.taskset.gold_response(task)
     except NotImplementedError:
@@ -162,8 +164,8 @@ def _check_determinism(env: SelfCorrectEnv, twin: SelfCorrectEnv) -> int:
 
 def _check_rewards(env: SelfCorrectEnv) -> None:
     tasks = env.tasks[:MAX_TASKS]
-    # The answer to another task, and half of one's own, may be right by chance; they must not raise or be worth more
-    # than their verdict.
+    # The gold response to another task, or the first half of the gold response, may be right by chance, so their reward
+    # is not fixed. They must not raise, and their value must agree with their verdict.
     for i, (task, other) in enumerate(zip(tasks, (*tasks[1:], *tasks[:1]), strict=True)):
         gold, wrong = gold_of(env, task), gold_of(env, other)
         responses = [("gold", gold, 1.0), ("empty", "", 0.0)]
@@ -181,7 +183,7 @@ def _check_rewards(env: SelfCorrectEnv) -> None:
 
 
 def _check_score(env: SelfCorrectEnv, score: Score, where: str) -> None:
-    """A value and its verdict say the same thing, unless the task set declares that it pays in part."""
+    """Value and verdict must agree: 1 if and only if ``correct``, else 0, or below 1 with declared partial credit."""
     if score.verdict == Verdict.CORRECT:
         _require(score.value == 1.0, f"{where} is correct and worth {score.value}: what is right is worth 1")
     elif score.value:
@@ -194,7 +196,7 @@ def _check_score(env: SelfCorrectEnv, score: Score, where: str) -> None:
 
 
 def _check_failure(env: SelfCorrectEnv) -> None:
-    """A verifier that cannot tell must say so, and the environment must not turn that into a reward of 0."""
+    """A failed verification must truncate the episode as an error, not end it with a reward of 0."""
     broken = SelfCorrectEnv(_Failing(env), attempts=env.attempts, prompts="toy-v1")
     broken.reset(options={"task": env.tasks[0]})
     *_, truncated, info = broken.step("anything")
@@ -205,7 +207,7 @@ def _check_failure(env: SelfCorrectEnv) -> None:
 
 
 def _check_form(env: SelfCorrectEnv) -> None:
-    """An answer in a form that the prompts name earns what the gold response earns."""
+    """A right answer must be accepted in every answer form that the prompts ask for."""
     task = env.tasks[0]
     gold, texts = gold_of(env, task) or "", env.prompts.task + env.prompts.retry
     for mark, stated in _FORMS.items() if gold else ():
@@ -220,7 +222,7 @@ def _check_form(env: SelfCorrectEnv) -> None:
 
 
 def _step(env: SelfCorrectEnv, response: str) -> tuple[Any, ...]:
-    """A step that must not raise, and must say something."""
+    """Takes a step, which must not raise and must return messages with a text."""
     try:
         step = env.step(response)
     except Exception as error:
@@ -237,7 +239,7 @@ def _play(env: SelfCorrectEnv, task: Task, response: str) -> list[tuple[float, d
     _, info = env.reset(options={"task": task})
     steps, over = [], False
     while not over:
-        attempts = "role" not in info  # else somebody speaks between two attempts
+        attempts = "role" not in info  # otherwise a role between two attempts is to speak
         _, reward, terminated, truncated, info = _step(env, response if attempts else "")
         _require(not (terminated and truncated), "an episode either terminates or is truncated")
         over = terminated or truncated
@@ -248,7 +250,7 @@ def _play(env: SelfCorrectEnv, task: Task, response: str) -> list[tuple[float, d
 
 
 def said(env: SelfCorrectEnv) -> list[str]:
-    """What is said to the policy, and what it would have to say, over a few tasks."""
+    """Texts that the policy would read or have to write, for a few tasks."""
     texts = []
     for i, task in enumerate(env.tasks[:MAX_TASKS]):
         messages, _ = env.reset(options={"task": task})
@@ -282,7 +284,7 @@ def _check_splits(env: SelfCorrectEnv) -> dict[str, int]:
 
 
 class _Failing:
-    """The same tasks behind a verifier that cannot tell."""
+    """The same tasks with a verifier that always fails."""
 
     def __init__(self, env: SelfCorrectEnv) -> None:
         self.load, self.gold_response = env.taskset.load, env.taskset.gold_response

@@ -1,6 +1,6 @@
-"""Our environments in verifiers 0.4 (its v1 form): a task set, and the environment that plays its attempts.
+"""Exports environments to the package verifiers 0.4 (its v1 API), as a task set and an environment that plays attempts.
 
-A module of two lines is a plug-in of verifiers: ``Questions, Attempts = to_verifiers(envs.make("errata/repair-v1"))``
+A module with two lines is a plug-in of verifiers: ``Questions, Attempts = to_verifiers(envs.make("errata/repair-v1"))``
 and ``__all__ = ["Questions", "Attempts"]``.
 """
 
@@ -14,15 +14,16 @@ from envs.self_correct import SelfCorrectEnv
 
 
 def to_verifiers(env: Any, reward: Callable[[Sequence[float]], float] = sum) -> tuple[type, type]:
-    """A task set and an environment of verifiers, as the classes that one of its packages exports.
+    """The two classes that a plug-in of verifiers exports, made from an environment: task set and environment.
 
-    The task set alone asks for one attempt; the environment plays all of them, with what ours says in between. Either
-    way verdicts are ours: the reward of a trace is computed from what the model said in it.
+    The task set alone asks for one attempt; the environment plays all attempts, with the feedback of ``env`` between
+    them. In both cases ``env`` gives the verdicts: it replays the model's texts in a trace to compute the reward.
 
     Args:
-        env: An environment of a task set, from :func:`envs.make` or ``gymnasium.make``; its split is loaded.
-        reward: Of the whole episode; verifiers adds named rewards up, and knows none of a turn. Each attempt's own is
-            the metric ``attempt_1``, ``attempt_2``, ...
+        env: An environment of a task set, from :func:`envs.make` or ``gymnasium.make``; the tasks of its split are
+            loaded here.
+        reward: Computes the reward of an episode from the rewards of its attempts, because verifiers has no rewards of
+            single turns. The reward of each attempt is the metric ``attempt_1``, ``attempt_2``, ...
 
     Returns:
         Subclasses of ``verifiers.v1.Taskset`` and ``verifiers.v1.Env``.
@@ -39,7 +40,7 @@ def to_verifiers(env: Any, reward: Callable[[Sequence[float]], float] = sum) -> 
     Question = _question(inner, reward)
 
     class Questions(vf.Taskset[Question, vf.TasksetConfig]):  # pyright: ignore[reportInvalidTypeForm]
-        """Tasks of one split."""
+        """The tasks of one split."""
 
         def load(self) -> Iterator[Any]:
             for task in tasks.values():
@@ -52,21 +53,22 @@ def to_verifiers(env: Any, reward: Callable[[Sequence[float]], float] = sum) -> 
                 yield Question(data, self.config.task)
 
     class AttemptsConfig(vf.EnvConfig):
-        """One agent, which makes the attempts."""
+        """Config with a single agent, which makes the attempts."""
 
         agent: vf.AgentConfig = vf.AgentConfig(harness={"id": "null"})  # pyright: ignore[reportArgumentType]
 
     class Attempts(vf.Env[AttemptsConfig]):
-        """Plays every attempt: what our environment says is the user's turn."""
+        """Plays all attempts; the messages of the exported environment are the user's turns."""
 
         async def run(self, task: Any, agents: Any) -> None:
-            own = copy.copy(inner)  # episodes run at the same time; task set and prompts are shared
+            own = copy.copy(inner)  # concurrent episodes need separate state; task set and prompts are shared
             own.reset(options={"task": tasks[str(task.data.id)]})
             async with agents.agent.interaction(task) as talk:
                 segment = await talk.turn()
                 while not segment.terminated:
                     text = next(one.content or "" for one in reversed(segment.messages) if one.role == "assistant")
-                    # In a thread: verifying may wait for other processes, and the event loop plays other episodes.
+                    # In a thread, because verification may wait for other processes and would block the event loop,
+                    # which plays the other episodes.
                     messages, _, terminated, truncated, _ = await asyncio.to_thread(own.step, text)
                     if terminated or truncated:
                         break
@@ -76,7 +78,7 @@ def to_verifiers(env: Any, reward: Callable[[Sequence[float]], float] = sum) -> 
 
 
 def single_conversation(env: Any) -> SelfCorrectEnv:
-    """The environment below its wrappers, for frameworks that want a data set and train on one conversation.
+    """Unwraps an environment for frameworks that need a data set and train on a single conversation.
 
     Raises:
         TypeError: If the environment draws its own tasks.
@@ -95,7 +97,7 @@ def single_conversation(env: Any) -> SelfCorrectEnv:
 
 
 def _question(env: SelfCorrectEnv, reward: Callable[[Sequence[float]], float]) -> type:
-    """The class of verifiers' tasks whose reward is that of our environment."""
+    """A task class of verifiers whose reward is computed by ``env``."""
     import verifiers.v1 as vf  # pyright: ignore[reportMissingImports]
 
     tasks = {task.id: task for task in env.tasks}
@@ -105,7 +107,7 @@ def _question(env: SelfCorrectEnv, reward: Callable[[Sequence[float]], float]) -
         return await asyncio.to_thread(_rewards, copy.copy(env), tasks[str(question.data.id)], said)
 
     class Question(vf.Task[vf.TaskData, vf.State, vf.TaskConfig]):
-        """A question; its id tells our task."""
+        """A question; its id names the task of ``env``."""
 
         @property
         def key(self) -> str:
@@ -128,10 +130,10 @@ def _said(messages: Sequence[Message]) -> str:
 
 
 def _rewards(env: SelfCorrectEnv, task: Any, said: Sequence[str]) -> list[float]:
-    """What our environment pays for these attempts; those that it does not hear any more count for nothing.
+    """The rewards that ``env`` pays for these attempts, without the attempts after the end of its episode.
 
     Raises:
-        RuntimeError: If the verifier fails: an error of the trace, and no reward of 0.
+        RuntimeError: If the verifier fails, so that the trace gets an error instead of a reward of 0.
     """
     env.reset(options={"task": task})
     rewards = []

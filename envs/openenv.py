@@ -1,7 +1,7 @@
-"""Environments of OpenEnv behind their server: ``env=openenv env.options.url=http://localhost:8000``.
+"""Environments of an OpenEnv server: ``env=openenv env.options.url=http://localhost:8000``.
 
-An episode is a session of the server; a seed stands for a task, as for every environment that draws its own. What the
-policy writes is put into one field of the action, and one field of the observation is what it reads.
+An episode is a session of the server; a seed stands for a task, as for every environment that draws its own tasks. The
+policy's text is sent in one field of the action, and the policy reads one field of the observation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,23 @@ import gymnasium
 from envs.vector import ResponseSpace
 
 SAYS = ("text", "content", "message", "prompt", "question", "output", "feedback", "messages")
-"""Fields of an observation that are looked for, in this order, where none is named."""
+"""Fields of an observation that are tried in this order if ``observation`` is ``None``."""
 
 
 class OpenEnv(gymnasium.Env[str, str]):
-    """An episode of a server, in a session of its own that :meth:`reset` opens.
+    """An environment on an OpenEnv server; :meth:`reset` opens a session and :meth:`close` ends it.
 
     Args:
-        url: Of the server.
-        action: The field of the action that holds what the policy writes.
-        observation: The field of the observation that the policy reads; ``None`` looks for :data:`SAYS`.
-        with_action: Further fields of every action.
+        url: Address of the server.
+        action: Field of the action that holds the policy's text.
+        observation: Field of the observation that the policy reads; ``None`` takes the first field of :data:`SAYS`
+            that the observation has.
+        with_action: Further fields of every action, with their values.
         reset: Further arguments of every reset.
 
     Raises:
         ImportError: If openenv is not installed.
-        ValueError: If no url is given.
+        ValueError: If ``url`` is empty.
     """
 
     observation_space = action_space = ResponseSpace()
@@ -68,14 +69,15 @@ class OpenEnv(gymnasium.Env[str, str]):
         return self._read(result.observation), {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Sends what the policy wrote; a step without a reward is masked, not paid 0."""
-        # A server that pays at the end only says nothing in between; that is not a reward of 0 for what was done.
+        """Sends the policy's text to the server; a step without a reward is masked instead of paid 0."""
+        # A server that pays only at the end returns no reward in between. Taken as 0, the missing reward would count
+        # against the action.
         result = self._client.step({self._action: action, **self._with_action})
         info = {} if result.reward is not None else {"trained": False}
         return self._read(result.observation), float(result.reward or 0.0), bool(result.done), False, info
 
     def close(self) -> None:
-        """Ends the session, if there is one; the next reset opens another."""
+        """Ends the session, if there is one; the next reset opens a new session."""
         if self._client is not None:
             self._client.close()
         self._client = None
@@ -86,6 +88,6 @@ class OpenEnv(gymnasium.Env[str, str]):
             named = f"env.options.observation={self._observation}" if self._observation else "env.options.observation"
             raise KeyError(f"{named}: the observation has {', '.join(observation)}; say which of them is read")
         said = observation[known[0]]
-        if isinstance(said, Sequence) and not isinstance(said, str):  # messages of a chat: what is new is the last one
+        if isinstance(said, Sequence) and not isinstance(said, str):  # of a list of chat messages only the last is new
             said = said[-1]["content"] if said else ""
         return str(said)

@@ -1,4 +1,4 @@
-"""Versioned prompt texts. A text never changes under its name: change the wording, add a version.
+"""Versioned prompt texts; the texts of a version never change, so a new wording needs a new version.
 
 An environment names its prompts by version; results obtained with different versions are different experiments.
 ``PROMPTS.register("mine-v1")(Prompts(...))`` adds a version.
@@ -12,25 +12,25 @@ from rewards.lookup import Lookup, nearest
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The texts of a self-correction episode; ``{question}`` is replaced in all of them, other braces are doubled.
+    """The texts of a self-correction episode, as templates: ``{question}`` is filled in, other braces are doubled.
 
     Args:
         task: The opening user message.
-        retry: The user message before every further attempt in feedback mode ``none``. It must not reveal whether the
-            attempt was right, so it is hedged.
-        right: The message after a right attempt in feedback mode ``verdict``.
-        wrong: The message after a wrong attempt in feedback mode ``verdict``.
-        execution: The message before every further attempt in feedback mode ``execution``, the same after right and
-            wrong ones; ``{observation}`` is replaced too. Empty: the mode cannot be used with these texts.
-        system: System message, or empty for none.
+        retry: The user message before every further attempt in feedback mode ``none``. Its wording must fit right and
+            wrong attempts alike, so that it does not reveal the verdict.
+        right: The user message after a right attempt in feedback mode ``verdict``.
+        wrong: The user message after a wrong attempt in feedback mode ``verdict``.
+        execution: The user message before every further attempt in feedback mode ``execution``, after right and wrong
+            attempts alike; ``{observation}`` is filled in too. If empty, the mode cannot be used with these texts.
+        system: System message; empty for none.
         verify: Asks the policy whether the attempt above is right (``env.between=verify``); ``{observation}`` is
-            replaced too.
-        says_right: The word by which it says so.
-        says_wrong: The word by which it says the opposite.
-        critique: Asks the policy for what is wrong with the attempt above (``env.between=critique``);
-            ``{observation}`` is replaced too.
-        said: The user message before a further attempt where somebody spoke in between: ``{words}`` are what was said,
-            ``{feedback}`` is what the feedback mode says.
+            filled in too.
+        says_right: The word with which the policy calls its attempt right.
+        says_wrong: The word with which the policy calls its attempt wrong.
+        critique: Asks the policy what is wrong with the attempt above (``env.between=critique``); ``{observation}`` is
+            filled in too.
+        said: The user message before a further attempt if a role spoke in between: ``{words}`` are the role's words,
+            ``{feedback}`` is the text of the feedback mode.
     """
 
     task: str
@@ -47,16 +47,17 @@ class Prompts:
 
 
 _PROMPTS = {
-    # Single words of the embedded toys' 34-token vocabulary.
+    # Single words, because the tiny base models of the toy tasks know only the few words of their own vocabulary.
     "toy-v1": Prompts(task="{question}", retry="check", right="right", wrong="wrong"),
-    # The same for programs: what the run gave is all that is said.
+    # The same for programs: the feedback is the result of the run and nothing else.
     "toy-run-v1": Prompts(
         task="{question}", retry="check", right="right", wrong="wrong", execution="{observation}",
-        # The base never wrote another first word than these two, so a verdict is one of them. It is not repeated to
-        # the solver, who would take it for the first word of its own program; to be asked again says enough.
+        # The base model has only ever written ``def`` or ``fix`` as its first word, so a verdict is one of these two.
+        # The solver is not shown the verdict, because it would take the word for the first word of its own program;
+        # being asked again already implies that the verdict was not "right".
         verify="check {observation}", says_right="def", says_wrong="fix", critique="{observation}", said="{feedback}",
     ),
-    # States the question again, so that a one-layer model can work on it as it did the first time.
+    # Repeats the question, so that a one-layer model can work on it in the same way as the first time.
     "restate-v1": Prompts(
         task="{question}", retry="{question}", right="right {question}", wrong="wrong {question}"
     ),
@@ -67,7 +68,7 @@ _PROMPTS = {
         right="That is correct. Repeat it. {question}",
         wrong="That is not correct. {question}",
     ),
-    # As short as a sum can be asked, for models that were shown the form; what is said after an attempt is the miss.
+    # The shortest prompts for sums, for models fine-tuned on this form; the feedback is by how much the sum is off.
     "sum-run-v1": Prompts(
         task="{question} = ?",
         retry="Once more: {question} = ?",
@@ -89,7 +90,8 @@ _PROMPTS = {
             "\\boxed{{answer}}."
         ),
     ),
-    # An equation with the solution in it: what its sides come to is told, the same after right and wrong ones.
+    # The answer is the equation with the solution in it. The feedback gives the values of both sides and has the same
+    # wording after right and wrong attempts.
     "equation-v1": Prompts(
         task="{question} State it once, as \\boxed{{equation}}.",
         retry="Your equation may or may not hold. Check it, and state the equation once more, as \\boxed{{equation}}.",
@@ -100,7 +102,7 @@ _PROMPTS = {
             "equation once more, as \\boxed{{equation}}."
         ),
     ),
-    # As short as it can be asked, for models that were shown the form.
+    # The shortest prompts for equations, for models fine-tuned on this form.
     "equation-run-v1": Prompts(
         task="{question}",
         retry="Once more: {question}",
@@ -121,7 +123,7 @@ _PROMPTS = {
             "whatever is wrong and reply with the complete code in a single ```python block."
         ),
     ),
-    # The answer in a line of its own, for models that were not trained on boxes.
+    # The answer stands in a line of its own, for models that were not trained on ``\boxed``.
     "line-v1": Prompts(
         task="{question}\n\nReason step by step, then end with one line: Answer: and the result.",
         retry=(
@@ -131,7 +133,7 @@ _PROMPTS = {
         right="That is correct. Repeat it, and end with one line: Answer: and the result.",
         wrong="That is not correct. Find the mistake, and end with one line: Answer: and the new result.",
     ),
-    # For questions that say themselves what an answer looks like.
+    # For questions that state the form of the answer themselves.
     "plain-v1": Prompts(
         task="{question}",
         retry="Your answer may or may not be right. Check it, and give the whole answer once more, in the same form.",
@@ -147,7 +149,7 @@ _PROMPTS = {
         right="That is correct. Reply with the JSON value once more, in a single ```json block.",
         wrong="That is not correct. Reply with a different JSON value, in a single ```json block.",
     ),
-    # For small models: a short answer first, so that an episode fits a CPU.
+    # The answer alone, without reasoning, so that an episode of a small model is cheap enough for a CPU.
     "short-v1": Prompts(
         task="{question}\n\nReply with the answer only, inside <answer></answer> tags.",
         retry=(
@@ -188,7 +190,7 @@ for _version, (_what, _form) in _FORMS.items():
 
 
 _FILLED = dict.fromkeys(("execution", "verify", "critique"), ("observation",)) | {"said": ("words", "feedback")}
-"""What is filled into a text besides the question."""
+"""The placeholders of each text besides ``{question}``."""
 
 PROMPTS: Lookup[Prompts] = Lookup("env.prompts")
 for _version, _texts in _PROMPTS.items():
@@ -199,12 +201,12 @@ def get_prompts(version: str, texts: Mapping[str, str] | None = None) -> Prompts
     """The texts registered under a version, with some of them replaced.
 
     Args:
-        version: Which.
-        texts: What to replace, by field of :class:`Prompts`.
+        version: Name of the version.
+        texts: Replacement texts, by field of :class:`Prompts`.
 
     Raises:
         UnknownNameError: If there is no such version; the message names the nearest one.
-        ValueError: If there is no such text, or it has a placeholder that nothing fills.
+        ValueError: If :class:`Prompts` has no such field, or a text has a placeholder that is not filled in.
     """
     known = [one.name for one in fields(Prompts)]
     for name, text in (texts or {}).items():

@@ -1,7 +1,8 @@
-"""Published data sets: from files that the user has, or from the hub; with licence and content hash either way.
+"""Published data sets, read from the user's files or from the Hugging Face hub, with licence and content hash.
 
-``env.options.path`` names a file or folder, or ``hub`` for the copy on the Hugging Face hub. What was read is written
-down: file, SHA-256, number of rows, licence, and whether the content is the one that results here were made with.
+``env.options.path`` is a file or folder, or ``hub`` for the copy on the Hugging Face hub. Every read is recorded as a
+:class:`Provenance`: file, SHA-256, number of rows, licence, and whether the content is the same as the content with
+which this project's results were obtained.
 """
 
 import hashlib
@@ -18,12 +19,12 @@ HUB = "hub"
 
 @dataclass(frozen=True, slots=True)
 class HubCopy:
-    """Where on the hub a data set is.
+    """Location of a data set on the Hugging Face hub.
 
     Args:
-        repo: Its id.
-        split: Which split.
-        configs: Configurations whose rows are put together, in this order; empty for the only one.
+        repo: Id of the data set's repository.
+        split: Name of the split on the hub.
+        configs: Configurations whose rows are concatenated in this order; empty if the data set has only one.
     """
 
     repo: str
@@ -33,15 +34,16 @@ class HubCopy:
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """One file of a data set.
+    """One file of a published data set.
 
     Args:
-        names: What it is called; the first is its own name.
+        names: File names that are accepted; the first is the published name.
         columns: Columns that every row must have.
-        source: Where it is published.
-        licence: As its publisher states it.
-        hub: Its copy on the hub.
-        sha256: First 16 digits of the hash of the file that results here were made with; empty if none was.
+        source: Where the file is published.
+        licence: Licence as its publisher states it.
+        hub: Location of its copy on the hub.
+        sha256: First 16 hex digits of the hash of the file with which this project's results were obtained; empty if
+            the file was not used for results.
     """
 
     names: Sequence[str]
@@ -54,15 +56,15 @@ class PublishedFile:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What was read.
+    """Record of a file or a hub split that was read.
 
     Args:
-        file: Path, or hub id with split.
-        sha256: Of the file's bytes as they lie there; of the rows as JSON lines for the hub.
-        rows: How many.
-        licence: As its publisher states it.
-        source: Where it is published.
-        as_published: Whether the hash is the known one; ``None`` where none is known.
+        file: Path of the file, or hub id with split.
+        sha256: Hash of the file's bytes as stored, or of the rows as JSON lines if they came from the hub.
+        rows: Number of rows.
+        licence: Licence as its publisher states it.
+        source: Where the file is published.
+        as_published: Whether the hash is the expected one; ``None`` if no hash is expected.
     """
 
     file: str
@@ -74,16 +76,16 @@ class Provenance:
 
 
 def read_published(path: str, file: PublishedFile, known: dict[str, Provenance] | None = None) -> list[dict[str, Any]]:
-    """Rows of a published file.
+    """The rows of a published file, or of its copy on the hub.
 
     Args:
-        path: ``hub``, the file, or a folder that holds it under one of its names.
-        file: Which.
-        known: Where to write down what was read, by the file's name.
+        path: ``hub``, the file's path, or a folder that holds the file under one of its names.
+        file: Description of the file.
+        known: Mapping that receives the provenance, by the file's published name.
 
     Raises:
-        FileNotFoundError: If it is not there; says where it is published.
-        ValueError: If a row lacks a column.
+        FileNotFoundError: If the file is not there or the hub cannot be read; the message says where it is published.
+        ValueError: If the file cannot be parsed, a row lacks a column, or a question is not text.
     """
     if path == HUB:
         rows, where, digest = _from_hub(file)
@@ -99,30 +101,30 @@ def read_published(path: str, file: PublishedFile, known: dict[str, Provenance] 
 
 
 HubReader = Callable[[str, str | None, str], Sequence[Mapping[str, Any]]]
-"""From repository, configuration and split to rows."""
+"""``(repository, configuration, split) -> rows``."""
 DataSetReader = Callable[[str, str | None], Mapping[str, Sequence[dict[str, Any]]]]
-"""From a folder that ``datasets`` saved, or a repository, and its configuration to the rows of every split."""
+"""``(folder saved by datasets or repository, configuration) -> rows by split``."""
 _reader: HubReader | None = None
 _whole_reader: DataSetReader | None = None
 
 
 def use_hub_reader(reader: HubReader, whole: DataSetReader | None = None) -> None:
-    """What reads from the hub; this layer knows no client of its own. :func:`rl.backends.hub.register` names one."""
+    """Sets the functions that read from the hub, as this layer has no client; see :func:`rl.backends.hub.register`."""
     global _reader, _whole_reader
     _reader, _whole_reader = reader, whole
 
 
 def read_data_set(path: str, subset: str | None) -> Mapping[str, Sequence[dict[str, Any]]]:
-    """The rows of every split of a folder that ``datasets`` saved, or of a data set on the hub.
+    """The rows by split of a folder saved by ``datasets``, or of a data set on the hub.
 
     Raises:
-        FileNotFoundError: If it cannot be read, or nobody said what reads it.
+        FileNotFoundError: If the data set cannot be read, or :func:`use_hub_reader` was not called.
     """
     if _whole_reader is None:
         raise FileNotFoundError(f"env.options.path={path}: nothing here reads it; call rl.backends.hub.register()")
     try:
         return _whole_reader(path, subset)
-    except Exception as error:  # whatever datasets or the hub's client raise
+    except Exception as error:  # datasets and the hub's client raise errors of many types
         kind = "folder" if Path(path).is_dir() else "file or folder here, and not to be had from the hub"
         raise FileNotFoundError(f"env.options.path={path}: no such {kind} ({str(error).splitlines()[0]})") from error
 
@@ -136,7 +138,7 @@ def _from_hub(file: PublishedFile) -> tuple[list[dict[str, Any]], str, str]:
     for config in hub.configs or (None,):
         try:
             found = _reader(hub.repo, config, hub.split)
-        except Exception as error:  # whatever the hub's client raises: no network, no such repository, a gate
+        except Exception as error:  # the hub's client raises many types: no network, no such repository, gated access
             raise FileNotFoundError(
                 f"env.options.path=hub: {hub.repo} could not be read from the hub ({error}). "
                 f"Get the file from {file.source} and name its folder instead"
@@ -144,17 +146,17 @@ def _from_hub(file: PublishedFile) -> tuple[list[dict[str, Any]], str, str]:
         rows += [dict(row) for row in found]
     where = f"{hub.repo}, split {hub.split}"
     refuse_missing_columns(rows, file.columns, where)
-    # The hub's client gives rows and no file. Their hash depends on the content alone: neither on the order of columns
-    # nor on how the hub packs them.
+    # The hub's client returns rows and no file, so the rows are hashed. Sorted keys make the hash independent of the
+    # order of columns and of the hub's file format.
     lines = "".join(json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
     return rows, where, hashlib.sha256(lines.encode()).hexdigest()
 
 
 class Published:
-    """What a task set inherits to know where its data come from.
+    """Base class for task sets of published files, which records where their data come from.
 
     Args:
-        path: ``env.options.path``.
+        path: File, folder or ``hub``, as given in ``env.options.path``.
     """
 
     def __init__(self, path: str) -> None:
@@ -163,10 +165,10 @@ class Published:
 
     @property
     def provenance(self) -> list[Provenance]:
-        """Of every file that was read so far."""
+        """The provenance of every file read so far."""
         return list(self._read.values())
 
     def _rows(self, file: PublishedFile, below: str = "") -> list[dict[str, Any]]:
-        """Rows of a file; ``below`` is a folder within the path, for data sets of several folders."""
+        """The rows of a file; ``below`` is a subfolder of the path, for data sets that consist of several folders."""
         path = self._path if self._path == HUB or not below else str(Path(self._path) / below)
         return read_published(path, file, self._read)

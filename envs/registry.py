@@ -1,8 +1,8 @@
-"""Environments by name. An id is ``errata/<task set>-v<version>`` and is registered with gymnasium.
+"""Environments by name; an id is ``errata/<task set>-v<version>`` and is registered with gymnasium.
 
-``gymnasium.make`` works after ``import envs``. Another package adds environments by an entry point of the group
-``errata.envs`` that names a function without arguments, which calls :func:`register`. An id that only gymnasium knows
-is an environment of text that draws its own tasks; a seed stands for a task.
+After ``import envs``, ``gymnasium.make`` knows these ids. Another package adds environments with an entry point of the
+group ``errata.envs``: a function without arguments that calls :func:`register`. An id that only gymnasium knows is an
+environment of text that draws its own tasks; a seed then stands for a task.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from rewards import Score
 from rewards.lookup import Lookup, nearest, refuse_other_types
 
 ENVIRONMENTS: Lookup[tuple[Callable[..., TaskSet], dict[str, Any]]] = Lookup("env.id")
-"""Task sets and what their authors chose for the episode: ``attempts``, ``prompts``, ``feedback``, ``stop_rule``."""
+"""For each id, the task set and the author's defaults for :class:`SelfCorrectEnv`, such as ``prompts``."""
 
 
 def register(env_id: str, taskset: Callable[..., TaskSet], **defaults: Any) -> None:
@@ -28,7 +28,7 @@ def register(env_id: str, taskset: Callable[..., TaskSet], **defaults: Any) -> N
 
     Args:
         env_id: ``namespace/name-v1``. Raise the version when prompts, tasks or rewards change.
-        taskset: The class; its keyword arguments become the environment's ``options``.
+        taskset: Class of the task set; its keyword arguments become the environment's ``options``.
         defaults: Arguments of :class:`SelfCorrectEnv` (``attempts``, ``prompts``, ``feedback``, ...) that hold unless a
             config says otherwise.
 
@@ -48,17 +48,17 @@ def register(env_id: str, taskset: Callable[..., TaskSet], **defaults: Any) -> N
 
 
 def specs() -> list[str]:
-    """Ids of every registered environment, those of other packages included."""
+    """The ids of all registered environments, including the environments of other packages."""
     _load_plugins()
     return sorted(ENVIRONMENTS)
 
 
 def find(env_id: str) -> str:
-    """The id without a module; imports the module of ``module:id`` first, as gymnasium does.
+    """The id without its module; the module of ``module:id`` is imported first, as gymnasium does.
 
     Raises:
         ImportError: If the module cannot be imported.
-        UnknownNameError: If neither we nor gymnasium know the id; the message names the nearest known one.
+        UnknownNameError: If neither this registry nor gymnasium knows the id; the message names the nearest known id.
     """
     module, _, env_id = env_id.rpartition(":")
     if module:
@@ -71,12 +71,13 @@ def find(env_id: str) -> str:
 
 
 def settings(env_id: str, given: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What an episode is made of: what is given and not ``None``, else what the author of the environment registered.
+    """The arguments of an episode: those given and not ``None``, else the author's defaults of the environment.
 
     Args:
-        env_id: A known id.
+        env_id: A registered id.
         given: Arguments of :class:`SelfCorrectEnv`.
-        options: Arguments of the task set, which may choose by them (see :class:`envs.TaskSet`).
+        options: Arguments of the task set, whose static method ``episode`` may derive defaults from them (see
+            :class:`envs.TaskSet`).
     """
     env_id = find(env_id)
     if env_id not in ENVIRONMENTS:
@@ -91,13 +92,13 @@ def settings(env_id: str, given: Mapping[str, Any], options: Mapping[str, Any] |
 
 
 def _chosen(env_id: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The author's choice under what is given; the options of a function that was exchanged go with it."""
+    """The author's defaults, overridden by what is given; options of a function that was replaced are dropped."""
     factory, author = ENVIRONMENTS[env_id]
     if (by_options := getattr(factory, "episode", None)) is not None:
         author = author | by_options(options)
     chosen = {name: value for name, value in given.items() if value is not None}
-    # A config that exchanges the feedback keeps none of the options that the author chose for another feedback, nor the
-    # texts that replaced some of another version's.
+    # If a config replaces the author's feedback, the new function must not get options that the author chose for the
+    # old one. Likewise the author's single texts do not apply to another version of the prompts.
     belongs = {f"{name}_options": name for name in ("feedback", "stop_rule", "between")} | {"prompts_text": "prompts"}
     kept = {
         name: value
@@ -108,17 +109,18 @@ def _chosen(env_id: str, given: Mapping[str, Any], options: Mapping[str, Any]) -
 
 
 def make(env_id: str, options: Mapping[str, Any] | None = None, **given: Any) -> SelfCorrectEnv:
-    """Builds an environment of a task set.
+    """Builds a self-correction environment over a registered task set.
 
     Args:
         env_id: A registered id, or ``module:id``.
         options: Arguments of the task set (``n_train``, ``dataset``, ...).
-        given: Arguments of :class:`SelfCorrectEnv` that replace the author's choice; ``None`` keeps it.
+        given: Arguments of :class:`SelfCorrectEnv` that replace the author's defaults; ``None`` keeps the default.
 
     Raises:
         ImportError: If the module of ``module:id`` cannot be imported.
-        UnknownNameError: If the id is unknown; the message names the nearest known one.
-        TypeError: If environment or task set has no such argument; the message names the nearest one, or where it goes.
+        UnknownNameError: If the id is unknown; the message names the nearest known id.
+        TypeError: If the environment or the task set has no such argument; the message names the nearest argument, or
+            says that the argument belongs in ``options``.
     """
     env_id = find(env_id)
     known = [name for name in inspect.signature(SelfCorrectEnv).parameters if name != "taskset"]
@@ -131,15 +133,16 @@ def make(env_id: str, options: Mapping[str, Any] | None = None, **given: Any) ->
 
 
 def make_taskset(env_id: str, options: Mapping[str, Any], seeds: Mapping[str, int] | None = None) -> TaskSet:
-    """Builds the task set behind an id; for an environment of gymnasium, one whose tasks are seeds.
+    """Builds the task set behind an id; for an environment of gymnasium, a task set whose tasks are seeds.
 
     Args:
-        env_id: A known id.
-        options: Arguments of the task set.
-        seeds: For an environment of gymnasium: how many seeds each split has.
+        env_id: A registered id.
+        options: Arguments of the task set; not used for an environment of gymnasium.
+        seeds: Number of seeds in each split, for an environment of gymnasium.
 
     Raises:
-        TypeError: If the task set has no such option; the message names the nearest one.
+        TypeError: If the task set has no such option; the message names the nearest option.
+        ValueError: If an option has the wrong type, or the task set refuses its value.
     """
     env_id = find(env_id)
     if env_id not in ENVIRONMENTS:
@@ -149,9 +152,9 @@ def make_taskset(env_id: str, options: Mapping[str, Any], seeds: Mapping[str, in
 
 
 def refuse_unknown_options(env_id: str, options: Mapping[str, Any]) -> None:
-    """Raises ``TypeError`` if a task set has no such option, ``ValueError`` if it takes another type of value.
+    """Raises ``TypeError`` if a task set lacks an option, ``ValueError`` if an option has the wrong type.
 
-    gymnasium's environments check theirs themselves.
+    Environments of gymnasium check their options themselves.
     """
     if (env_id := find(env_id)) not in ENVIRONMENTS:
         return
@@ -165,19 +168,21 @@ def refuse_unknown_options(env_id: str, options: Mapping[str, Any]) -> None:
                 f"env.options.{name}: {env_id} has no such option{nearest(name, known)} "
                 f"It has: {', '.join(known) or 'none'}"
             )
-    # A path may be a number, and whoever reads files says more about what is none.
+    # ``path`` is left out: YAML reads a folder called 2024 as a number, and the code that reads files has a more
+    # helpful message for a wrong path.
     others = {name: value for name, value in options.items() if name != "path"}
     refuse_other_types("env.options", others, factory.__init__ if inspect.isclass(factory) else factory)
 
 
 def make_text_env(env_id: str, taskset: TaskSet, options: Mapping[str, Any], **given: Any) -> TextEnv:
-    """An environment for a rollout: ours over a loaded task set, or gymnasium's, for which ``attempts`` limits steps.
+    """Builds an environment for a rollout: :class:`SelfCorrectEnv` over a task set, or an environment of gymnasium.
 
     Args:
-        env_id: A known id.
-        taskset: What :func:`make_taskset` built.
-        options: Arguments of an environment of gymnasium.
-        given: Arguments of :class:`SelfCorrectEnv`.
+        env_id: A registered id.
+        taskset: Task set built by :func:`make_taskset`; not used for an environment of gymnasium.
+        options: Arguments of the task set or of an environment of gymnasium.
+        given: Arguments of :class:`SelfCorrectEnv`; of these an environment of gymnasium uses only ``attempts``, as its
+            limit of steps.
     """
     env_id = find(env_id)
     if env_id in ENVIRONMENTS:
@@ -186,11 +191,11 @@ def make_text_env(env_id: str, taskset: TaskSet, options: Mapping[str, Any], **g
 
 
 class SeedTasks:
-    """Tasks of an environment that draws its own: each is a seed for ``reset``, and no seed is in two splits.
+    """Tasks of an environment that draws its own tasks: each is a seed for ``reset``, and no seed is in two splits.
 
     Args:
-        env_id: Which environment.
-        sizes: How many seeds each split has.
+        env_id: Id of the environment.
+        sizes: Number of seeds in each split.
     """
 
     def __init__(self, env_id: str, sizes: Mapping[str, int]) -> None:
@@ -198,18 +203,18 @@ class SeedTasks:
 
     def load(self, split: Split) -> Sequence[Task]:
         """The seeds of a split."""
-        # Validation and test come first, so that more training seeds do not move them.
+        # Test gets the first seeds, training the last, so that more training seeds change neither test nor validation.
         order = (Split.TEST, Split.VALIDATION, Split.TRAIN)
         start = sum(self._sizes[other] for other in order[: order.index(Split(split))])
         seeds = range(start, start + self._sizes[Split(split)])
         return [Task(f"seed-{seed}", f"{self._env_id}, seed {seed}", "", seed=seed) for seed in seeds]
 
     def verify(self, task: Task, response: str) -> Score:
-        """The environment verifies; raises."""
+        """Raises NotImplementedError: the environment itself computes the rewards."""
         raise NotImplementedError(f"{self._env_id} pays its own rewards")
 
     def gold_response(self, task: Task) -> str:
-        """Nobody knows one; raises."""
+        """Raises NotImplementedError: no gold response is known."""
         raise NotImplementedError(f"{self._env_id} has no gold responses")
 
 

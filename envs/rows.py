@@ -1,7 +1,7 @@
-"""Rows from files that people have: JSON Lines, JSON, CSV, TSV, Parquet; plain or gzipped, in the usual encodings.
+"""Reads rows from users' files: JSON Lines, JSON, CSV, TSV, Parquet; plain or gzipped, in the usual encodings.
 
-A row that cannot be read is a :class:`Fault` with its line, not the end of the file: whoever asked decides whether rows
-may be missing.
+A row that cannot be read becomes a :class:`Fault` with its line, and the rows after it are still read: the caller
+decides whether rows may be missing.
 """
 
 import codecs
@@ -19,7 +19,7 @@ from typing import Any
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like UTF-16's mark
+    (codecs.BOM_UTF32_LE, "utf-32"),  # must stand before UTF-16, because UTF-16's mark is a prefix of this mark
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -37,16 +37,16 @@ _OTHERS = (
     (b"<!doctype", "a web page", "download the file itself, not the page that shows it"),
     (b"<html", "a web page", "download the file itself, not the page that shows it"),
 )
-"""How files begin, in lower case, that are something else; what they are; what to do."""
+"""Files of other formats: their first bytes in lower case, a name of the format, and how to convert such a file."""
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-"""What is read; ``.gz`` may follow."""
+"""Suffixes of the files that can be read; ``.gz`` may follow."""
 QUESTIONS = {"question", "problem", "prompt", "text"}
-"""Columns of published data sets that hold texts."""
+"""Columns of published data sets whose cells must be text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: where it stands, ``my.jsonl, line 3``, and its values by column."""
+    """One row: its place, such as ``my.jsonl, line 3``, and its values by column."""
 
     where: str
     values: dict[str, Any]
@@ -54,19 +54,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A row that cannot be used: where it stands and why."""
+    """A row that cannot be used: its place, and the reason as a message."""
 
     where: str
     said: str
 
 
 def find_file(path: str, names: Sequence[str], source: str) -> Path:
-    """The file at a path, or in it under one of the names.
+    """The file at a path, or the first of the named files in the folder at the path.
 
     Raises:
-        FileNotFoundError: If there is no such file; says where it is published.
+        FileNotFoundError: If there is no such file; the message says where it is published.
     """
-    place = Path(str(path)).expanduser()  # a folder called 2024 is a number to YAML
+    place = Path(str(path)).expanduser()  # str(), because YAML reads a folder called 2024 as a number
     found = [place] if place.is_file() else [place / name for name in names if (place / name).is_file()]
     if not found:
         raise FileNotFoundError(
@@ -78,18 +78,18 @@ def find_file(path: str, names: Sequence[str], source: str) -> Path:
 
 
 def no_such_path(path: str) -> str:
-    """The sentence that refuses a path at which nothing is, with what lies there under a similar name."""
+    """The error message for a path that does not exist, with the most similar name in the same folder."""
     place = Path(path).expanduser()
     there = [one.name for one in place.parent.iterdir()] if place.parent.is_dir() else []
     near = difflib.get_close_matches(place.name, there, n=1, cutoff=0.6)
     hint = f"; did you mean {str(place.parent / near[0])!r}?" if near else ""
-    # What is no relative path is looked for at one place, which ~ does not show.
+    # A relative path needs the working directory, and a path with ~ its expansion, to show where the file was expected.
     where = f" in {Path.cwd()}" if not place.is_absolute() else f": {place}" if str(place) != path else ""
     return f"env.options.path={path}: there is no such file or folder{where}{hint}"
 
 
 def refuse_missing_columns(rows: Sequence[dict[str, Any]], columns: Sequence[str], where: str) -> None:
-    """Raises ValueError for the first row that lacks a column, or whose question is no text."""
+    """Raises ValueError for the first row that lacks a column, or whose question is not text."""
     for number, row in enumerate(rows, 1):
         if missing := [column for column in columns if column not in row]:
             at = where if len(rows) == 1 else f"{where}, row {number}"
@@ -101,17 +101,17 @@ def refuse_missing_columns(rows: Sequence[dict[str, Any]], columns: Sequence[str
 
 
 def read_rows(path: str, names: Sequence[str], columns: Sequence[str], source: str) -> list[dict[str, Any]]:
-    """Rows of a published file.
+    """The rows of a published file.
 
     Args:
         path: The file, or a folder that holds it under one of the names.
         names: File names to look for in a folder.
         columns: Columns that every row must have.
-        source: Where the data set is published, for the message.
+        source: Where the data set is published, for error messages.
 
     Raises:
-        FileNotFoundError: If there is no such file; says where it is published.
-        ValueError: If a line is no JSON or lacks a column; names the line.
+        FileNotFoundError: If there is no such file; the message says where it is published.
+        ValueError: If a row cannot be parsed or lacks a column, or its question is not text; the message names the row.
     """
     rows, faults = read_table(find_file(path, names, source))
     if faults:
@@ -122,15 +122,16 @@ def read_rows(path: str, names: Sequence[str], columns: Sequence[str], source: s
 
 
 def read_table(place: Path, encoding: str | None = None) -> tuple[list[Row], list[Fault]]:
-    """Every row of a file, and what could not be read, in order.
+    """The rows of a file and the faults of the rows that could not be read, each in the order of the file.
 
     Args:
-        place: The file; its name says what it is, and what is neither CSV nor Parquet is taken for JSON Lines, or for a
-            list of objects. Whether it is gzipped says its content.
-        encoding: Of a text; ``None`` finds UTF-8, UTF-16 and UTF-32, with a byte order mark or without.
+        place: The file. Its suffix decides the format; every file that is neither CSV, TSV nor Parquet is read as JSON
+            Lines or as one JSON list of objects. Compression by gzip is recognised by the content.
+        encoding: Encoding of a text file; ``None`` detects UTF-8, UTF-16 and UTF-32 by their byte order marks, and
+            UTF-8 and UTF-16 without one.
 
     Raises:
-        ValueError: If it is in no encoding that is found, or as a whole not what its name says.
+        ValueError: If the encoding does not fit, or the file as a whole is not of the format that its name says.
     """
     kind = Path(place.name.removesuffix(".gz")).suffix.lower()
     with place.open("rb") as file:
@@ -156,10 +157,10 @@ def read_table(place: Path, encoding: str | None = None) -> tuple[list[Row], lis
 
 
 def decoded(data: bytes, where: str, encoding: str | None = None) -> str:
-    """Bytes as text; raises ValueError that names the file, the line and what to do."""
+    """Decodes bytes; raises ValueError with the file, the line and a remedy if the encoding does not fit."""
     if encoding is None:
         marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
-        # Every second byte of European text in UTF-16 is 0, which UTF-8 never holds.
+        # In UTF-16, every second byte of text in a European language is 0; text in UTF-8 has no zero bytes.
         start = data[:400]
         halves = {"utf-16-le": start[1::2], "utf-16-be": start[::2]}
         bare = next((name for name, half in halves.items() if half and half.count(0) > len(half) // 2), None)
@@ -177,7 +178,7 @@ def decoded(data: bytes, where: str, encoding: str | None = None) -> str:
 
 
 def _json_lines(text: str, place: str) -> Iterator[Row | Fault]:
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also split at U+2028, inside a string
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also split at a U+2028 within a string
         if not line.strip():
             continue
         where = f"{place}, line {number}"
@@ -193,7 +194,7 @@ def _json_lines(text: str, place: str) -> Iterator[Row | Fault]:
 
 
 def _json(text: str) -> Any:
-    """As ``json.loads``, which takes the last of two values of one name without a word."""
+    """Parses JSON and refuses objects with a repeated name, of which ``json.loads`` silently keeps the last value."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -214,7 +215,7 @@ def _said(error: ValueError) -> str:
 
 
 def _remedy(line: str) -> str:
-    """What to do about the mistakes that people make in JSON Lines."""
+    """A hint for the common mistakes in JSON Lines; empty if the line shows none of them."""
     if line in ("{", "["):
         return ". An object is one line, or all of them are one list, [{...}, {...}]"
     if line.endswith(","):
@@ -223,10 +224,10 @@ def _remedy(line: str) -> str:
 
 
 def _json_document(text: str, place: str, kind: str) -> list[Row | Fault] | None:
-    """Rows of a file that is one list of them; ``None`` if it is JSON Lines.
+    """The rows of a file that is one JSON list of objects; ``None`` if the file is to be read as JSON Lines.
 
     Raises:
-        ValueError: If the list is broken, or if the file is one object that holds the rows in some other way.
+        ValueError: If the list cannot be parsed, or if the file is one object that holds the rows or whole columns.
     """
     first = next((line for line in text.split("\n") if line.strip()), "").strip()
     if not (first.startswith("[") or (first.startswith("{") and kind == ".json")):
@@ -234,9 +235,9 @@ def _json_document(text: str, place: str, kind: str) -> list[Row | Fault] | None
     try:
         whole = _json(text)
     except RecursionError:
-        return None  # said of the line that it is in
+        return None  # _json_lines then reports the line
     except ValueError as error:
-        # Lines that are lists, and lines that are objects, are told one by one what is wrong with them.
+        # If the first line is an object or a whole list, the file is JSON Lines, whose faults are reported by line.
         if first.startswith("{") or _is_json(first) or not isinstance(error, json.JSONDecodeError):
             return None
         rest = text[error.pos :]
@@ -274,15 +275,15 @@ def _row(values: Any, where: str) -> Row | Fault:
 
 
 def _csv(text: str, place: str, delimiter: str | None) -> Iterator[Row | Fault]:
-    """Cells stay text, so that 007 is not 7; a quoted cell may go over several lines; empty rows are passed by."""
+    """Reads CSV: cells stay text, so that 007 is not 7; a quoted cell may span lines; empty rows are skipped."""
     csv.field_size_limit(2**31 - 1)
     lines, names, skipped = io.StringIO(text, newline=""), list[str](), 0
-    if told := re.match(r"sep=(.)\r?\n", text):  # Excel's own first line
+    if told := re.match(r"sep=(.)\r?\n", text):  # Excel may state the delimiter in a first line
         delimiter, skipped = told[1], 1
         lines.readline()
     reader = csv.reader(lines, delimiter=delimiter or max(",;\t|", key=text.partition("\n")[0].count), strict=True)
     while True:
-        # The line that the row begins at: the reader's number is that of the last line that it has read.
+        # The line on which the row begins; reader.line_num is the last line that the reader has consumed so far.
         line = reader.line_num + skipped + 1
         try:
             cells = next(reader)
@@ -290,7 +291,7 @@ def _csv(text: str, place: str, delimiter: str | None) -> Iterator[Row | Fault]:
             return
         except csv.Error as error:
             yield Fault(f"{place}, line {line}", f"no CSV ({error}): a quote within quotes is written twice")
-            return  # an open quote swallows all that follows
+            return  # an unclosed quote makes the rest of the file one cell
         if not any(cells):
             continue
         if not names:
@@ -306,7 +307,7 @@ def _csv(text: str, place: str, delimiter: str | None) -> Iterator[Row | Fault]:
 
 
 def _parquet(place: Path) -> list[Row]:
-    import pyarrow  # half a second of imports, paid by those who have such a file
+    import pyarrow  # takes half a second, so it is imported only if a file needs it
     from pyarrow import parquet
 
     try:

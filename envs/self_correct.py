@@ -1,8 +1,8 @@
-"""A task set as a K-attempt episode: attempt, be asked to look again, attempt again.
+"""The environment that makes an episode of K attempts from a task set: attempt, be asked to revise, attempt again.
 
-What the policy is told between attempts, and when an episode ends before its last one, are names in a config with a
-function behind them; another module adds its own with ``@FEEDBACK.register("mine")``. Results under different feedback
-must not share a table.
+The config names the function that writes the feedback between attempts and the rule that ends an episode early. Another
+module adds its own functions with ``@FEEDBACK.register("mine")`` or ``@STOP_RULES.register("mine")``. Results under
+different feedback must not share a table.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,56 +19,56 @@ from rewards import Score, Verdict
 from rewards.lookup import Lookup, nearest
 
 Feedback = Callable[[Task, str, Score, Prompts], str]
-"""``(task, response, score, prompts) -> text`` of the user message that asks for another attempt."""
+"""``(task, response, score, prompts) -> text``: writes the user message that asks for another attempt."""
 StopRule = Callable[[Sequence[Score]], bool]
 """``(scores so far) -> whether the episode ends here``. Never called after the last attempt."""
 
 FEEDBACK: Lookup[Feedback] = Lookup("env.feedback")
-"""``observes=True`` declares that task set and prompts must know of programs that were run."""
+"""``observes=True`` declares that the task set must observe public tests and the prompts must have text for them."""
 STOP_RULES: Lookup[StopRule] = Lookup("env.stop_rule")
-"""``observes=True`` as for feedback."""
+"""``observes=True`` declares that the task set must observe public tests."""
 
 
 @FEEDBACK.register("none")
 def none(task: Task, response: str, score: Score, prompts: Prompts) -> str:
-    """The same instruction whatever the attempt was worth: intrinsic self-correction (SCoRe)."""
+    """The same instruction after right and wrong attempts: intrinsic self-correction (SCoRe)."""
     return prompts.retry.format(question=task.question)
 
 
 @FEEDBACK.register("verdict")
 def verdict(task: Task, response: str, score: Score, prompts: Prompts) -> str:
-    """Whether the attempt was right (UFO, arXiv 2507.14295): leaks the verifier at test time."""
+    """Says whether the attempt was right (UFO, arXiv 2507.14295); this leaks the verifier's verdict at test time."""
     text = prompts.right if score.verdict is Verdict.CORRECT else prompts.wrong
     return text.format(question=task.question)
 
 
 @FEEDBACK.register("execution", observes=True)
 def execution(task: Task, response: str, score: Score, prompts: Prompts) -> str:
-    """What the tests that the question shows gave when they were run (RLEF, arXiv 2410.02089); never a hidden one."""
+    """Results of the tests that the question shows (RLEF, arXiv 2410.02089); never the result of a hidden test."""
     return prompts.execution.format(question=task.question, observation=score.observation)
 
 
 @STOP_RULES.register("never")
 def never(scores: Sequence[Score]) -> bool:
-    """Every attempt is made: stopping early would tell the policy that it was right."""
+    """Always makes every attempt: stopping at a right one would use the verifier's verdict at test time."""
     return False
 
 
 @STOP_RULES.register("on_correct")
 def on_correct(scores: Sequence[Score]) -> bool:
-    """Ends at the first right attempt."""
+    """Ends the episode at the first right attempt."""
     return scores[-1].verdict is Verdict.CORRECT
 
 
 @STOP_RULES.register("on_repeat")
 def on_repeat(scores: Sequence[Score]) -> bool:
-    """Ends when an attempt gives the answer of the one before: it asks no verifier."""
+    """Ends the episode when an attempt repeats the previous attempt's answer; uses no verdict."""
     return len(scores) > 1 and scores[-1].key is not None and scores[-1].key == scores[-2].key
 
 
 @STOP_RULES.register("on_public", observes=True)
 def on_public(scores: Sequence[Score]) -> bool:
-    """Ends when the tests that the question shows pass, whatever the hidden ones say (RLEF, arXiv 2410.02089)."""
+    """Ends the episode when all public tests pass, whatever the hidden tests give (RLEF, arXiv 2410.02089)."""
     return scores[-1].public is True
 
 
@@ -76,31 +76,33 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     """K attempts at one task; every attempt is verified and paid.
 
     Observation: the messages that are *new* since the last action (``reset``: the opening messages; ``step``: the
-    request for another attempt, or nothing at the end). A conversation is the concatenation of all of them with the
-    policy's own texts between. Where somebody speaks between attempts, ``info["role"]`` says whose turn comes next,
-    and a role's observation is the whole conversation with a question about its last attempt; every time its role is
-    another one, such as ``verifier 2``.
-    Action: the policy's text. Reward: ``Score.value`` of this attempt alone, raw; shaping belongs to the algorithm.
-    Ending: ``terminated`` after the last attempt, or where the stop rule holds. ``truncated`` if the verifier failed.
-    Info: ``task_id``; after a step also ``score``; at the end ``stop_reason``.
+    request for another attempt, or nothing at the end). The conversation consists of all observations and, between
+    them, the policy's own texts. With ``between``, ``info["role"]`` says which role speaks next. Such a role observes
+    the solver's whole conversation and a question about the last attempt; after the second attempt it has a new name,
+    such as ``verifier 2``, and so a new conversation.
+    Action: the policy's text. Reward: ``Score.value`` of this attempt alone, raw; shaping belongs to the algorithm. A
+    role between attempts earns the reward of its :class:`envs.between.Heard`.
+    Ending: ``terminated`` after the last attempt, or when the stop rule or a role between attempts ends the episode.
+    ``truncated`` if the verifier failed.
+    Info: ``task_id``; after an attempt also ``score``; at the end ``stop_reason``.
 
     Args:
-        taskset: Where tasks come from and who verifies them.
-        split: Which tasks ``reset`` draws from.
-        attempts: K.
-        feedback: What the policy is told between attempts, a name in :data:`envs.FEEDBACK`.
-        feedback_options: That function's own options.
+        taskset: Task set that gives the tasks and verifies the attempts.
+        split: Split whose tasks ``reset`` draws from.
+        attempts: K, the number of attempts at a task.
+        feedback: How the feedback between attempts is written, a name in :data:`envs.FEEDBACK`.
+        feedback_options: Options of the feedback function.
         prompts: Version of the prompt texts.
-        prompts_text: Texts that replace some of that version's, by name.
+        prompts_text: Texts that replace texts of this version, by field of :class:`envs.prompts.Prompts`.
         stop_rule: When an episode ends before its last attempt, a name in :data:`envs.STOP_RULES`.
-        stop_rule_options: That function's own options.
-        between: Who speaks between attempts, a name in :data:`envs.BETWEEN`; ``None`` for nobody.
-        between_options: That function's own options.
+        stop_rule_options: Options of the stop rule.
+        between: Role that speaks between attempts, a name in :data:`envs.BETWEEN`; ``None`` for no role.
+        between_options: Options of that role.
         render_mode: ``ansi`` makes ``render`` return the conversation as text.
 
     Raises:
-        ValueError: If ``attempts`` is less than 1, the split is empty, a name is unknown, feedback or stop rule speak
-            of programs that were run and the task set runs none, or the prompts have no text for what is asked for.
+        ValueError: If ``attempts`` is less than 1, the split is empty, a name is unknown, feedback or stop rule need
+            observations of public tests and the task set gives none, or the prompts lack a text that is needed.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (gymnasium's own declaration)
@@ -169,7 +171,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
 
     @property
     def has_roles(self) -> bool:
-        """Whether somebody speaks between attempts, in a conversation of their own."""
+        """Whether a role with its own conversation speaks between attempts."""
         return self._between is not None
 
     @property
@@ -182,7 +184,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[Message, ...], dict[str, Any]]:
-        """Starts an episode on ``options["task"]``, or on a task drawn by ``seed``."""
+        """Starts an episode on ``options["task"]``, or on a task of the split drawn with ``seed``."""
         super().reset(seed=seed)
         if options is not None and not isinstance(options, Mapping):
             raise TypeError(f"reset(options={options!r:.200}): a mapping is needed, {{'task': <an envs.Task>}}")
@@ -196,7 +198,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         else:
             task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
         self._task, self._scores, self._over, self._asked = task, [], False, False
-        # Examples are a conversation that went before: each question in the same words as the task's, with its answer.
+        # Examples are earlier turns of the conversation: each question in the task's prompt, followed by its answer.
         question = task.question
         opening = []
         for example, answer in getattr(self.taskset, "examples", ()):
@@ -209,7 +211,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         return tuple(opening), {"task_id": task.id}
 
     def step(self, action: str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
-        """Verifies one attempt, or hears what is said of it."""
+        """Verifies an attempt, or takes what the role between attempts said about it."""
         if self._task is None:
             raise RuntimeError("no episode was begun: call reset() first")
         if self._over:
@@ -222,7 +224,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         self._scores.append(score)
         info: dict[str, Any] = {"task_id": self._task.id, "score": score}
         self._talk.append(Message("assistant", action))
-        # A verifier that cannot tell is no wrong answer: the episode is cut off, so that training masks it.
+        # A failed verification says nothing about the attempt. The episode is truncated as an error, so that training
+        # masks it and does not take the reward of 0 for a wrong answer.
         if score.verdict is Verdict.ERROR:
             self._over = True
             info |= {"stop_reason": StopReason.ENV_ERROR, "error": f"verifier: {score.reason}"}
@@ -235,8 +238,8 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         if self._between is None:
             self._talk.append(Message("user", self._say(self._task, action, score)))
             return (self._talk[-1],), score.value, False, False, info
-        # Somebody else speaks next. A role of a new name has a new conversation, so it reads the whole one of the
-        # solver, and ``verifier 2`` does not see what ``verifier`` said of the first attempt.
+        # Another role speaks next. A role with a new name starts a new conversation, so the observation has to hold the
+        # solver's whole conversation, and ``verifier 2`` does not see what ``verifier`` said about the first attempt.
         self._asked = True
         place = len(self._scores)
         info |= {"role": self._role if place == 1 else f"{self._role} {place}"}
@@ -245,20 +248,20 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         return (*self._talk, Message("user", asked)), score.value, False, False, info
 
     def request(self, task: Task, response: str, score: Score) -> str | None:
-        """What is said after an attempt that is worth this; ``None`` where another role speaks between attempts."""
+        """The feedback that follows an attempt with this score; ``None`` if a role speaks between attempts."""
         return self._say(task, response, score) if self._between is None else None
 
     def _say(self, task: Task, response: str, score: Score) -> str:
-        """What feedback says; anything but words would reach the policy as whatever a tokenizer makes of it."""
+        """The feedback text; raises TypeError for other values, which a chat template would silently turn into text."""
         text = self._feedback(task, response, score, self.prompts)
         if not isinstance(text, str):
             raise TypeError(f"env.feedback={self._feedback_name} returned {text!r:.200}; it must return a text")
         return text
 
     def _hear(self, words: str) -> tuple[tuple[Message, ...], float, bool, bool, dict[str, Any]]:
-        """Pays what was said of the last attempt, and hands it to the solver, or ends the episode."""
+        """Pays the role between attempts for its words, then passes them to the solver or ends the episode."""
         assert self._between is not None
-        # The words themselves are not in the solver's conversation; the message that quotes them is.
+        # The role's own turn stays out of the solver's conversation; only the user message that quotes it goes in.
         self._asked, attempt, score = False, self._talk[-1].content, self._scores[-1]
         heard: Heard = self._between(words, score, self.prompts)
         info: dict[str, Any] = {"task_id": self.task.id}
@@ -272,7 +275,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         return (self._talk[-1],), heard.reward, False, False, info
 
     def render(self) -> str | None:  # type: ignore[override]
-        """The conversation so far, in render mode ``ansi``."""
+        """The solver's conversation so far in render mode ``ansi``, else ``None``."""
         shown = (f"{message.role}: {message.content}" for message in self._talk)
         return "\n".join(shown) if self.render_mode == "ansi" else None
 

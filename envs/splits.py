@@ -1,4 +1,4 @@
-"""Splits that cannot meet: a question belongs to the split that its own text hashes to."""
+"""Disjoint splits: the hash of a question's text decides which split the question belongs to."""
 
 import bisect
 import hashlib
@@ -11,19 +11,19 @@ from rewards.wording import counted
 
 
 def normalise_question(question: str) -> str:
-    """The question in lower case with white space collapsed: tasks that agree here are the same task."""
+    """The question in lower case with white space collapsed; equal normalised questions count as the same task."""
     return re.sub(r"\s+", " ", question).strip().lower()
 
 
 def split_of(question: str, validation: float = 0.1, test: float = 0.2) -> Split:
-    """The split that a generated question belongs to, by content, so that seeds cannot leak test into train.
+    """The split that the hash of a question assigns it to, so that no seed of a generator puts it into another split.
 
     Args:
         question: The text shown to the policy.
         validation: Share of questions for validation.
         test: Share of questions for test.
     """
-    # Test comes first: more validation then takes from training alone.
+    # Test takes the lowest hashes, so that a larger validation share takes questions from training only.
     share = _place_of(question)
     if share < test:
         return Split.TEST
@@ -31,17 +31,17 @@ def split_of(question: str, validation: float = 0.1, test: float = 0.2) -> Split
 
 
 def splits_of(questions: Sequence[str], validation: float, test: float) -> list[Split]:
-    """The split of each of some questions, as :func:`split_of`, with no split far from its share.
+    """The split of every question by its hash as in :func:`split_of`, corrected so that no split is far from its share.
 
-    Of 30 questions with a tenth for validation one in twenty sets would have none by chance. So the edge between two
-    splits moves, to the next questions in the order of their hashes, where a split would be more than a fifth off its
-    share, or empty. A single question more then moves none of the others, or one over each edge; sets of thousands
-    never come so far off, and keep every question where it is however many are added.
+    With 30 questions and a tenth for validation, one data set in twenty would have no validation question by chance.
+    Therefore, if a split would be empty or more than a fifth off its share, the boundary between two splits moves along
+    the questions in the order of their hashes. Adding a single question then moves at most one other question over each
+    boundary. With thousands of questions no boundary has to move, so added questions never move the others.
 
     Args:
-        questions: The texts; the same one twice counts once.
-        validation: Share of them for validation.
-        test: Share of them for test.
+        questions: Texts of the questions; a repeated question counts once.
+        validation: Share of the questions for validation.
+        test: Share of the questions for test.
     """
     places = [_place_of(question) for question in questions]
     order = sorted(set(places))
@@ -51,7 +51,7 @@ def splits_of(questions: Sequence[str], validation: float, test: float) -> list[
         size = bisect.bisect_left(order, until) - edges[-1]
         least = max(math.floor(0.8 * share * len(order)), 1 if share else 0)
         most = math.ceil(1.2 * share * len(order))
-        # A question stays for training, however few there are.
+        # Capped so that at least one question remains for training.
         edges.append(max(min(edges[-1] + min(max(size, least), most), len(order) - 1), 0))
     ranks = {place: rank for rank, place in enumerate(order)}
     cut = [Split.TEST, Split.VALIDATION, Split.TRAIN]
@@ -59,13 +59,13 @@ def splits_of(questions: Sequence[str], validation: float, test: float) -> list[
 
 
 def _place_of(question: str) -> float:
-    """A uniform number in [0, 1) of the text."""
+    """The hash of a normalised question as a number that is uniform in [0, 1)."""
     digest = hashlib.blake2b(normalise_question(question).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def split_sizes(n_train: int, n_validation: int, n_test: int) -> dict[Split, int]:
-    """How many tasks each split of a generated task set has; raises ValueError if that is no number of tasks."""
+    """The number of tasks by split of a generated task set; raises ValueError unless each is an integer from 0 on."""
     for name, n in (("n_train", n_train), ("n_validation", n_validation), ("n_test", n_test)):
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ValueError(f"env.options.{name}={n}: a number of tasks is needed here, 0 or more")
@@ -79,24 +79,24 @@ def draw_tasks(
     patience: int = 200,
     content: Callable[[Task], str] = lambda task: task.question,
 ) -> list[Task]:
-    """``n`` different tasks of one split from a generator of tasks.
+    """Returns ``n`` different tasks of one split from a generator of tasks.
 
     Args:
-        draw: Task number i of an endless stream; may repeat itself.
-        split: Which split to keep.
-        n: How many tasks to return.
-        patience: Give up after ``patience * n`` draws.
-        content: What makes two tasks the same one and decides on their split.
+        draw: Returns task number i of an endless stream; tasks may repeat.
+        split: Split whose tasks are kept.
+        n: Number of tasks to return.
+        patience: The search ends after ``patience * n`` tasks of the stream.
+        content: Text of a task whose hash decides its split; two tasks with equal texts count as the same task.
 
     Raises:
-        ValueError: If the generator does not hold ``n`` different questions of this split.
+        ValueError: If the search finds fewer than ``n`` different tasks of this split.
     """
     tasks: dict[str, Task] = {}
     for i in range(patience * n):
         if len(tasks) == n:
             break
         task = draw(i)
-        if split_of(content(task)) == split:  # the first of several tasks with the same content stays
+        if split_of(content(task)) == split:  # of several tasks with the same content the first one is kept
             tasks.setdefault(normalise_question(content(task)), task)
     if len(tasks) < n:
         raise ValueError(

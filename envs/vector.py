@@ -1,7 +1,7 @@
-"""Vectors of environments of text, as ``gymnasium.make_vec`` makes them: batches of spaces, and a shared memory.
+"""Support for ``gymnasium.make_vec`` with environments of text: spaces of text, their batches and their shared memory.
 
-gymnasium knows how to put arrays into the memory that the processes of an asynchronous vector share; what it does for
-texts is here.
+gymnasium itself can only put arrays into the memory that the processes of an asynchronous vector share; this module
+registers functions that do the same for texts.
 """
 
 import json
@@ -23,11 +23,11 @@ from envs.base import Message
 from rewards.wording import counted
 
 BYTES = 2**18
-"""Of the shared memory, for what one environment says at a time."""
+"""Bytes of shared memory for one observation of one environment."""
 
 
 class TextSpace(gymnasium.Space[Any]):
-    """A space of texts. Two of a kind are equal: ``gymnasium.make_vec`` asks."""
+    """A space of texts; two spaces of the same class are equal, because ``gymnasium.make_vec`` compares spaces."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other)
@@ -63,7 +63,7 @@ class ResponseSpace(TextSpace):
 
 
 class _Shared(Sequence[Any]):
-    """What the environments of a vector said last, read when it is looked at; a copy of it is a plain tuple."""
+    """The last observations of a vector's environments, decoded on access; a copy of this sequence is a plain tuple."""
 
     def __init__(self, memory: Any, n: int) -> None:
         self._memory, self._n = memory, n
@@ -73,11 +73,12 @@ class _Shared(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         start = range(self._n)[index] * BYTES
-        data = bytes(self._memory[start : start + BYTES]).rstrip(b"\0")  # filled up with zeros when written
+        data = bytes(self._memory[start : start + BYTES]).rstrip(b"\0")  # _write pads with zeros
         said = json.loads(data) if data else []
         return said if isinstance(said, str) else tuple(Message(role, content) for role, content in said)
 
-    # gymnasium copies observations that it hands out; a copy must not change when the next step writes to the memory.
+    # gymnasium deep-copies the observations that it returns. The copy must hold the texts themselves; otherwise it
+    # would change when the next step writes to the shared memory.
     def __deepcopy__(self, memo: dict[int, Any]) -> tuple[Any, ...]:
         return tuple(self)
 
@@ -95,7 +96,7 @@ def _read(space: TextSpace, shared_memory: Any, n: int = 1) -> Any:
 @write_to_shared_memory.register(TextSpace)
 def _write(space: TextSpace, index: int, value: Any, shared_memory: Any) -> None:
     plain = value if isinstance(value, str) else [(message.role, message.content) for message in value]
-    data = json.dumps(plain).encode()  # in ASCII, so that no byte is 0
+    data = json.dumps(plain).encode()  # JSON in ASCII has no zero bytes, which are used as padding
     if len(data) > BYTES:
         raise ValueError(
             f"an observation of {counted(len(data), 'byte')} does not fit the shared memory of {BYTES}: "
@@ -109,7 +110,7 @@ def _alike(space_1: TextSpace, space_2: Any) -> bool:
     return space_1 == space_2
 
 
-@batch_differing_spaces.register(MessagesSpace)  # it is looked up by the very class
+@batch_differing_spaces.register(MessagesSpace)  # gymnasium looks up the exact class, not a base class
 @batch_differing_spaces.register(ResponseSpace)
 def _batch(spaces: Sequence[TextSpace]) -> Tuple:
     return Tuple([deepcopy(space) for space in spaces], seed=deepcopy(spaces[0].np_random))

@@ -1,4 +1,4 @@
-"""Entry points: configs in, run folders out."""
+"""Entry points: programs that read a config and write a run folder."""
 
 import sys
 from types import TracebackType
@@ -11,6 +11,7 @@ def _quietly(kind: type[BaseException], error: BaseException, trace: TracebackTy
         sys.__excepthook__(kind, error, trace)
 
 
-# Ctrl-C in the first seconds hits an import, before any program can catch it. A library keeps its host's hook.
+# In its first seconds a program imports modules and cannot catch Ctrl-C yet; the hook replaces the traceback. The hook
+# is set only for programs of this package, so that importing the package as a library leaves the caller's hook alone.
 if any(one.startswith("experiments.") for one in sys.orig_argv[1:3]):
     sys.excepthook = _quietly

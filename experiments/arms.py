@@ -1,4 +1,4 @@
-"""One arm, one seed: train, evaluate, write everything down. Online arms are in ``experiments/online.py``."""
+"""Runs one arm with one seed: training, evaluation, results. Online arms are in ``experiments/online.py``."""
 
 import math
 import time
@@ -33,19 +33,19 @@ VALIDATION_TASKS = 200
 
 @dataclass(slots=True)
 class ArmResult:
-    """What one arm with one seed came to; ``result.json``.
+    """The result of one arm with one seed, as stored in ``result.json``.
 
     Args:
-        arm: Its name in tables.
-        seed: Its seed.
+        arm: Name of the arm in tables.
+        seed: Seed of the run.
         totals: Episodes, tokens and seconds spent on training.
-        seconds: Wall clock, loading and evaluation included.
-        cpu_seconds: Processor time in these seconds, of all threads of the process together.
-        peak_memory: Most memory that the process held, in GiB: the GPU's where there is one, else resident.
-        greedy: Summary of greedy evaluation, if asked for.
-        sampled: Summary of sampled evaluation, if asked for.
-        sandboxes: In what isolation programs were run, and how often they ended how; empty without code tasks.
-        notes: Anything the reader of a table must know, such as a rule that kept nothing.
+        seconds: Wall-clock seconds, including loading and evaluation.
+        cpu_seconds: Processor time in seconds, summed over all threads of the process.
+        peak_memory: Peak memory of the process in GiB: GPU memory if there is a GPU, otherwise resident memory.
+        greedy: Summary of the greedy evaluation; empty without one.
+        sampled: Summary of the sampled evaluation; empty without one.
+        sandboxes: How each sandbox isolated programs, and how often they ended in which way; empty without code tasks.
+        notes: Anything that the reader of a table must know, such as a rule that kept nothing.
     """
 
     arm: str
@@ -61,7 +61,7 @@ class ArmResult:
 
 
 def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = None) -> ArmResult:
-    """An offline method, from the last whole round in the folder if there is one."""
+    """Runs an offline method, resuming after the last complete round if the folder holds one."""
     began = planned.spent()
     with Stopping(folder) as stopping:
         report = stopping.asked_by(report)
@@ -72,7 +72,8 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         checkpoints = Checkpoints(folder, cfg.training.keep_last, bench.distributed)
         found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
         rounds, sizes = found["rounds"], found["sizes"]
-        # Files are cut back to the last whole round; what an interrupted one wrote is sampled and written again.
+        # Files are truncated to the last complete round. An interrupted round is sampled again, and its lines would
+        # otherwise be in the files twice.
         tracker, kept = Tracker(folder, sizes), JsonLines(folder / "rounds.jsonl", sizes["rounds"])
         health.read(trainer.round, trainer.round / cfg.offline.iterations)
         try:
@@ -90,7 +91,8 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
                 tracker.episodes(trainer.round, episodes[: 8 * cfg.training.keep_episodes])
                 rates = validation.log(tracker, trainer.round, trainer.totals.episodes)
                 health.look(trainer.round, rates, trainer.round / cfg.offline.iterations)
-                # Saved behind everything that the round writes, so that the sizes cover its lines.
+                # The checkpoint comes after everything that the round writes, so that the stored sizes include its
+                # lines.
                 sizes = tracker.sizes | {"rounds": kept.size}
                 checkpoints.save(f"{trainer.round:06d}", trainer, {"rounds": rounds, "sizes": sizes})
                 health.stop(lambda: None)
@@ -102,10 +104,10 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
 
 
 def identify(cfg: RunConfig, kind: str, folder: Path, distributed: Distributed) -> Identity:
-    """The run's identity, compared with the one in its folder if there is one, then written there.
+    """Returns the run's identity, after comparing it with the one stored in the folder, if any, and writing it there.
 
     Raises:
-        rl.checkpoint.ResumeError: If another run was started in the folder.
+        rl.checkpoint.ResumeError: If the folder belongs to a run with another identity.
     """
 
     def compare() -> Identity:
@@ -127,18 +129,19 @@ def run_base(cfg: RunConfig, folder: Path, report: Report, arm: str = "base") ->
 
 
 class Validation:
-    """Greedy episodes on validation tasks, between updates; built before the first one.
+    """Plays greedy episodes on validation tasks between updates; must be built before the first update.
 
     Args:
-        bench: The run; its policy is still the base.
-        report: Told what comes out.
+        bench: The run, whose policy is still the base.
+        report: Called with the metrics of every validation.
     """
 
     def __init__(self, bench: Workbench, report: Report) -> None:
         self._bench, self._report = bench, report
         self._firsts: dict[Split, list[tuple[Task, Turn]]] = {}
         if (n := bench.config.evaluation.fixed_first) and bench.config.env.attempts > 1:
-            # The base's first attempts, kept for the whole run: second attempts at them differ by the policy alone.
+            # The base's first attempts are kept for the whole run. Second attempts that start from these fixed first
+            # attempts change only because the policy does.
             for split in (Split.TRAIN, Split.VALIDATION):
                 tasks = self._share(bench.tasks(split)[:n])
                 self._firsts[split] = bench.distributed.together(partial(first_turns, bench.rollout(split, 1), tasks))
@@ -147,7 +150,7 @@ class Validation:
         return tasks[self._bench.distributed.rank :: self._bench.distributed.n_processes]
 
     def log(self, tracker: Tracker | None, step: int, n_episodes: int) -> dict[str, float]:
-        """Plays, shared out over the processes; logs where there is a tracker, and returns what was measured."""
+        """Plays one validation, divided among the processes, logs it if there is a tracker and returns its metrics."""
         bench, together = self._bench, self._bench.distributed.together
         tasks = self._share(bench.tasks(Split.VALIDATION)[:VALIDATION_TASKS])
         episodes = together(partial(play, bench.rollout(Split.VALIDATION), tasks, 1, 0.0, "validation"))
@@ -172,13 +175,13 @@ def _summary(rows: Sequence[EvalRow], name: str) -> dict[str, float]:
 
 
 def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, began: tuple[float, float]) -> ArmResult:
-    """Evaluates, and writes rows, result and policy: the policy last, so that its presence means "complete".
+    """Evaluates a policy and writes rows, result and policy: the policy last, so that its presence means "complete".
 
-    With several processes all must call it; they share the tasks, and the main one writes. ``began`` is what
-    :func:`experiments.planned.spent` said when the run began.
+    With several processes, all of them must call this function: they divide the tasks, and the main process writes.
+    ``began`` is what :func:`experiments.planned.spent` returned when the run began.
     """
     cfg, distributed = bench.config.evaluation, bench.distributed
-    # Tasks are dealt out in turn, so that every process gets as many of each difficulty if they are sorted by it.
+    # Each process takes every n-th task. If the tasks are sorted by difficulty, all processes get an equal mix of it.
     tasks = bench.evaluation_tasks()[distributed.rank :: distributed.n_processes]
     n_episodes = len(tasks) * (int(cfg.greedy) + int(cfg.max_attempts > 0) + cfg.samples_per_task)
     done = 0
@@ -186,7 +189,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     def count(_: Any) -> None:
         nonlocal done
         done += 1
-        report("evaluating", min(1.0, done / n_episodes), {})  # a file may hold more
+        report("evaluating", min(1.0, done / n_episodes), {})  # evaluation.conversations may hold more than n_episodes
 
     parts = partial(evaluate, bench, tasks, result.arm, result.seed, count)
     rows = distributed.gather(distributed.together(parts))
@@ -195,10 +198,11 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
     bench.engine.close()
     result.peak_memory = peak_memory_gib(distributed.device)
 
-    # Everything a reader needs stands in these files: rows and tasks, what they were drawn from, what went wrong.
+    # A report needs no other files than these: rows, tasks, the data files that the tasks come from, and the result
+    # with notes on what went wrong.
     def write() -> None:
         write_jsonl(folder / "rows.jsonl", (row.to_json() for row in rows))
-        asked = bench.evaluation_tasks()  # so that rows can be read without the data set
+        asked = bench.evaluation_tasks()  # stored so that the rows can be read without the data set
         told = ({"task_id": one.id, "question": one.question, "gold": str(one.gold)} for one in asked)
         write_jsonl(folder / "tasks.jsonl", told)
         if files := getattr(bench.taskset, "provenance", []):
@@ -217,7 +221,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
         result.seconds, result.cpu_seconds = (now - then for now, then in zip(planned.spent(), began, strict=True))
         write_json(folder / "result.json", asdict(result))
 
-    distributed.on_main(write)  # before the policy, whose size is what a disk may have no room for
+    distributed.on_main(write)  # before the policy: if the disk has no room for the policy, the results are there
     save_policy(folder / "policy", bench.model, bench.tokenizer, distributed)
     if distributed.is_main:
         planned.settle(folder, asdict(result))
@@ -227,10 +231,11 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
 def evaluate(
     bench: Workbench, tasks: Sequence[Task], arm: str, seed: int, on_episode: Callable[[Episode], None]
 ) -> list[EvalRow]:
-    """Greedy episodes, controls, longer and sampled episodes on every task, as the config asks for them."""
+    """Evaluates on every task with what the config asks for: greedy, control, longer and sampled episodes."""
     config, split = bench.config.evaluation, Split(bench.config.evaluation.split)
     rollout, rows, attempts = bench.rollout(split), [], bench.config.env.attempts
-    # Controls start from the greedy first attempts, which are not sampled again; at most two attempts are compared.
+    # Controls reuse the first attempts of the greedy episodes and add second attempts, so they play two attempts even
+    # if the environment allows more.
     if config.conversations:
         return _recorded(bench, tasks, arm, seed, on_episode)
     if config.greedy:
@@ -252,7 +257,7 @@ def evaluate(
 def _recorded(
     bench: Workbench, tasks: Sequence[Task], arm: str, seed: int, on_episode: Callable[[Episode], None]
 ) -> list[EvalRow]:
-    """Conversations from elsewhere, verified here; those about other tasks are left out."""
+    """Rows for those conversations of ``evaluation.conversations`` that are about the given tasks, verified here."""
     config, own, seen = bench.config.evaluation, {task.id for task in tasks}, Counter[str]()
     rows = []
     for episode in bench.recorded(config.conversations, Split(config.split)):
@@ -260,7 +265,8 @@ def _recorded(
             on_episode(episode)
             rows.append(EvalRow.of(episode, arm, seed, "sampled", seen[episode.task_id], bench.config.env.attempts))
             seen[episode.task_id] += 1
-    if not rows and own and bench.distributed.n_processes == 1:  # of several, one may well have none
+    # With several processes, it is no error if one process's share of the tasks has no conversation.
+    if not rows and own and bench.distributed.n_processes == 1:
         raise ValueError(
             f"evaluation.conversations={config.conversations}: none is about a task that is evaluated, "
             f"of {counted(len(own), 'task')}; evaluation.n_tasks=0 takes all tasks of the split"
@@ -269,8 +275,8 @@ def _recorded(
 
 
 def evaluate_transfer(bench: Workbench, arm: str, seed: int) -> list[EvalRow]:
-    """Greedy episodes in the environments of ``evaluation.transfer``, this process's share of them."""
-    # Greedy alone: a mode of its own keeps these rows out of every table of the environment that was trained on.
+    """Rows of greedy episodes in the environments of ``evaluation.transfer``, for this process's share of the tasks."""
+    # These rows get a mode for each environment, which keeps them out of all tables about the training environment.
     rows: list[EvalRow] = []
     for name, changes in bench.config.evaluation.transfer.items():
         other = bench.with_env(changes)
@@ -281,7 +287,7 @@ def evaluate_transfer(bench: Workbench, arm: str, seed: int) -> list[EvalRow]:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """JSON lines, replacing the file."""
+    """Writes rows as JSON lines, replacing the file."""
     path.unlink(missing_ok=True)
     file = JsonLines(path)
     file.write(*rows)

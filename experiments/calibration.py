@@ -1,8 +1,8 @@
-"""What a run costs on this machine: a few of its own steps, taken for real, and the rest of it from them by counting.
+"""Estimates what a run costs on this machine: runs and measures a small part of it and extrapolates to the whole run.
 
-Every part is run as the run itself would run it, only less of it: rollout batches of every stage, two small rounds of
-an offline method, one validation, an evaluation of some of the tasks, a checkpoint that is thrown away. So whatever
-decides their cost (engine, lengths, verifier, threads) needs no formula.
+Every part is run as in the run itself, only smaller: rollout batches of every stage, two small rounds of an offline
+method, one validation, an evaluation of some of the tasks, a checkpoint that is thrown away. So no formula is needed
+for what determines their cost (engine, lengths, verifier, threads).
 """
 
 import io
@@ -37,29 +37,29 @@ from rl.rollout_metrics import describe, sampled_tokens
 from rl.workbench import Workbench
 
 CHEAP_S = 3.0
-"""Processor time for which more tasks of the evaluation are played."""
+"""Seconds of processor time that a larger measurement of the evaluation may be expected to take."""
 OBJECTS = 4
-"""Bytes that rows and their episodes take in Python, for a byte that is written of them; set after the demo's plan had
-missed (docs/performance.md), not derived."""
+"""Bytes that rows and their episodes occupy in Python per byte of their JSON; not derived, but set after the plan of
+the demo had been wrong (docs/performance.md)."""
 STARTING = "starting"
-"""The phase in which Python loads torch and transformers."""
+"""Name of the phase in which Python loads torch and transformers."""
 
 
 @dataclass
 class Estimate:
-    """What a run is expected to come to.
+    """The expected size and cost of a run.
 
     Args:
-        episodes: Sampled for training.
-        responses: Attempts in them.
-        sampled_tokens: Tokens of these.
-        gradient_tokens: Tokens that are learned, passes counted.
+        episodes: Episodes sampled for training.
+        responses: Attempts in these episodes.
+        sampled_tokens: Tokens sampled in these attempts.
+        gradient_tokens: Tokens that are trained on, counted once per pass.
         updates: Optimiser steps.
         disk: Bytes of the run's folder.
-        memory: Bytes by phase and part, from formulas.
-        peak_memory: GiB of one device, or of the process where there is none: what the steps held, or the formulas.
-        costs: Seconds on the clock and of this process's processor time, by phase; empty where nothing was measured.
-        notes: What a reader should know.
+        memory: Bytes by phase and by part of the memory, from formulas.
+        peak_memory: Peak memory in GiB of one GPU, or of the process on a CPU: measured, or from formulas alone.
+        costs: Wall-clock and processor seconds of each phase; empty if nothing was measured.
+        notes: Remarks for the reader.
     """
 
     episodes: float = 0.0
@@ -75,17 +75,17 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """On the clock, from when the libraries are loaded."""
+        """Wall-clock seconds of the run, without loading the libraries."""
         return sum(wall for name, (wall, _) in self.costs.items() if name != STARTING)
 
     @property
     def cpu_seconds(self) -> float:
-        """Of the process's processor time, all threads together, in these seconds."""
+        """Processor seconds of the run, summed over all threads of the process, without loading the libraries."""
         return sum(cpu for name, (_, cpu) in self.costs.items() if name != STARTING)
 
 
 class Watch:
-    """Seconds on the clock, and of processor time, since the last look: ``[2]``."""
+    """A stopwatch for wall-clock and processor time."""
 
     def __init__(self) -> None:
         self._at = self._now()
@@ -94,18 +94,18 @@ class Watch:
         return np.array(spent())
 
     def lap(self) -> np.ndarray:
-        """What has passed since the last lap."""
+        """Wall-clock and processor seconds since the last lap, ``[2]``."""
         before, self._at = self._at, self._now()
         return self._at - before
 
 
 class Calibration:
-    """Runs parts of a run and adds up what the whole will cost.
+    """Runs parts of a run and adds up what the whole run will cost.
 
     Args:
-        config: The run.
-        options: How much is run.
-        known: Costs of a validation and of the evaluation, measured on the same base already.
+        config: Config of the run.
+        options: How much of the run is played.
+        known: Costs of a validation and of the evaluation, if another arm on the same base has measured them.
     """
 
     def __init__(self, config: Any, options: PlanConfig, known: dict[str, Any] | None = None) -> None:
@@ -115,10 +115,11 @@ class Calibration:
         self._lengths: tuple[float, list[float], float] | None = None
 
     def run(self) -> Estimate:
-        """Everything; the measured peak is that of this process."""
+        """Measures all parts of the run; the peak memory is that of this process."""
         for name in self.config.plugins:
             import_plugin(name)
-        # Since the process was made: what Python and the libraries took is no part of the run, but of every start.
+        # The time since this process was created: loading Python and the libraries is a cost of every start, not a part
+        # of the run.
         started = psutil.Process().create_time()
         self._costs[STARTING] += np.array([time.time() - started, time.process_time()])
         watch, cfg = Watch(), _reduced(self.config, self._options)
@@ -139,7 +140,7 @@ class Calibration:
         return self.found
 
     def _validation(self, n: int) -> None:
-        """``n`` validations, one of them for real; the first attempts of the base are played once."""
+        """Adds the cost of ``n`` validations, from a single one; the base's first attempts are played once per run."""
         if "validation" not in self.known:
             watch = Watch()
             validation = Validation(self._bench, lambda *_: None)
@@ -150,7 +151,7 @@ class Calibration:
         self._costs["validation"] += first + n * each
 
     def _online(self, cfg: TrainConfig, watch: Watch) -> None:
-        """The last rollout batch of each stage counts; what those before it took longer is spent once in a run, too."""
+        """Extrapolates from the last rollout batch of each stage; extra time of earlier batches is added once."""
         whole, full, trainer = cfg.training, self.config, self._bench.trainer()
         self._costs["loading"] += watch.lap()
         last: dict[int, tuple[np.ndarray, Any]] = {}
@@ -163,19 +164,19 @@ class Calibration:
             last[step.stage_index] = (taken[step.stage_index][-1], step.batch)
         budget, algorithm = full.training, full.algorithm
         per_step, per_batch = budget.tasks_per_step * algorithm.group_size, algorithm.epochs * algorithm.minibatches
-        # How many batches the whole run takes, and which of them belong to which stage.
+        # The number of batches in the whole run, and the stage that each of them belongs to.
         n_steps = max(1, budget.updates // per_batch if budget.updates else budget.episodes // per_step)
         spans = stage_spans([stage.share for stage in algorithm.resolved()], n_steps)
         shares = [stage.share for stage in algorithm.resolved()]
-        # From the last batch of each stage to all that the stage takes in the whole run.
+        # Scale the last batch of each stage to all batches of the stage in the whole run.
         steps, found = 0.0, self.found
         for index, (cost, batch) in last.items():
-            # A stage's first batch compiles, allocates and fills caches; what it took beyond the last one is paid once.
+            # A stage's first batch compiles, allocates and fills caches: its extra time over the last one is paid once.
             self._costs["loading"] += np.maximum(sum(taken[index]) - len(taken[index]) * cost, 0.0)
             counts, n = batch.counts, float(spans[index][1] - spans[index][0])
             if budget.tokens:
                 n = budget.tokens * shares[index] / sum(shares) / counts.tokens
-            elif not budget.updates:  # replaced groups use the budget up, and larger groups
+            elif not budget.updates:  # replaced or larger groups use up the budget of episodes in fewer batches
                 n = max(1.0, n * per_step // counts.sampled)
             steps += n
             found.episodes += n * counts.sampled
@@ -183,7 +184,7 @@ class Calibration:
             found.sampled_tokens += n * counts.tokens
             found.gradient_tokens += n * counts.learned
             found.updates += n * len(batch.plan)
-            # Phases of the trainer's own clock; what passed outside of them (metrics, logging) is in other.
+            # The phases that the trainer has timed; time outside of them (metrics, logging) is added to "other".
             parts = batch.seconds | {"other": max(0.0, cost[0] - sum(batch.seconds.values()) + batch.seconds["other"])}
             for name, seconds in parts.items():
                 self._costs[name] += n * cost * seconds / sum(parts.values())
@@ -192,13 +193,13 @@ class Calibration:
         n_steps = round(steps)
         self._validation(1 + (-(-n_steps // every) if every else 0))
         kept = min(whole.keep_episodes, per_step) * n_steps
-        # JSON of an episode: about 1200 bytes around its turns, and 60 for each token with its log-probabilities.
+        # An episode takes about 1200 bytes of JSON, plus 60 for each token with its log-probabilities.
         self._bytes["training episodes"] = kept * (1200 + 60 * self.found.sampled_tokens / self.found.episodes)
         self._bytes["metrics"] = 6000 * n_steps
         self._saves(trainer, n_saves(whole, n_steps, found.updates))
 
     def _offline(self, cfg: SFTConfig, watch: Watch) -> None:
-        """Two small rounds: the first one also says what a policy that has learned something adds to what is kept."""
+        """Extrapolates from two small rounds; in the second one, the policy has learned and more episodes are kept."""
         stamps: list[tuple[float, np.ndarray]] = []
         bench, full, found = self._bench, self.config, self.found
 
@@ -221,14 +222,15 @@ class Calibration:
                     "measured; plan.tasks=<more> samples more of them"
                 ) from None
             fitting = watch.lap()
-            # Of a few steps the first is no measure: it builds what the others use.
+            # Time per step, without the first step if there are more: the first one also builds what the others use.
             each = (stamps[-1][1] - stamps[0][1]) / (len(stamps) - 1) if len(stamps) > 1 else fitting / outcome["steps"]
             rows = min(cfg.offline.batch_size, outcome["kept"])
-            # What a round takes besides its steps: rows, the trainer's own start.
+            # The time of a round apart from its steps, such as building rows and the trainer.
             once = np.maximum(fitting - outcome["steps"] * each, 0.0)
             rounds.append((collecting, len(episodes), outcome, each / rows, once))
             self._lengths = longest(episodes) or self._lengths
-        # From the second small round to a whole one, then round by round: what is kept differs between first and later.
+        # Scale the last small round to a whole round, then add up the rounds. The share of episodes that is kept comes
+        # from the first small round for the first round, and from the last one for all others.
         collecting, n, outcome, per_row, once = rounds[-1]
         n_tokens = sampled_tokens(episodes)
         budget, offline = full.training, full.offline
@@ -260,10 +262,10 @@ class Calibration:
             )
 
     def _evaluate(self) -> None:
-        """The final evaluation: of ever more tasks, so that what it costs once is told from what a task costs.
+        """Measures the final evaluation on growing numbers of tasks, to separate its fixed cost from the cost per task.
 
-        What it takes of memory comes on top of what the process holds by then: episodes and rows are many, and are
-        small objects, which no formula counts.
+        Its memory comes on top of what the process holds by then. The many small objects of episodes and rows are in no
+        formula and are estimated from the size of their JSON.
         """
         cfg, tasks, device = self.config.evaluation, len(self._bench.evaluation_tasks()), self._distributed.device
         many = min(tasks, max(self._options.tasks, tasks // 16))
@@ -271,7 +273,7 @@ class Calibration:
         if "evaluation" not in self.known:
             sizes, laps, peaks, n_bytes, seen = sorted({max(1, many // 4), many}), [], [], 0, []
             forget_peak(device)
-            for n in sizes:  # grows as it is read
+            for n in sizes:  # the loop may append a larger size
                 seen.clear()
                 watch, some = Watch(), replace(self._bench.config, evaluation=replace(cfg, n_tasks=n))
                 bench = replace(self._bench, config=some)
@@ -281,8 +283,8 @@ class Calibration:
                 laps.append(watch.lap())
                 peaks.append(peak_memory_gib(device))
                 more = min(tasks, 4 * n)
-                # Two sizes give a line; the larger the second, the less its slope is noise. A cheap evaluation affords
-                # a larger one.
+                # The last two sizes give a line. Its slope is less noisy if the last size is larger, so a larger size
+                # is added if the evaluation is cheap.
                 if n == sizes[-1] and n < more and laps[-1][1] * more / n < CHEAP_S:
                     sizes.append(more)
             last, before = sizes[-1], sizes[-2] if len(sizes) > 1 else 0
@@ -297,8 +299,8 @@ class Calibration:
                 rows = replace(load, rows=n * samples)
                 return sum(memory(self.config, of_model, rows, on_cpu=on_cpu).sampling.values()) / 2**30
 
-            # The formula says where more rows stop to take more (full batches, a full store); the steps that were
-            # measured, how much of it they do take. Growth of a few rows is partly noise, so not all of it is believed.
+            # The formula tells from which number of rows on memory stops growing (full batches, a full cache). It is
+            # scaled by the measured growth, which is partly noise, so the scale is kept between 0.5 and 2.
             share = 1.0
             if before and formula(last) > formula(before):
                 share = float(np.clip(step[1] / (formula(last) - formula(before)), 0.5, 2.0))
@@ -311,7 +313,7 @@ class Calibration:
         self._peak = max(self._peak, held + room)
 
     def _saves(self, trainer: Any, n: int) -> None:
-        """``n`` checkpoints, one of them written for real and removed."""
+        """Adds the cost of ``n`` checkpoints, from one that is written and removed again."""
         if not n:
             return
         Path(self.config.runs_dir).mkdir(parents=True, exist_ok=True)
@@ -331,11 +333,11 @@ class Calibration:
             self._bytes["policy"] = (1 + best) * _bytes_below(Path(folder))
 
     def _longest(self) -> tuple[float, list[float], float]:
-        """Tokens of question and answers, and between these, in the longest episode; their limits if none was seen."""
+        """The lengths that :func:`longest` returned; without an episode, the answers have their token limits."""
         return self._lengths or (0, list(self.config.env.max_new_tokens), 0)
 
     def _count_memory(self) -> None:
-        """What was held, more where the whole run learns more rows at once; and the parts of it, from formulas."""
+        """Sets the memory by part, from formulas, and the peak: the measured one plus a difference from formulas."""
         cfg, sizes, tasks = self.config, Sizes.of(self.config.model), len(self._bench.evaluation_tasks())
         prompt, answers, between = self._longest()
         whole, here = (load_of(one, tasks, prompt, answers, between) for one in (cfg, self._bench.config))
@@ -345,18 +347,21 @@ class Calibration:
         all_of_it = memory(cfg, sizes, whole, on_cpu=on_cpu)
         part = memory(self._bench.config, sizes, here, on_cpu=on_cpu)
         self.found.memory = {"sampling": all_of_it.sampling, "update": all_of_it.update}
-        # Only the difference comes from formulas: their errors are alike for the small run and the whole one, and
-        # cancel.
+        # Only the difference between the whole and the small run comes from formulas, whose errors are similar for both
+        # runs and cancel.
         self.found.peak_memory = self._peak + max(0.0, all_of_it.peak - part.peak) / 2**30
 
 
 def scratch(process: Any) -> str:
-    """How the folders begin, below ``runs_dir``, that a process writes and removes again, to see what saving costs."""
+    """Prefix of the temporary folders below ``runs_dir`` in which a process measures the cost of saving."""
     return f".plan_{process}_"
 
 
 def longest(episodes: Iterable[Any]) -> tuple[float, list[float], float] | None:
-    """Tokens of the question, of the answers, and at most between these, in the longest of episodes; None without."""
+    """Tokens of the question, of each answer, and at most between two answers, in the longest episode.
+
+    Returns ``None`` if no episode has a turn.
+    """
     played = [one.turns for one in episodes if one.turns]
     if not played:
         return None
@@ -368,20 +373,20 @@ def longest(episodes: Iterable[Any]) -> tuple[float, list[float], float] | None:
 
 
 def n_saves(training: TrainingConfig, steps: float, updates: float) -> int:
-    """Checkpoints of a run, the one at its end among them."""
+    """Number of checkpoints of a run, including the one at its end."""
     every = [(steps, training.save_every), (updates, training.save_every_updates)]
     return sum(-(-round(n) // each) for n, each in every if each)
 
 
 def load_of(cfg: Any, tasks: int, prompt: float, answers: list[float], between: float) -> Load:
-    """What passes through the model of a run at once.
+    """The numbers of tokens and rows that pass through a run's model at once.
 
     Args:
-        cfg: The run.
-        tasks: Of its evaluation.
+        cfg: Config of the run.
+        tasks: Number of tasks in the evaluation.
         prompt: Tokens of a question.
         answers: Tokens of each attempt.
-        between: Tokens that are said between attempts.
+        between: Tokens of the messages between two attempts.
     """
     played = tasks * max(1, cfg.evaluation.samples_per_task)
     group = rows = 1
@@ -395,10 +400,10 @@ def load_of(cfg: Any, tasks: int, prompt: float, answers: list[float], between: 
 
 
 def _reduced(config: Any, options: PlanConfig) -> RunConfig:
-    """The run with as little training as tells what it costs."""
+    """The config of the run, with only as much training as is needed to measure its cost."""
     if isinstance(config, TrainConfig):
         algorithm = config.algorithm
-        # So few steps would be warm-up alone, which a run refuses.
+        # Warm-up is removed: these few steps would all be warm-up, and a run refuses such a config.
         stages = {
             name: replace(stage, share=1.0, optim={k: v for k, v in stage.optim.items() if k != "warmup_steps"})
             for name, stage in algorithm.stages.items()
@@ -422,13 +427,13 @@ def _bytes_below(folder: Path) -> int:
 
 
 def calibrate(config: Any, options: PlanConfig, known: dict[str, Any]) -> tuple[Estimate, dict[str, Any]]:
-    """What a run is expected to come to, and what was measured that other arms on the same base share."""
+    """Estimates a run; returns the estimate and the measurements that other arms on the same base can reuse."""
     calibration = Calibration(config, options, known)
     heard, before = io.StringIO(), known.get("said", [])
     try:
         with redirect_stderr(heard):
             estimate = calibration.run()
-    finally:  # what the data say of themselves was said by the first arm's process already
+    finally:  # print messages (such as notes on the data) only once, not again for every arm
         new = [one for one in heard.getvalue().splitlines() if one not in before]
         print(*new, sep="\n", end="\n" if new else "", file=sys.stderr)
     return estimate, calibration.known | {"said": [*before, *new]}

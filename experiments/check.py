@@ -1,7 +1,8 @@
-"""An environment, looked at before a run: ``python -m experiments.check env=rows env.options.path=my.jsonl``.
+"""Checks an environment before a run: ``python -m experiments.check env=rows env.options.path=my.jsonl``.
 
-Tasks and splits, the contract, golds that fail, lengths in the model's tokens, two episodes as the model reads them,
-what sampled responses get, and what to change. Ends with an error if a run would go wrong.
+Prints the numbers of tasks per split, whether the environment keeps its contract, gold responses that fail, lengths in
+the model's tokens, two episodes token by token, the verdicts and rewards of sampled responses, and what to change. Ends
+with an error if a run would go wrong.
 """
 
 import math
@@ -28,21 +29,22 @@ if TYPE_CHECKING:
     from rl.workbench import Workbench
 
 SHOWN = 5
-"""Failing golds, unknown words and the like that a line names."""
+"""How many failing golds, unknown words and the like a message names at most."""
 MAX_SHOWN_TOKENS = 160
 
 
 @dataclass(slots=True)
 class Findings:
-    """What is wrong, so that a run would go wrong; and what would be better otherwise."""
+    """What must be changed because a run would go wrong (``wrong``), and what could be improved (``better``)."""
 
     wrong: list[str] = field(default_factory=list)
     better: list[str] = field(default_factory=list)
 
 
 def run(cfg: CheckConfig) -> None:
-    """Prints what was found; the data first, before torch is loaded."""
-    if cfg.model.path != f"models/{cfg.env.name}":  # one that is named is meant; without one, what can be said is said
+    """Checks the environment and prints what was found; the tasks come first, before torch is loaded."""
+    # The default path may be missing, since most checks need no model; a path that the user has given must exist.
+    if cfg.model.path != f"models/{cfg.env.name}":
         cfg.model.refuse_missing()
     hub.register()
     found, taskset = Findings(), envs.make_taskset(cfg.env.id, cfg.env.task_options, cfg.env.seeds)
@@ -59,7 +61,7 @@ def run(cfg: CheckConfig) -> None:
             "(env.options.few_shot)."
         )
     found.better += size_notes(sizes)
-    # Of rows that are cut by shares more can be had for the asking.
+    # If the splits are cut from one file by shares, a larger share gives more tasks.
     few = [name for name in ("validation", "test") if sizes[name] < 100 and name in cfg.env.task_options]
     if few:
         shares = " ".join(f"env.options.{name}=..." for name in few)
@@ -116,7 +118,7 @@ def _conclude(found: Findings) -> None:
 
 
 def build(cfg: CheckConfig, split: Split) -> "Workbench":
-    """The model, and the environment around it."""
+    """Builds the model and its environment."""
     from rl.config import EvalConfig, RunConfig
     from rl.workbench import Workbench
 
@@ -129,7 +131,7 @@ def build(cfg: CheckConfig, split: Split) -> "Workbench":
 
 
 def check_golds(env: SelfCorrectEnv, tasks: dict[Split, list[Task]], limit: int, found: Findings) -> None:
-    """Grades gold responses of every split; those that do not earn 1 are named."""
+    """Grades gold responses of every split, at most ``limit`` each (0 for all), and names those that do not earn 1."""
     failing, graded, unknown = [], 0, 0
     for split in Split:
         for task in tasks[split][: limit or None]:
@@ -142,7 +144,7 @@ def check_golds(env: SelfCorrectEnv, tasks: dict[Split, list[Task]], limit: int,
                 score = env.taskset.verify(task, gold)
                 if score.value != 1.0:
                     failing.append(f"{task.id} ({score.verdict}{score.reason and ': ' + score.reason})")
-            except Exception as error:  # the verifier is somebody's own
+            except Exception as error:  # a user's own verifier may raise anything
                 failing.append(f"{task.id} ({type(error).__name__}: {error})")
     of = f"of {counted(graded, 'gold that was graded', 'golds that were graded')}"
     earn = counted(graded - len(failing), f"{of} earns 1.", f"{of} earn 1.")
@@ -158,9 +160,9 @@ def check_golds(env: SelfCorrectEnv, tasks: dict[Split, list[Task]], limit: int,
 
 
 def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Findings) -> None:
-    """Prompts and golds in tokens, against the limits of responses and of the context."""
+    """Compares the lengths of prompts and golds, in tokens, with the limits of responses and of the context."""
     config, limit = bench.config.env, bench.context_length
-    # A thousand tasks, evenly spread: tokenizing all of a large data set would take minutes.
+    # Look at no more than a thousand tasks, evenly spread: tokenizing all of a large data set would take minutes.
     looked = tasks[:: math.ceil(len(tasks) / 1000)]
     prompts, golds, texts = {}, {}, []
     for task in looked:
@@ -170,10 +172,10 @@ def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Fi
         texts += [message.content for message in messages[-2:]]
         gold = gold_of(env, task) if isinstance(env, SelfCorrectEnv) else None
         if gold is not None:
-            # And the token that ends the turn, which counts against the limit.
+            # One more for the token that ends the turn, which counts against the limit.
             golds[task.id] = len(bench.tokenizer.encode(gold, add_special_tokens=False)) + 1
             texts.append(gold)
-    # The table, and which tasks are over which limit.
+    # Print the table, and collect the tasks that exceed each limit.
     _title("Lengths, in tokens of the model")
     table = Table(box=None, pad_edge=False)
     for name in ("", "median", "longest", "limit", "over it"):
@@ -191,7 +193,7 @@ def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Fi
             cells = (f"{median(lengths.values()):.0f}", str(max(lengths.values())), f"{most} ({whose})")
             table.add_row(name, *cells, f"{len(over[name])} of {len(lengths)}")
     console.print(table)
-    # What would go wrong, the worst first.
+    # Report what would go wrong, the worst problem first.
     if too_long := over["question"]:
         found.wrong.append(
             f"{counted(len(too_long), 'question leaves', 'questions leave')} no room in the model's context of "
@@ -219,7 +221,7 @@ def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Fi
 
 
 def sample(bench: "Workbench", tasks: Sequence[Task], split: Split, n: int) -> "list[Episode]":
-    """``n`` episodes of different tasks, sampled at temperature 1."""
+    """Samples ``n`` episodes of different tasks at temperature 1; fewer if there are fewer tasks."""
     from rl.rollout import EpisodePlan
     from rl.types import derive_seed
 
@@ -230,13 +232,13 @@ def sample(bench: "Workbench", tasks: Sequence[Task], split: Split, n: int) -> "
 
 
 def show_episodes(bench: "Workbench", episodes: "Sequence[Episode]") -> None:
-    """Episodes token by token: dim what is read, bold what is sampled and learned from, a bar between two tokens."""
+    """Prints episodes token by token, separated by bars: tokens that are read dim, sampled and learned ones bold."""
     for episode in episodes:
         _title(f"Episode of {episode.task_id}: what is read is dim, what is sampled is bold")
         before: tuple[int, ...] = ()
         for turn in episode.turns:
-            # Each prompt repeats the conversation so far, unless the template has rewritten earlier turns; only what is
-            # new is shown.
+            # The prompt of a turn repeats the conversation so far, so only its new tokens are shown. If the template
+            # has rewritten earlier turns, the whole prompt is shown.
             new = turn.prompt_ids[len(before) :] if turn.prompt_ids[: len(before)] == before else turn.prompt_ids
             console.print(_tokens(bench, new, "dim"), _tokens(bench, turn.action_ids, "bold"), sep="", end="")
             verdict = turn.score.verdict if turn.score is not None else "no verdict"
@@ -259,12 +261,12 @@ def _tokens(bench: "Workbench", ids: Sequence[int], style: str) -> Text:
 
 
 def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", found: Findings) -> None:
-    """Verdicts of the sampled attempts, and what they say about limits, form and signal."""
+    """Prints the verdicts of the sampled attempts, and what they mean for token limits, answer form and rewards."""
     _title(f"What {counted(len(episodes), 'sampled episode gets', 'sampled episodes get')}")
-    # A row an attempt.
+    # One row of the table per attempt.
     failed = [episode for episode in episodes if episode.failed]
     attempts = max((len(episode.turns) for episode in episodes), default=0)
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # eleven names just fit 80 columns
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # with this padding, eleven columns fit 80 characters
     others = [verdict for verdict in Verdict if verdict is not Verdict.CORRECT]
     for name in ("turn", "n", "right", *map(str, others), "cut off", "mean reward", "tokens"):
         table.add_column(name, justify="right")
@@ -283,7 +285,7 @@ def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", found: Find
             f"{len(failed)} of {counted(len(episodes), 'episode')} failed. First: {failed[0].task_id}: "
             f"{failed[0].error}"
         )
-    # First attempts alone say whether limit, form and difficulty fit the model.
+    # Only first attempts are judged: whether token limit, answer form and difficulty fit the model shows in them.
     turns = [turn for episode in episodes for turn in episode.turns[:1]]
     if not turns:
         return

@@ -1,4 +1,4 @@
-"""Hydra entry points with a typed schema behind every YAML and errors that a person can act on."""
+"""Hydra entry points: every YAML file is checked by a typed schema, and errors tell the user what to change."""
 
 import importlib
 import json
@@ -77,16 +77,16 @@ _ENTRY_POINTS = {
     "export": ExportConfig,
 }
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""How a cluster, or ``kill``, says that a program is to end."""
+"""Signals by which a cluster or ``kill`` asks a program to end."""
 GROWING = ("compare", "tune", "study")
-"""Programs whose folders may grow: resumed with more arms, seeds or trials they go on from what is there."""
+"""Programs whose folders may grow: they can be resumed with more arms, seeds or trials and keep finished work."""
 console = Console()
 if not console.is_terminal and not os.environ.get("COLUMNS"):
-    console = Console(width=140)  # a log file has no width of its own; tables should not be squeezed into 80 columns
+    console = Console(width=140)  # without a terminal, rich would squeeze tables into 80 columns
 
 
 def register_schemas() -> None:
-    """Puts the dataclasses where the YAML files' ``defaults`` look for them."""
+    """Registers the config dataclasses under the names that the ``defaults`` of the YAML files refer to."""
     OmegaConf.register_new_resolver("or_else", lambda first, second: first or second, replace=True)
     store = ConfigStore.instance()
     for group, node in _GROUPS.items():
@@ -96,11 +96,11 @@ def register_schemas() -> None:
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callable[[], None]]:
-    """Turns a function of a typed config into a program.
+    """Turns a function that takes a typed config into a program.
 
-    Bad configs end with exit status 2 and a message that names the key and the nearest known one; mistakes in values
-    likewise; Ctrl-C with status 130. The function imports what it needs itself: a config is composed and checked, and
-    ``--help`` answered, before anything loads torch.
+    An unknown key or a wrong value ends the program with exit status 2 and a message that names the key; for an
+    unknown key, the message also suggests the nearest known one. Ctrl-C ends the program with status 130. The function
+    should import torch in its body, so that ``--help`` and errors in the config appear before torch is loaded.
     """
 
     def decorate(run: Callable[[Any], object]) -> Callable[[], None]:
@@ -111,9 +111,9 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
                     composed(config_name, sys.argv[1:]), Path(CONFIGS), sys.modules[run.__module__].__doc__ or ""
                 )
                 return
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing; we print below
-            # Before Hydra reads them: a folder that is resumed brings its own overrides, and a free mapping needs its
-            # ++.
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise its errors, which are printed below
+            # Change the arguments before Hydra reads them: the overrides stored in a resumed folder are added, and new
+            # keys of free mappings get the ++ that Hydra demands.
             arguments = [expanded(one) for one in sys.argv[1:]]
             arguments = with_stored(arguments, config_name) if config_name in GROWING else arguments
             groups = [path.name for path in Path(CONFIGS).iterdir() if path.is_dir()]
@@ -122,13 +122,13 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
             try:
                 with terminable():
                     program()
-            except KeyboardInterrupt as error:  # whoever knows where the run is and how it goes on has put it in
+            except KeyboardInterrupt as error:  # its args, if any, tell where the run is kept and how to resume it
                 _say_interrupted(error)
-            except yaml.YAMLError as error:  # a file of somebody's own, below --config-dir
+            except yaml.YAMLError as error:  # from a user's own config file, below --config-dir
                 fail(_no_yaml(error))
             except (HydraException, OmegaConfBaseException) as error:
                 fail(explain(error, known_keys(config_name, sys.argv[1:])))
-            except Exception as error:  # of a job of a sweep
+            except Exception as error:  # raised by a job of a sweep, see Program.__call__
                 _end(error)
 
         main.run = run  # type: ignore[attr-defined]
@@ -138,17 +138,17 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
 
 
 def expanded(override: str) -> str:
-    """An override whose value is a path in somebody's home, ``key=~/path``, as shells leave it behind a key."""
+    """Expands the ``~`` in an override ``key=~/path``, because shells do not expand a ``~`` after ``key=``."""
     key, sign, value = override.partition("=")
     return f"{key}{sign}{os.path.expanduser(value)}" if value.startswith("~/") else override
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal of the cluster or of ``kill``, which ends a program as Ctrl-C does."""
+    """Raised on a signal of the cluster or of ``kill``; ends a program as Ctrl-C does."""
 
 
 def _say_interrupted(error: KeyboardInterrupt) -> NoReturn:
-    """Ends a program that a person or a cluster wanted to end; of several processes of a run one says so."""
+    """Ends a program after Ctrl-C or a signal; with several processes, only the one of rank 0 prints a message."""
     what, status = ("stopped by a signal", os.EX_TEMPFAIL) if isinstance(error, Terminated) else ("interrupted", 130)
     if os.environ.get("RANK", "0") == "0":
         said = error.args or ("the same command begins anew",)
@@ -158,9 +158,10 @@ def _say_interrupted(error: KeyboardInterrupt) -> NoReturn:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM and SIGUSR1 raise :class:`Terminated`, where a run does not note them until its step is done.
+    """Makes SIGTERM and SIGUSR1 raise :class:`Terminated`; a run replaces these handlers while it trains.
 
-    Of several processes that belong to a run none is kept alive by it: their launcher wants them to end at once.
+    With several processes per run, the signals keep their default effect: the launcher expects its processes to end at
+    once.
     """
     alone = os.environ.get("WORLD_SIZE", "1") == "1" and threading.current_thread() is threading.main_thread()
 
@@ -176,7 +177,10 @@ def terminable() -> Iterator[None]:
 
 
 def with_stored(arguments: list[str], program: str) -> list[str]:
-    """Arguments that resume a program, after those that it was last started with; what is given anew counts."""
+    """Adds the overrides stored in the folder that ``resume=<folder>`` names; new values replace stored ones.
+
+    Arguments that resume no folder of this program are returned unchanged.
+    """
     given = {one.partition("=")[0].lstrip("+~"): one.partition("=")[2] for one in arguments}
     path = Path(given.get("resume", "")) / "run.json"
     if "resume" not in given or not path.exists():
@@ -185,18 +189,18 @@ def with_stored(arguments: list[str], program: str) -> list[str]:
         started, *stored = json.loads(path.read_text(encoding="utf-8"))["command"]
         identity = path.with_name(IDENTITY)
         kind = json.loads(identity.read_text(encoding="utf-8"))["kind"] if identity.exists() else program
-    except (OSError, ValueError, KeyError, TypeError):  # what is wrong with the folder is said when it is opened
+    except (OSError, ValueError, KeyError, TypeError):  # the error is reported when the folder is opened
         return arguments
-    if kind != program:  # so is this
+    if kind != program:  # reported when the folder is opened, too
         return arguments
-    if "ipykernel" in started:  # a notebook's own arguments are no overrides
+    if "ipykernel" in started:  # the command line of a notebook's kernel holds no overrides
         return arguments
     kept = [one for one in stored if "=" in one and one.partition("=")[0].lstrip("+~") not in given]
     return [*kept, *arguments]
 
 
 def _no_yaml(error: yaml.YAMLError) -> str:
-    """Where a config file cannot be read, and why, in a sentence."""
+    """A sentence that tells where a config file is invalid YAML, and why."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return f"a config file cannot be read: {' '.join(str(error).split())}"
@@ -205,16 +209,17 @@ def _no_yaml(error: yaml.YAMLError) -> str:
 
 
 def _end(error: Exception) -> None:
-    """Ends the program with a message, if the user can mend what is wrong; else lets the error through."""
-    # What a user's config, data or machine can cause. Anything else is a fault of the program and keeps its traceback.
+    """Ends the program with a message if the user can fix the error; raises any other error again."""
+    # Errors that a user's config, data or machine can cause. Any other error is a bug and keeps its traceback.
     kinds: tuple[type[BaseException], ...] = (UserError, ValueError, TypeError, KeyError, FileNotFoundError)
     kinds += (FileExistsError, ImportError, ConnectionError, SandboxError, HydraException, OmegaConfBaseException)
     for module, name in (("rl.types", "RunStoppedError"), ("rl.backends.engine_vllm_http", "ReplicaError")):
-        if module in sys.modules:  # else nothing can have raised it
+        if module in sys.modules:  # these load torch; a module that is not loaded cannot have raised its error
             kinds += (getattr(sys.modules[module], name),)
     if isinstance(error, OSError) and is_disk_full(error):
         fail(f"no space left on the disk: {error}; make room, or give a folder on another disk, as runs_dir=...")
-    # Before the kinds, since FileNotFoundError is one of them: of the system's errors the file's name is the message.
+    # This check comes before the one on ``kinds``, which include FileNotFoundError: an error of the operating system is
+    # reported with its file name.
     if isinstance(error, OSError) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
         fail(
             f"{error.filename}: {error.strerror}; give a file or folder that this user can read and write\n"
@@ -229,24 +234,24 @@ def _end(error: Exception) -> None:
 
 
 class Program:
-    """What Hydra runs: a program's function on its typed config.
+    """The task that Hydra runs: calls a program's function with its typed config.
 
-    Launchers of sweeps send it to other processes by name; a function of ``__main__`` would be sent with everything
-    that it refers to, terminals included.
+    A launcher of sweeps pickles this task for other processes. A task is pickled as the name of its module, because a
+    function of ``__main__`` would be pickled with everything that it refers to, including objects for the terminal.
 
     Args:
-        module: Of the program, as in ``python -m <module>``.
-        run: Its function, if this is the process that it was started in.
+        module: Module of the program, as in ``python -m <module>``.
+        run: Function of the program; ``None`` in another process, which then imports the function from the module.
     """
 
     def __init__(self, module: str, run: Callable[[Any], object] | None = None) -> None:
         self._module, self._run = module, run
         self.__name__ = module.rpartition(".")[2]
-        self.__code__ = Program.__call__.__code__  # Hydra asks a task for its file
+        self.__code__ = Program.__call__.__code__  # Hydra reads a task's file name from its code object
 
     @classmethod
     def of(cls, run: Callable[[Any], object]) -> "Program":
-        """The job of a function that was defined in a program's module."""
+        """The Hydra task for a function that is defined in a program's module."""
         spec = getattr(sys.modules["__main__"], "__spec__", None)
         if run.__module__ == "__main__" and spec is not None:
             return cls(spec.name, run)
@@ -254,7 +259,7 @@ class Program:
 
     def __call__(self, cfg: DictConfig) -> None:
         """Runs the program on a composed config."""
-        register_schemas()  # in another process nothing is registered yet
+        register_schemas()  # in a process started by a launcher, nothing is registered yet
         try:
             of_hydra: Any = HydraConfig.instance().cfg
             refuse_unknown(of_hydra, but=("hydra.env",))
@@ -270,7 +275,8 @@ class Program:
                 raise UserError(said) from error
         except BaseException as error:
             hydra_folder = Path(HydraConfig.get().runtime.output_dir)
-            # Hydra makes them before anything is checked; the folder in which the program was started is not Hydra's.
+            # Hydra creates its folders before the config is checked, so remove them if they are still empty; but never
+            # a folder that contains the current directory, which is the user's.
             for empty in (hydra_folder, hydra_folder.parent):
                 if not Path.cwd().is_relative_to(empty.resolve()):
                     with suppress(OSError):
@@ -279,19 +285,20 @@ class Program:
                 raise
             _end(error)
 
-    # By the module's name alone: see the class.
+    # Pickles the module's name only, see the docstring of the class.
     def __reduce__(self) -> tuple[Any, ...]:
         return Program, (self._module,)
 
 
 def typed(cfg: DictConfig) -> Any:
-    """A composed config as its dataclass, checked; imports its ``plugins`` first, so that their names are known.
+    """Turns a composed config into its dataclass and checks it, after importing its ``plugins``.
 
-    What the config leaves open about its environment is the choice of the environment's author from here on.
+    Fields of ``env`` that the config leaves open are filled with the defaults of the environment's author.
 
     Raises:
-        UnknownKeyError: If it holds a key that the dataclass does not have.
-        UserError: If there is no such plugin, or no model where ``model.path`` says.
+        UnknownKeyError: If the config holds a key that the dataclass does not have.
+        UserError: If a plugin cannot be imported, or a file, folder, arm or name that the config asks for is missing.
+        FileNotFoundError: If there is no model at ``model.path``.
         ValueError: If a value is out of range.
     """
     refuse_unknown(cfg)
@@ -301,22 +308,23 @@ def typed(cfg: DictConfig) -> Any:
     try:
         config: Any = OmegaConf.to_object(cfg)
     except ValueError:
-        refuse_wrong_arms(cfg)  # says the same with the name of the arm
+        refuse_wrong_arms(cfg)  # raises the same error with the name of the arm, if an arm caused it
         raise
     if hasattr(config, "env"):
         config.env = config.env.settled()
         for name, changes in getattr(getattr(config, "evaluation", None), "transfer", {}).items():
             config.env.changed(changes, f"evaluation.transfer.{name}")
     if type(config) in (schema.TrainConfig, schema.SFTConfig):
-        from rl.refusals import refuse_run  # with torch
+        from rl.refusals import refuse_run  # imported here because it loads torch
 
         refuse_run(config)
     return config
 
 
 def refuse_unknown_choices(overrides: Sequence[str]) -> None:
-    """Raises UserError for a file that a group lacks: Hydra says nothing of it where the group is optional."""
-    if not GlobalHydra.instance().is_initialized():  # in another process, whose overrides were looked at in the first
+    """Raises UserError if a group has no file of the chosen name; Hydra ignores this if the group is optional."""
+    # In a process started by a launcher, Hydra is not initialized; the first process has checked the overrides.
+    if not GlobalHydra.instance().is_initialized():
         return
     for one in overrides:
         group, _, name = one.partition("=")
@@ -328,18 +336,18 @@ def refuse_unknown_choices(overrides: Sequence[str]) -> None:
 
 
 def import_plugin(name: str) -> None:
-    """Imports a module that registers names of its own.
+    """Imports a user's module, which registers names such as environments or rewards.
 
     Raises:
-        UserError: Whatever the module raises, ``SystemExit`` included; Ctrl-C stays Ctrl-C.
+        UserError: If the import raises anything but ``KeyboardInterrupt``; ``SystemExit`` is caught, too.
     """
     try:
         importlib.import_module(name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        # "my.plugin" is missing itself, or a package above it: a typing mistake. Any other missing module is an import
-        # within the plugin, which exists.
+        # If "my.plugin" itself or a package above it is missing, the name is misspelt. If any other module is missing,
+        # the plugin exists and an import inside it fails.
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             said = f"there is no module {name!r} in {Path.cwd()} or on Python's path"
         else:
@@ -350,31 +358,31 @@ def import_plugin(name: str) -> None:
 
 
 def resolved_yaml(cfg: Any) -> str:
-    """A typed config as YAML, everything resolved."""
+    """A typed config as YAML, with all interpolations resolved."""
     return OmegaConf.to_yaml(OmegaConf.structured(cfg), resolve=True)
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the program with a message about what its user can mend, and exit status 2."""
+    """Ends the program with exit status 2 and a message about something that the user can fix."""
     console.print(Text.assemble(("error: ", "bold red"), message))
     sys.exit(2)
 
 
 def known_keys(config_name: str, overrides: Sequence[str] = ()) -> list[str]:
-    """Every whole key of a program's config, as far as possible with the groups that were chosen."""
+    """Every full key (``env.options.n``) of a program's config, with the chosen groups if these can be composed."""
     return [key for key, _ in walk(composed(config_name, overrides))]
 
 
 def composed(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """A program's config with Hydra's own, as far as possible with the groups that were chosen."""
-    # Choices of groups alone: values may be what is wrong, and the keys do not depend on them.
+    """A program's config together with Hydra's own, with the chosen groups if these can be composed."""
+    # Only choices of groups are applied: other overrides may be invalid, and the keys do not depend on them.
     groups = [one for one in overrides if "." not in one.split("=")[0] and (Path(CONFIGS) / one.split("=")[0]).is_dir()]
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONFIGS, version_base=None):
         try:
             return compose(config_name, groups, return_hydra_config=True)
         except HydraException:
-            # A group that must be chosen and was not: any option of it has the keys of all.
+            # A group that must be chosen was not chosen. All of its options have the same keys, so take the first.
             entries = yaml.safe_load((Path(CONFIGS) / f"{config_name}.yaml").read_text("utf-8"))["defaults"]
             open_ones = [
                 group for entry in entries if isinstance(entry, dict) for group in entry if entry[group] == "???"

@@ -1,8 +1,9 @@
 """Offline SFT against online RL: ``python -m experiments.compare``.
 
-Every arm starts from the same base and spends the same number of sampled episodes; an executor runs arms and seeds, on
-this machine or on a cluster. What is finished stays finished: an interrupted comparison goes on with
-``resume=<folder>``, which takes its overrides from there and may add arms and seeds.
+Every arm starts from the same base model and spends the same budget: sampled episodes by default, or sampled tokens or
+optimiser steps. An executor runs every arm with every seed, on this machine or on a cluster. Finished runs are kept:
+``resume=<folder>`` continues an interrupted comparison with the overrides stored in its folder, and may add arms and
+seeds.
 """
 
 import time
@@ -34,15 +35,15 @@ POLL_S = 0.3
 
 
 def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
-    """The jobs of a comparison: the base once, arms that train nothing once, then every other arm seed by seed.
+    """The jobs of a comparison: the base and other untrained arms once, then the trained arms with every seed.
 
     Args:
-        cfg: The comparison.
-        folder: Its folder.
-        threads: Torch threads of a job, where the config does not say.
+        cfg: Config of the comparison.
+        folder: Folder of the comparison; every job gets a folder below it.
+        threads: Torch threads of a job, used if the config sets none.
 
     Raises:
-        UserError: If an arm is unknown or none, or arms would not spend the same budget.
+        UserError: If no arm is given, an arm is unknown or cannot be run, or the arms would not spend the same budget.
     """
     cfg = replace(cfg, env=cfg.env.settled())
     refuse_unknown_arms(cfg)
@@ -50,46 +51,46 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
     arms = {BASE: ("as_it_is", RunConfig(**shared), {})} | {
         name: arm_config(name, entry, cfg, shared) for name, entry in cfg.arms.items()
     }
-    for name in cfg.include:  # before the first of them is run
+    for name in cfg.include:  # an arm that cannot be run is refused before any job starts
         refuse_arm(name, arms[name][1], cfg)
     jobs = []
     for seed in cfg.seeds:
         for name in (BASE, *cfg.include):
             kind, config, options = arms[name]
-            # What trains nothing has one run with seed 0, which stands beside every seed of the others.
+            # An untrained arm is run once, with seed 0; this run is compared with every seed of the trained arms.
             one_for_all = kind == "as_it_is"
             if one_for_all and seed != cfg.seeds[0]:
                 continue
             seed_of = 0 if one_for_all else seed
             place = folder / "arms" / name / f"seed_{seed_of}"
             jobs.append(Job.make(kind, name, seed_of, replace(config, seed=seed_of), place, options))
-    # The base first: where it cannot be evaluated no arm can, and that shows at once.
+    # The base comes first: if it cannot be evaluated, no arm can, and the error shows before anything is trained.
     jobs.sort(key=lambda job: job.kind != "as_it_is")
     refuse_unequal_budgets(jobs, cfg.match)
     return jobs
 
 
 def refuse_arm(name: str, config: Any, cfg: ArmsConfig) -> None:
-    """Raises UserError for what an arm cannot be run with, by the arm's keys."""
-    from rl.refusals import refuse_run  # with torch, which --help can do without
+    """Raises UserError if an arm's config cannot be run; the message names the keys as ``arms.<name>....``."""
+    from rl.refusals import refuse_run  # imported here because it loads torch, which --help does not need
 
     try:
         refuse_run(config)
     except ValueError as error:
-        # What is set for all arms one alone may have no use for.
+        # ``env`` is shared by all arms. If a single arm cannot use a value there, the others may still run without it.
         leave = f", or leave {name} out of include" if str(error).startswith("env.") and cfg.include[1:] else ""
         raise UserError(of_arm(name, str(error)) + leave) from None
 
 
 def shared_by_arms(cfg: ArmsConfig, threads: int) -> dict[str, Any]:
-    """What the configs of all arms have in common; ``threads`` counts where the config does not say."""
+    """The fields that the configs of all arms share; ``threads`` is used if the config sets no number of threads."""
     shared: dict[str, Any] = {"runs_dir": cfg.runs_dir, "data_dir": cfg.data_dir, "plugins": cfg.plugins}
     shared |= {"name": cfg.name, "model": cfg.model, "env": cfg.env, "engine": cfg.engine}
     return shared | {"evaluation": cfg.evaluation, "threads": cfg.threads or threads}
 
 
 def arm_config(name: str, entry: Any, cfg: ArmsConfig, shared: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
-    """Kind, config and further options of an arm, from its entry in ``arms``."""
+    """An arm's kind (a name in ``ARMS``), config and further options, from its entry in the comparison's ``arms``."""
     if isinstance(entry, AlgorithmConfig):
         return "online", TrainConfig(algorithm=entry, training=cfg.training, **shared), {}
     if isinstance(entry, OfflineConfig):
@@ -98,7 +99,8 @@ def arm_config(name: str, entry: Any, cfg: ArmsConfig, shared: dict[str, Any]) -
     if isinstance(entry, PromptingConfig):
         changed = _asked_otherwise(entry, cfg) if name in cfg.include else cfg.env
         return "as_it_is", RunConfig(**{**shared, "env": changed}), {}
-    kind, options = entry["kind"], {key: value for key, value in entry.items() if key != "kind"}  # of another module
+    # Any other entry is a mapping for a kind of arm that another module has registered.
+    kind, options = entry["kind"], {key: value for key, value in entry.items() if key != "kind"}
     known = {"training": cfg.training} | shared
     schema = ARMS[kind].schema  # type: ignore[attr-defined]
     return kind, schema(**{key: known[key] for key in known if key in schema.__dataclass_fields__}), options
@@ -115,7 +117,7 @@ def _asked_otherwise(arm: PromptingConfig, cfg: ArmsConfig) -> EnvConfig:
 
 
 def refuse_unequal_budgets(jobs: Sequence[Job], match: str) -> None:
-    """Raises UserError if arms cannot spend the same; tokens are counted while they are sampled."""
+    """Raises UserError if the arms' budgets differ; budgets in tokens are not compared: they are met while sampling."""
     if match == "tokens":
         return
     key, unit = {
@@ -132,21 +134,21 @@ def refuse_unequal_budgets(jobs: Sequence[Job], match: str) -> None:
 
 
 def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries: int = 0) -> dict[str, str]:
-    """Runs jobs through an executor; returns the errors of those that did not finish, by arm and seed.
+    """Runs jobs through an executor; returns the errors of the jobs that did not finish, by ``<arm>/<seed>``.
 
     Args:
-        jobs: What is to be done.
-        executor: What runs them.
-        display: Shows what they say of themselves in their folders.
-        retries: How often a job that crashed is handed over again.
+        jobs: The jobs to run.
+        executor: Starts the jobs.
+        display: Shows the progress that the jobs write to their folders.
+        retries: How often a crashed job is submitted again.
     """
     for job in jobs:
         job.write()
     waiting = dict(zip([job.who for job in jobs], executor.submit([job.folder for job in jobs]), strict=True))
     by_name, tries, failed = {job.who: job for job in jobs}, Counter(), {}
     reporters, news = {job.who: display.reporter(job.who) for job in jobs}, News()
-    # Everything is read from the jobs' folders, and the handle is only asked whether it is done: it may be a process
-    # here, a job of a cluster or a task elsewhere.
+    # Progress and results are read from the jobs' folders. A handle may stand for a local process, a cluster job or a
+    # remote task, so all that it has to tell is whether the job has ended, and with which error.
     while waiting:
         time.sleep(POLL_S)
         for who, task in list(waiting.items()):
@@ -158,7 +160,7 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries:
             if not task.done():
                 continue
             error = "" if job.is_done else job.error or str(task.exception() or "ended without a result")
-            # Handed over again, it goes on from its last checkpoint.
+            # A job that is submitted again resumes from its last checkpoint.
             if error and tries[who] < retries:
                 tries[who] += 1
                 job.write()
@@ -172,7 +174,7 @@ def run_jobs(jobs: Sequence[Job], executor: Executor, display: Display, retries:
 
 
 def say_crashed(crashed: Mapping[str, str]) -> None:
-    """Prints the last line of every error once, after all jobs that ended with it."""
+    """Prints the last line of each distinct error once, preceded by the names of all jobs that ended with it."""
     who_of: dict[str, list[str]] = {}
     for who, error in crashed.items():
         who_of.setdefault(error.strip().splitlines()[-1], []).append(who)
@@ -181,11 +183,11 @@ def say_crashed(crashed: Mapping[str, str]) -> None:
 
 
 def plan_cross(cfg: CompareConfig, jobs: list[Job], folder: Path) -> list[Job]:
-    """One table of correctors and authors per seed, over the arms that have finished."""
+    """Jobs for the tables of who corrects whom: one per seed, over the base and the arms that have finished."""
     if not cfg.cross or cfg.env.attempts < 2:
         return []
     base, tables = jobs[0], []
-    if not base.is_done:  # every table needs its first attempts
+    if not base.is_done:  # every table contains the base's first attempts
         return []
     for seed in cfg.seeds:
         done = [job for job in jobs if job.kind != "as_it_is" and job.seed == seed and job.is_done]
@@ -196,7 +198,7 @@ def plan_cross(cfg: CompareConfig, jobs: list[Job], folder: Path) -> list[Job]:
 
 
 def refuse_changed_config(job: Job) -> None:
-    """Raises UserError if a finished job was run with another config than the one asked for now."""
+    """Raises UserError if a finished job was run with a config that differs from the current one."""
     before = leaves(OmegaConf.load(job.folder / "config.yaml"))
     now = leaves(OmegaConf.create(resolved_yaml(job.arm.config)))
     changed = {key for key in now.keys() | before.keys() if now.get(key) != before.get(key)}
@@ -208,7 +210,7 @@ def refuse_changed_config(job: Job) -> None:
 
 
 def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
-    """The comparison with the arms and seeds that its folder holds already; those of ``cfg`` come after them."""
+    """Adds the arms and seeds stored in a comparison's folder to ``cfg``: the stored ones first, then the new ones."""
     if not (folder / "config.yaml").exists():
         return cfg
     stored: Any = OmegaConf.load(folder / "config.yaml")
@@ -222,8 +224,8 @@ def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
 
 
 def run(cfg: CompareConfig) -> Path:
-    """Runs what is not finished yet, and reports; returns the folder."""
-    plan(cfg, Path(cfg.runs_dir))  # what is wrong with it is said before anything is loaded
+    """Runs a comparison's unfinished jobs and writes the report; returns the comparison's folder."""
+    plan(cfg, Path(cfg.runs_dir))  # a wrong config is refused before a folder is made
     from experiments.folders import open_run
 
     with open_run(cfg, "compare") as folder:
@@ -235,7 +237,7 @@ main = entry_point("compare")(run)
 
 
 def say_before(cfg: CompareConfig, jobs: Sequence[Job]) -> None:
-    """Prints what a reader of the tables has to know of the arms: budgets, stages and values that reach nothing."""
+    """Prints what a reader of the tables must know: unspent budgets, skipped stages, unused values, untuned arms."""
     from rl.refusals import notes_of_arm
 
     if note := next(filter(None, (uneven_budget(job.arm.config) for job in jobs)), ""):
@@ -252,18 +254,19 @@ def say_before(cfg: CompareConfig, jobs: Sequence[Job]) -> None:
 
 
 def compare(cfg: CompareConfig, folder: Path) -> None:
-    """Runs what is not finished yet in a comparison's folder, and reports."""
+    """Runs the unfinished jobs in a comparison's folder and writes the report."""
     from experiments.report import write_report
 
     began, crashed = time.perf_counter(), {}
     with running(cfg, folder) as executor:
-        # What is finished already must have been run with the config that is asked for now.
+        # Finished jobs are not run again, so they must have been run with the current config.
         jobs = plan(cfg, folder, executor.threads)
         done = [job for job in jobs if job.is_done]
         for job in done:
             refuse_changed_config(job)
-        describe_run(folder, resolved_yaml(cfg))  # what was refused is not what the folder is resumed with next time
-        # What is about to happen, and what a reader of the tables would have to know.
+        # Written only now: a refused config must not become the one that the folder is resumed with next time.
+        describe_run(folder, resolved_yaml(cfg))
+        # Print what is about to run, and notes for readers of the tables.
         todo = [job for job in jobs if not job.is_done]
         budget = cfg.training.tokens or max(job.arm.budget(cfg.match) for job in jobs)
         of = f"of {counted(len(jobs), 'job')}"
@@ -276,7 +279,7 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
             soft_wrap=True,
         )
         say_before(cfg, jobs)
-        # Who corrects whom is planned only when the arms have finished, since it needs their policies.
+        # The tables of who corrects whom are planned only after the arms have finished: they need the arms' policies.
         for work in (lambda: todo, lambda: plan_cross(cfg, jobs, folder)):
             with Display(console, one_run=False) as display:
                 crashed |= run_jobs(work(), executor, display, cfg.retries)

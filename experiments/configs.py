@@ -1,7 +1,8 @@
-"""A program's config in Python, as its command line would make it: for notebooks and for scripts of one's own.
+"""Makes a program's config in Python as its command line does, for notebooks and scripts.
 
-``config("train", env="repair", algorithm="grpo")`` is what ``python -m experiments.train env=repair algorithm=grpo``
-runs: composed from the same files, checked by the same schema, refused with the same sentences.
+``config("train", env="repair", algorithm="grpo")`` returns the config that
+``python -m experiments.train env=repair algorithm=grpo`` runs. It is composed from the same files and checked by the
+same schema, with the same error messages.
 """
 
 from collections.abc import Iterator
@@ -23,18 +24,19 @@ def config(program: str, *overrides: str, **values: Any) -> Any:
     """The typed config of a program.
 
     Args:
-        program: ``train``, ``sft``, ``evaluate``, ``compare``, ``study`` or another that takes a config.
-        *overrides: As on the command line, ``"algorithm.advantage=rloo"``.
-        **values: The same by keyword, before those: a choice of a group or a value (``env="repair"``, ``seed=1``), a
-            list, or what lies within a key as a dictionary (``training={"episodes": 512}``).
+        program: Name of the program: ``train``, ``sft``, ``evaluate``, ``compare``, ``study`` or another that takes a
+            config.
+        *overrides: Overrides as on the command line, such as ``"algorithm.advantage=rloo"``.
+        **values: Overrides by keyword, applied before ``overrides``: a choice of a group (``env="repair"``), a value
+            (``seed=1``), a list, or a dictionary of the keys below this one (``training={"episodes": 512}``).
 
     Returns:
-        A dataclass of ``rl/config`` or ``experiments/schema.py``; ``dataclasses.replace`` makes another one of it.
+        A dataclass of ``rl/config`` or ``experiments/schema.py``; ``dataclasses.replace`` makes a changed copy.
 
     Raises:
-        ValueError: For an unknown program or key, or a value that does not fit; says the nearest known one.
-        FileNotFoundError: If no model is where ``model.path`` says.
-        experiments.cli.UserError: For an unknown arm, or a plugin that cannot be imported.
+        ValueError: If a program or key is unknown, or a value is wrong; the message suggests the nearest known name.
+        FileNotFoundError: If there is no model at ``model.path``.
+        experiments.cli.UserError: If an arm is unknown, or a plugin cannot be imported.
     """
     if program not in _ENTRY_POINTS:
         raise ValueError(f"{program}: no program{nearest(program, _ENTRY_POINTS)} Known: {', '.join(_ENTRY_POINTS)}")
@@ -48,7 +50,7 @@ def config(program: str, *overrides: str, **values: Any) -> Any:
             raise ValueError(f"{key}={value!r}: the name of one is needed here. Known: {', '.join(options)}")
     given = [*(line for key, value in values.items() for line in _lines(key, value)), *overrides]
     register_schemas()
-    held = GlobalHydra.instance().hydra  # of a program that this is called in
+    held = GlobalHydra.instance().hydra  # set if the caller is itself a Hydra program; restored below
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(CONFIGS, version_base=None):
@@ -61,7 +63,7 @@ def config(program: str, *overrides: str, **values: Any) -> Any:
 
 
 def _lines(key: str, value: Any) -> Iterator[str]:
-    """A value as overrides: a dictionary as those of its keys, everything else quoted as Hydra reads it."""
+    """Yields a value as quoted Hydra overrides: one per inner key of a dictionary, a single one for other values."""
     if isinstance(value, dict) and value:
         for inner, held in value.items():
             yield from _lines(f"{key}.{inner}", held)

@@ -1,7 +1,8 @@
-"""What was said in the episodes of a folder of runs, in the ``messages`` form that other tools read.
+"""Conversations of the episodes in a folder of runs, as lists of ``messages`` that other tools can read.
 
-A run stores what the policy wrote and what its verifier said. What the environment said is played again: the run's
-environment is built from its config, and its verifier repeats the stored scores instead of computing them.
+A run stores the policy's texts and the verifier's scores, but not the environment's messages. These are generated
+again: the environment is built from the run's config and replays each episode, with a verifier that returns the stored
+scores instead of computing them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,16 +27,16 @@ SOLVER = "solver"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One of the policy's own messages.
+    """One message that the policy wrote, with its score.
 
     Args:
-        message: Its index in the conversation.
-        reward: Raw reward.
-        verdict: What the verifier said, by name; ``None`` where nobody verified it.
-        answer: The final answer as people read it.
-        tokens: How many were sampled; ``None`` where that was not stored.
-        truncated: Whether the token limit cut it off.
-        advantages: Of every sampled token; empty off the training episodes.
+        message: Index of the message in the conversation.
+        reward: Raw reward of the message.
+        verdict: Name of the verifier's verdict; ``None`` if the message was not verified.
+        answer: The final answer in readable form.
+        tokens: Number of sampled tokens; ``None`` if it was not stored.
+        truncated: Whether the token limit cut the message off; ``None`` if this was not stored.
+        advantages: Advantage of every sampled token; empty outside training episodes.
     """
 
     message: int
@@ -49,24 +50,24 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What one role of one episode read and wrote.
+    """The conversation of one episode as one of its roles saw it.
 
     Args:
-        messages: ``{"role", "content"}``, system, user and assistant.
-        replies: The policy's own among them, with scores and advantages; other assistant messages are examples.
-        role: Who speaks as the assistant: ``solver``, ``verifier``, ...
-        run: The run's folder, below the exported one.
-        arm: Which method.
-        seed: Which training run.
-        mode: ``greedy``, ``sampled``, ..., or ``training``.
-        step: Of a training episode, or of a study's sample.
-        task_id: Which task.
-        sample: Index of the sample of this task.
-        question: Of the task.
-        gold: The right answer.
+        messages: Messages ``{"role", "content"}`` with the roles system, user and assistant.
+        replies: Scores and advantages of the messages that the policy wrote; other assistant messages are examples.
+        role: The environment's role that speaks as the assistant: ``solver``, ``verifier``, ...
+        run: The run's folder, relative to the exported folder.
+        arm: Name of the method.
+        seed: Seed of the run.
+        mode: ``greedy``, ``sampled``, ... or ``training``; for a study's sample, the name of the study.
+        step: Training step of a training episode or of a study's sample; ``None`` for an evaluated episode.
+        task_id: Id of the task.
+        sample: Index of the episode among those of the same task; for a study's sample, its line in ``rows.jsonl``.
+        question: Question of the task.
+        gold: The correct answer; ``None`` if there is none.
         stop_reason: Why the episode ended.
-        failed: Whether it was broken off; then its scores count in no rate.
-        more: Whatever else a study wrote about its sample.
+        failed: Whether the episode was broken off; its scores then count in no rate.
+        more: Further columns that a study wrote about its sample.
     """
 
     messages: list[dict[str, str]]
@@ -87,13 +88,13 @@ class Conversation:
 
 
 class _Recorded:
-    """A task set whose verifier says what was stored, and verifies what was not."""
+    """A task set whose verifier returns the stored scores, and verifies only responses without a stored score."""
 
     def __init__(self, taskset: TaskSet) -> None:
         self._taskset = taskset
         self.scores: Iterator[Score | None] = iter(())
 
-    def __getattr__(self, name: str) -> Any:  # what else a task set may have, such as its examples
+    def __getattr__(self, name: str) -> Any:  # other attributes that a task set may have, such as ``examples``
         return getattr(self._taskset, name)
 
     def load(self, split: Split) -> Sequence[Task]:
@@ -102,15 +103,22 @@ class _Recorded:
     def gold_response(self, task: Task) -> str:
         return self._taskset.gold_response(task)
 
-    # Environments verify their attempts in order, so the stored scores are handed out in order. Verifying again could
-    # give another verdict (a time limit, chance), and code would have to be run.
+    # Environments verify attempts in order, so the stored scores are returned in order. Verifying again would have to
+    # run code, and could give another verdict because of time limits or chance.
     def verify(self, task: Task, response: str) -> Score:
         return next(self.scores, None) or self._taskset.verify(task, response)
 
 
 @dataclass(frozen=True, slots=True)
 class _Spoken:
-    """Where the policy's text stands: which message, which turn of the episode, which attempt or other words."""
+    """The place of one text of the policy.
+
+    Args:
+        message: Index of the message in the role's conversation.
+        turn: Index of the turn in the episode.
+        index: Index of the text among the solver's attempts, or among the texts of other roles if ``is_other``.
+        is_other: Whether another role than the solver wrote the text.
+    """
 
     message: int
     turn: int
@@ -120,25 +128,25 @@ class _Spoken:
 
 @dataclass(slots=True)
 class _Part:
-    """A role's side of an episode."""
+    """The messages of an episode that one role read and wrote."""
 
     messages: list[Message] = field(default_factory=list)
     spoken: list[_Spoken] = field(default_factory=list)
 
 
 class Replay:
-    """The environment of a run, once more.
+    """Rebuilds the environment of a run to generate its messages again.
 
     Args:
-        config: Of the environment, as a run stored it; keys of another version are left out.
-        split: Of its tasks.
+        config: Config of the environment as stored by the run; keys that this version does not know are ignored.
+        split: Split that the episodes' tasks belong to.
 
     Raises:
-        UserError: If the environment cannot be built here.
+        UserError: If the environment cannot be built on this machine.
     """
 
     def __init__(self, config: Any, split: Split) -> None:
-        from rl.workbench import make_env, make_taskset  # torch, which a frame does without
+        from rl.workbench import make_env, make_taskset  # imported here because it loads torch
 
         known = {one.name for one in fields(EnvConfig)}
         given = {str(name): value for name, value in config.items() if name in known}
@@ -157,20 +165,20 @@ class Replay:
         self._envs: dict[int, Any] = {}
 
     def play(self, row: EvalRow) -> dict[str, "_Part"]:
-        """What every role of an episode read and wrote, in its order."""
+        """Replays an episode; returns the messages that every role read and wrote, in order."""
         if (task := self.tasks.get(row.task_id)) is None:
             raise UserError(
                 f"task {row.task_id!r} of these runs is not in {self._config.id} any more: was its data changed?"
             )
         env = self._envs[row.attempts] = self._envs.get(row.attempts) or self._make(row.attempts)
         self._taskset.scores = iter(self._scores(row))
-        # Rows keep the solver's attempts apart from what other roles said; together, in the order of turns, they are
-        # the episode.
+        # A row stores the solver's attempts (``texts``) apart from the texts of other roles (``said``). The role that
+        # the environment names for a turn tells which of the two holds the turn's text.
         others = {role for role, _, _ in row.said}
         own, said = iter(enumerate(row.texts)), iter(enumerate(text for _, text, _ in row.said))
         parts: dict[str, _Part] = {}
         try:
-            # A generated task is drawn from its seed, any other is handed over.
+            # A generated task is generated again from its seed; any other task is passed to the environment.
             seeded = {"seed": task.seed} if task.seed is not None else {"options": {"task": task}}
             observation, info = env.reset(**seeded)
             for turn in range(len(row.texts) + len(row.said)):
@@ -183,14 +191,14 @@ class Replay:
                 observation, _, terminated, truncated, info = env.step(text)
                 if terminated or truncated:
                     break
-        except Exception:  # of an environment's author; it is what broke the episode off then
+        except Exception:  # an error in the environment, which has broken off the original episode, too
             if not row.failed:
                 raise
         return parts
 
     def _scores(self, row: EvalRow) -> Iterator[Score | None]:
-        # An environment whose feedback shows a program's run needs what the verifier observed. Rows of an older version
-        # have none, so there the program is verified again.
+        # Feedback that shows the output of a program needs the verifier's observations. Rows of an older version have
+        # none; in this case no score is given, and the program is verified again.
         seen = row.observations or ("",) * len(row.verdicts)
         for verdict, reward, answer, observation in zip(row.verdicts, row.rewards, row.answers, seen, strict=True):
             told = verdict in tuple(Verdict) and (row.observations or not self._observes)
@@ -198,13 +206,13 @@ class Replay:
 
 
 def conversations(folder: Path) -> Iterator[Conversation]:
-    """Every conversation below a folder: evaluated episodes, training episodes that runs kept, samples of studies.
+    """Yields the conversations below a folder: evaluated episodes, stored training episodes, samples of studies.
 
-    Episodes of controls are left out: what they were asked was exchanged, and is not stored.
+    Episodes of controls are left out: a control exchanges what the policy reads, and this is not stored.
 
     Raises:
-        FileNotFoundError: If the folder holds no finished run.
-        UserError: If an environment cannot be built here, or has other tasks now.
+        FileNotFoundError: If the folder holds neither a finished run nor a study.
+        UserError: If an environment cannot be built on this machine, or its tasks have changed since the run.
     """
     seeds = study_seeds(folder)
     for seed in seeds:
@@ -220,13 +228,13 @@ def conversations(folder: Path) -> Iterator[Conversation]:
     for row in store.rows:
         if row.mode not in CONTROLS:
             rows.setdefault((row.arm, row.seed), []).append(row)
-    replays: dict[str, Replay] = {}  # environments and their tasks are loaded once, not once a run
+    replays: dict[str, Replay] = {}  # shared by all runs, so that each environment and its tasks are loaded only once
     for key, run in store.runs.items():
         yield from _of_run(run, rows.get(key, []), store, replays)
 
 
 def _of_study(sample: dict[str, Any], line: int, seed: Path, folder: Path) -> Conversation:
-    """One sample of a study: its prompt and its answer, whatever its notation."""
+    """One sample of a study as a conversation of two messages: the prompt and the answer."""
     known = ("arm", "seed", "step", "prompt", "answer", "gold")
     prompt, answer, gold = (sample.get(name) for name in known[3:])
     right = sample.get("right")
@@ -250,7 +258,8 @@ def _of_study(sample: dict[str, Any], line: int, seed: Path, folder: Path) -> Co
 
 
 def _of_run(run: Run, rows: list[EvalRow], store: Store, replays: dict[str, Replay]) -> Iterator[Conversation]:
-    config = run.config if run.config.get("env") else store.config  # a comparison keeps it once, in its own folder
+    # A run without an environment in its own config belongs to a comparison, whose config names the environment.
+    config = run.config if run.config.get("env") else store.config
     if not config.get("env"):
         raise UserError(f"{run.folder}: no config.yaml says which environment it was played in")
     settings = config.get("evaluation") or {}
@@ -283,7 +292,7 @@ def _told(
     step: int | None = None,
     advantages: Sequence[list[float]] = (),
 ) -> Iterator[Conversation]:
-    """A conversation for each role of an episode."""
+    """Yields one conversation for each role of an episode."""
     columns = (row.rewards, row.verdicts, row.answers, row.n_tokens, row.truncated)
     scored: list[Any] = list(zip(*columns, strict=True))
     task = replay.tasks[row.task_id]

@@ -1,4 +1,4 @@
-"""Who corrects whom: second attempts of every arm at the first attempts of every arm.
+"""Who corrects whom: every arm makes second attempts that follow the first attempts of every arm.
 
 An arm that corrects its own first attempts but not the base's (or the other way round) has learned a distribution, not
 a skill; SCoRe's Figure 4 shows one row of this table over time.
@@ -17,16 +17,17 @@ from rl.workbench import Workbench
 
 
 def run_cross(config: RunConfig, policies: dict[str, str], n_tasks: int, folder: Path, report: Report) -> None:
-    """Fills the table and writes ``cross.json``: for each pair of arms, how many of how many wrong ones were fixed.
+    """Plays the table and writes ``cross.json``: for each pair of arms, how many wrong first attempts were fixed.
 
     Args:
-        config: Of the base.
-        policies: Folders of the finished arms' policies, by arm.
-        n_tasks: Test tasks of each cell.
-        folder: Where the table goes.
-        report: Told what is going on.
+        config: Config of the base.
+        policies: Paths of the policies of the base and the finished arms, by arm.
+        n_tasks: Number of tasks per cell of the table.
+        folder: Folder to write ``cross.json`` to.
+        report: Called with the progress.
     """
-    # One policy in memory at a time: first attempts of all, then each one as corrector of all of these.
+    # To hold only one policy in memory, collect the first attempts of all policies one after another. Then load each
+    # policy again and let it make second attempts after all of these.
     n, firsts = len(policies), {}
     for i, (arm, path) in enumerate(policies.items()):
         bench = _bench(config, path)

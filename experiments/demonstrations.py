@@ -1,10 +1,10 @@
-"""By name, who writes the attempts from which a warm start learns the form of an environment.
+"""Demonstrations, by name: functions that write attempts from which a warm start learns an environment's answer form.
 
 A demonstration is a function ``(task set, task, rng, **options) -> attempts``: the texts of one conversation in order.
-``@DEMONSTRATIONS.register("mine")`` adds one. What they share is the situation in which reinforcement can find
-something: the attempt and its correction are written as the environment expects them, many first attempts are wrong,
-and of the answers to an error only few are the right kind, so that the greedy answer repeats itself and a sampled one
-sometimes does not.
+``@DEMONSTRATIONS.register("mine")`` adds one. All demonstrations create a situation in which RL can learn to correct:
+attempts and corrections have the form that the environment expects, many first attempts are wrong, and only few wrong
+attempts are followed by a correction. The greedy policy then repeats its wrong answer, while sampling sometimes finds
+the correction.
 """
 
 import random
@@ -27,10 +27,9 @@ class Shares:
     """Options of a demonstration of two attempts.
 
     Args:
-        right: Share of first attempts that are right; these are repeated.
-        corrects: Share of wrong first attempts that are followed by a correction.
-        repeats: Share of wrong first attempts that are followed by themselves. The rest is followed by something else
-            that is wrong.
+        right: Share of first attempts that are right; the second attempt repeats them.
+        corrects: Share of wrong first attempts that the second attempt corrects.
+        repeats: Share of wrong first attempts that the second attempt repeats; after the rest, it makes a new error.
     """
 
     right: float = 0.4
@@ -45,7 +44,7 @@ class Shares:
 
 @DEMONSTRATIONS.register("sums", options=Shares)
 def sums(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects: float, repeats: float) -> list[str]:
-    """A sum, perhaps with a slip; a correction is worked out from the own number and the miss."""
+    """A sum, perhaps with a slip; a correction computes the sum from the wrong number and its distance to the sum."""
     if not re.fullmatch(r"-?[0-9]+", task.gold):
         raise ValueError(f"demonstration=sums: the answer of {task.id} is {task.gold[:40]!r}, which is no whole number")
     if rng.random() < right:
@@ -58,7 +57,7 @@ def sums(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects
 
 @DEMONSTRATIONS.register("mend", options=Shares, needs=("reckoned", "slipped", "worked_out"))
 def mend(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects: float, repeats: float) -> list[str]:
-    """An equation, perhaps solved with a slip; a correction is worked out from the number and its two sides."""
+    """An equation, perhaps solved with a slip; a correction computes the solution from the wrong one's two sides."""
     gold = taskset.reckoned(task, task.gold)
     if rng.random() < right:
         return [gold, gold]

@@ -1,7 +1,7 @@
-"""``python -m experiments.doctor``: what this machine can do, and what is missing for which command.
+"""Shows what this machine can do, and what is missing for which command: ``python -m experiments.doctor``.
 
-Nothing is installed or changed, and torch is not loaded. Ends with status 1 if something is missing that every run
-needs.
+The program installs and changes nothing, and does not load torch. It ends with status 1 if something is missing that
+every run needs.
 """
 
 import argparse
@@ -28,19 +28,19 @@ from rewards.wording import counted
 
 PROJECT = "errata-rl"
 PYTHONS = ((3, 11), (3, 13))
-"""Oldest and newest Python that the versions of the dependencies have been released for."""
+"""Oldest and newest Python version for which all dependencies have been released."""
 DISK_GIB, MEMORY_GIB = 2.0, 2.0
-"""What the demo takes, generously."""
+"""Free disk space and memory that the demo needs, with a margin."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found of one thing.
+    """The result of one check.
 
     Args:
-        works: Whether it can be used.
-        said: What is there, or what is not.
-        remedy: What would help; empty where it works.
+        works: Whether the checked thing can be used.
+        said: What was found, or what is missing.
+        remedy: What would help; empty if the thing works.
     """
 
     works: bool
@@ -49,7 +49,7 @@ class Found:
 
 
 def installed(name: str) -> str | None:
-    """The version of a package, or ``None``."""
+    """The version of a package; ``None`` if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -57,7 +57,7 @@ def installed(name: str) -> str | None:
 
 
 def python() -> Found:
-    """The interpreter."""
+    """Checks the version of the Python interpreter."""
     here, (oldest, newest) = sys.version_info[:2], PYTHONS
     fits = oldest <= here <= newest
     wanted = f"Python {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}: make setup PYTHON=python3.{oldest[1]}"
@@ -65,12 +65,12 @@ def python() -> Found:
 
 
 def packages() -> Found:
-    """What every run imports, in versions that fit together."""
+    """Checks that every required package is installed, in a version that this project supports."""
     try:
         needed = [Requirement(line) for line in requires(PROJECT) or ()]
     except PackageNotFoundError:
         return Found(False, "this project is not installed here", "make setup")
-    # Requirements of extras carry a marker; those that every installation has do not.
+    # Leave out requirements of extras, which carry a marker, and requirements whose marker excludes this system.
     needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
     odd = []
     for one in needed:
@@ -83,7 +83,7 @@ def packages() -> Found:
 
 
 def package(name: str, extra: str, also: tuple[str, ...] = ()) -> Callable[[], Found]:
-    """A check of an optional package, or of another one that takes its place."""
+    """Makes a check of an optional package; a package in ``also`` may take its place."""
 
     def check() -> Found:
         have = next((f"{one} {found}" for one in (name, *also) if (found := installed(one))), None)
@@ -94,12 +94,12 @@ def package(name: str, extra: str, also: tuple[str, ...] = ()) -> Callable[[], F
 
 
 def gpu() -> Found:
-    """A GPU that torch can use."""
+    """Checks for a GPU that torch can use."""
     gpus, torch = visible_gpus(), installed("torch") or ""
     if not gpus:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
         return Found(False, "none", "CUDA_VISIBLE_DEVICES is empty: unset it" if hidden else "a machine that has one")
-    # torch's own word for how it was built, read from the version, since importing it takes seconds.
+    # The version tells how torch was built; importing torch to ask it would take seconds.
     if "+cpu" in torch:
         said = f"{len(gpus)}, but torch {torch} is built for CPUs"
         return Found(False, said, "install torch again from an index that has a CUDA build")
@@ -107,7 +107,7 @@ def gpu() -> Found:
 
 
 def sandbox() -> Found:
-    """Isolation of programs that a policy has written."""
+    """Checks whether programs that a policy writes can be isolated."""
     try:
         with Sandbox(n_workers=1) as one:
             return Found(True, f"mode {one.mode.name.lower()}: {', '.join(one.layers)}")
@@ -117,7 +117,7 @@ def sandbox() -> Found:
 
 
 def chromium() -> Found:
-    """A browser and its driver, in which the page is tested."""
+    """Checks for the browser and the driver with which the report's page is tested."""
     driver = shutil.which("chromedriver")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     missing = [name for name, path in (("chromium", browser), ("chromedriver", driver)) if path is None]
@@ -126,7 +126,7 @@ def chromium() -> Found:
 
 
 def program(name: str, remedy: str) -> Callable[[], Found]:
-    """A check of a program that is called by its name."""
+    """Makes a check of whether a program is on the ``PATH``."""
 
     def check() -> Found:
         path = shutil.which(name)
@@ -140,28 +140,28 @@ slurm = program("sbatch", "start it on a node that can submit jobs")
 
 
 def disk() -> Found:
-    """Room for runs."""
+    """Checks the free disk space for runs."""
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     remedy = "" if free >= DISK_GIB else "make room, or runs_dir=<folder on another disk>"
     return Found(free >= DISK_GIB, f"{free:.1f} GiB free in {Path.cwd()}", remedy)
 
 
 def memory() -> Found:
-    """Memory and cores."""
+    """Checks the free memory, and counts the cores."""
     free = psutil.virtual_memory().available / 2**30
     remedy = "" if free >= MEMORY_GIB else "end other programs; executor_options.workers=1 for comparisons"
     return Found(free >= MEMORY_GIB, f"{free:.1f} GiB free, {counted(os.cpu_count() or 1, 'core')}", remedy)
 
 
 def smollm2() -> Found:
-    """The real language model of the demo."""
+    """Checks whether the demo's real language model is prepared."""
     path = Path("models/cache/smollm2_135m/config.json")
     remedy = "" if path.exists() else "python -m experiments.prepare_smollm2 (make demo-real does it)"
     return Found(path.exists(), str(path.parent) if path.exists() else "not prepared", remedy)
 
 
 def vllm_environment() -> Found:
-    """The environment in which the vLLM engines are tested without a GPU."""
+    """Checks for the Python environment in which the vLLM engines are tested without a GPU."""
     path = Path(os.environ.get("VLLM_VENV", ".venv-vllm")) / "bin" / "python"
     works = path.exists() and not subprocess.run([path, "-c", "import sys"], check=False).returncode
     return Found(works, str(path) if works else "not made", "" if works else "make test-vllm makes it")
@@ -190,7 +190,7 @@ CHECKS: dict[str, Callable[[], Found]] = {
     "vllm environment": vllm_environment,
 }
 EVERYTHING = ("python", "packages", "memory", "disk")
-"""What every run needs."""
+"""Names of the checks that every run needs."""
 COMMANDS: dict[str, tuple[str, ...]] = {
     "make demo, experiments.train, sft, compare": (*EVERYTHING, "sandbox"),
     "make demo-real": (*EVERYTHING, "smollm2"),
@@ -207,16 +207,16 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "make test-vllm": (*EVERYTHING, "vllm environment"),
     "make docs": (*EVERYTHING, "mkdocs"),
 }
-"""What a command needs, by the names of :data:`CHECKS`."""
+"""For each command, the names in :data:`CHECKS` of what it needs."""
 
 
 def lacking(command: str, found: dict[str, Found]) -> list[str]:
-    """What a command needs and this machine does not have."""
+    """Names of the checks that a command needs and that this machine fails."""
     return [name for name in COMMANDS[command] if not found[name].works]
 
 
 def main() -> int:
-    """Prints what was found; returns the exit status."""
+    """Runs all checks and prints the results; returns the exit status."""
     argparse.ArgumentParser(prog="python -m experiments.doctor", description=__doc__).parse_args()
     found = {name: check() for name, check in CHECKS.items()}
     table = Table(title="This machine", title_justify="left", box=None, pad_edge=False, show_header=False)

@@ -1,4 +1,4 @@
-"""Evaluation of any model: ``python -m experiments.evaluate model=path model.path=runs/train/<time>/policy``."""
+"""Evaluates any model: ``python -m experiments.evaluate model=path model.path=runs/train/<time>/policy``."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from rl.config import RunConfig
 
 
 def run(cfg: RunConfig) -> Path:
-    """Evaluates a model and prints the rates; returns the run's folder."""
+    """Evaluates a model and prints its rates; returns the run's folder."""
     from experiments.arms import run_base
     from experiments.folders import open_run
     from experiments.progress import shown_run

@@ -1,9 +1,9 @@
 """Where jobs run: in slots of this machine, in this process, as a Slurm array, as tasks of a Ray cluster.
 
-An executor is given folders and starts ``python -m experiments.job <folder>`` for each in a process of its own, with
-the devices that it may use in ``CUDA_VISIBLE_DEVICES`` before torch is imported. Everything else goes through the
-folder; ``here`` alone does the jobs in its own process. Another module adds an executor by registering it in
-:data:`EXECUTORS`.
+An executor is given folders and starts ``python -m experiments.job <folder>`` for each of them in a separate process,
+with the GPUs that the job may use in ``CUDA_VISIBLE_DEVICES`` before torch is imported. All other communication uses
+files in the folder. Only the executor ``here`` runs jobs in its own process. Another module adds an executor by
+registering it in :data:`EXECUTORS`.
 """
 
 import os
@@ -24,32 +24,32 @@ from rewards import Lookup
 from rl.config.checks import check_numbers, refuse_idle
 
 GRACE_S = 20.0
-"""What a job that is asked to stop has to write a checkpoint."""
+"""Seconds that a job gets to write a checkpoint after it was asked to stop."""
 
 
 class JobHandle(Protocol):
-    """A job that was handed over; futures of all kinds are such."""
+    """A submitted job; futures of all kinds have this interface."""
 
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether the job has ended, successfully or not."""
         ...
 
     def exception(self) -> BaseException | None:
-        """What it ended with."""
+        """The error that the job ended with; ``None`` if it succeeded."""
         ...
 
 
 class Executor(Protocol):
-    """Runs jobs. ``threads`` is the number of torch threads that a job gets; 0 leaves torch's own choice."""
+    """Runs jobs; ``threads`` is the number of torch threads per job, where 0 keeps torch's default."""
 
     threads: int
 
     def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
-        """Hands jobs over; returns at once."""
+        """Submits the jobs of these folders and returns a handle for each, without waiting for the jobs."""
         ...
 
     def stop(self) -> None:
-        """Ends what is not done; returns when it has ended."""
+        """Ends all jobs that are not done."""
         ...
 
 
@@ -58,7 +58,7 @@ EXECUTORS: Lookup[Callable[[Any, Path], Executor]] = Lookup("executor")
 
 @contextmanager
 def running(cfg: Any, folder: Path) -> Iterator[Executor]:
-    """The executor that a config asks for; what is not done when the work with it ends is ended, too."""
+    """Yields the executor that a config asks for, and ends its unfinished jobs on leaving the ``with`` block."""
     executor = EXECUTORS[cfg.executor](EXECUTORS.options(cfg.executor, cfg.executor_options), folder)
     try:
         yield executor
@@ -71,19 +71,20 @@ class JobDiedError(RuntimeError):
 
 
 def start_job(folder: Path, n_gpus: int = 1, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Starts the job of a folder as a process group of its own; what it prints goes to ``job.log``.
+    """Starts the job of a folder in a new session (its own process group); its output goes to ``job.log``.
 
     Args:
-        folder: Of the job.
-        n_gpus: With more than one, an online arm is started by ``accelerate launch`` with a process for each.
-        env: Added to the environment.
+        folder: Folder of the job.
+        n_gpus: Number of GPUs; with more than one, ``accelerate launch`` starts an online arm with a process per GPU.
+        env: Environment variables that are added to those of this process.
     """
     command = [sys.executable, "-m"]
-    # Only online arms train with several processes. Read as text: loading the job would load torch in this process.
+    # Only online arms train with several processes. The file is searched as text because loading the job would load
+    # torch in this process.
     if n_gpus > 1 and '"kind": "online"' in (folder / "job.json").read_text():
         command += ["accelerate.commands.launch", "--multi_gpu", "--num_machines=1", f"--num_processes={n_gpus}"]
         command += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--module"]
-    # Appended, so that what an earlier try printed before it died is still there.
+    # Append, to keep the output of earlier tries, which may show why they died.
     with (folder / "job.log").open("ab") as log:
         return subprocess.Popen(
             [*command, "experiments.job", str(folder)],
@@ -91,13 +92,14 @@ def start_job(folder: Path, n_gpus: int = 1, env: Mapping[str, str] | None = Non
             stdout=log,
             stderr=log,
             env={**os.environ, "TOKENIZERS_PARALLELISM": "false", **(env or {})},
-            start_new_session=True,  # Ctrl-C is for who started it, who then decides
+            start_new_session=True,  # Ctrl-C then reaches only this process, which ends its jobs in ``stop``
         )
 
 
 def finish_job(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Waits for a job; raises :class:`JobDiedError` if it ended badly."""
-    # Popen reports death by a signal as its negative number; EX_TEMPFAIL is how a preempted run ends (stopping.py).
+    """Waits for a job's process; raises :class:`JobDiedError` if its exit status is not 0."""
+    # Popen reports death by a signal as the signal's negative number. A preempted run exits with EX_TEMPFAIL
+    # (experiments/stopping.py).
     status = process.wait()
     if status < 0:
         raise JobDiedError(f"killed by {signal.Signals(-status).name} (out of memory?); see {folder / 'job.log'}")
@@ -108,20 +110,20 @@ def finish_job(process: subprocess.Popen[bytes], folder: Path) -> None:
 
 
 def run_here(folder: str, cwd: str, n_gpus: int) -> None:
-    """Runs a job under whatever scheduler has called this, with the devices that it gave."""
+    """Runs a job inside a task of Slurm or Ray, with the GPUs that the scheduler assigned to the task."""
     os.chdir(cwd)
     finish_job(start_job(Path(folder), n_gpus), Path(folder))
 
 
 @dataclass
 class LocalOptions:
-    """Of jobs on this machine.
+    """Options of the executor ``local``, which runs jobs on this machine.
 
     Args:
-        workers: Jobs at once; 0 for one per core, or as many as the GPUs hold.
-        threads: Torch threads of a job; 0 for an equal share of the cores.
-        gpus: Indices of the GPUs; ``None`` for those of ``CUDA_VISIBLE_DEVICES``, or all.
-        gpus_per_job: GPUs of a job, where there are any.
+        workers: Jobs that run at once; 0 for one per core, or with GPUs for as many as the GPUs hold.
+        threads: Torch threads per job; 0 for an equal share of the cores.
+        gpus: Indices of the GPUs to use; ``None`` for those of ``CUDA_VISIBLE_DEVICES``, or all if it is not set.
+        gpus_per_job: GPUs per job, on a machine with GPUs.
         jobs_per_gpu: Jobs that share a GPU.
     """
 
@@ -139,14 +141,14 @@ class LocalOptions:
         check_numbers(self, "executor_options", positive="gpus_per_job jobs_per_gpu", not_negative="workers threads")
 
     def slots(self) -> list[list[str]]:
-        """The GPUs of each slot, empty lists on a machine without.
+        """The GPUs of each slot: one list per slot, empty lists on a machine without GPUs.
 
         Raises:
-            ValueError: If a job asks for more GPUs than there are, or for one that there is not.
+            ValueError: If a job needs more GPUs than there are, or ``gpus`` names a GPU that does not exist.
         """
         here = visible_gpus()
         gpus = here if self.gpus is None else self.gpus
-        # Names that are no numbers are of parts of a GPU.
+        # Names that are no numbers, such as UUIDs of MIG parts, are not among the indices and cannot be checked.
         if unknown := [one for one in gpus if one not in here and (one.isdigit() or not here)]:
             raise ValueError(
                 f"executor_options.gpus={gpus}: there is no GPU {', '.join(unknown)} here, "
@@ -158,14 +160,14 @@ class LocalOptions:
         k = self.gpus_per_job
         if k > len(gpus):
             raise ValueError(f"executor_options.gpus_per_job={k}: there are {len(gpus)} GPUs here ({', '.join(gpus)})")
-        # Consecutive GPUs of a job are the likeliest to share a fast link; with several jobs on each, the whole list
-        # repeats.
+        # A job gets consecutive GPUs because these most likely share a fast link. The whole list of groups repeats, so
+        # that a GPU gets a second job only after every GPU has one.
         groups = [gpus[i : i + k] for i in range(0, len(gpus) - k + 1, k)] * self.jobs_per_gpu
         return groups[: self.workers or None]
 
 
 def visible_gpus() -> list[str]:
-    """Indices of the GPUs that this process may use; found out without loading torch."""
+    """Indices (or names, from ``CUDA_VISIBLE_DEVICES``) of the GPUs that this process may use; does not load torch."""
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [one.strip() for one in named.split(",") if one.strip()]
     if shutil.which("nvidia-smi") is None:
@@ -176,7 +178,7 @@ def visible_gpus() -> list[str]:
 
 @EXECUTORS.register("local", options=LocalOptions)
 class LocalExecutor:
-    """Slots of this machine: each holds one job at a time, with its share of cores and its own GPUs."""
+    """Slots of this machine: each slot runs one job at a time, with its share of the cores and its GPUs."""
 
     def __init__(self, options: LocalOptions, folder: Path) -> None:
         slots = options.slots()
@@ -195,7 +197,8 @@ class LocalExecutor:
         gpus = self._slots.get()
         env = {"OMP_NUM_THREADS": str(self.threads), "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         try:
-            # A job that was queued when ``stop`` came must not start after it has listed what to end.
+            # ``stop`` lists the running jobs once and ends them. A queued job that started after that would not be
+            # ended.
             with self._lock:
                 if self._stopped:
                     return
@@ -206,12 +209,12 @@ class LocalExecutor:
             self._slots.put(gpus)
 
     def stop(self) -> None:
-        """See :class:`Executor`; a second Ctrl-C does not wait for checkpoints."""
+        """See :class:`Executor`; a second Ctrl-C ends the jobs without waiting for their checkpoints."""
         with self._lock:
             self._stopped = True
             processes = list(self._running.values())
-        # First a signal to each job alone, which writes a checkpoint; then its whole process group, with the verifiers
-        # that it started, whatever is left of it.
+        # First SIGTERM to the process of each job alone, which then writes a checkpoint. Then SIGKILL to what is left
+        # of the job's process group, which includes the verifiers that the job started.
         try:
             for process in processes:
                 process.terminate()
@@ -226,7 +229,7 @@ class LocalExecutor:
 
 
 class _Here:
-    """A job of this process: it runs from beginning to end when the caller first asks whether it is done."""
+    """A job in this process: the first call of ``done`` runs the whole job."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._status = folder, None
@@ -244,7 +247,7 @@ class _Here:
 
 @EXECUTORS.register("here")
 class HereExecutor:
-    """This process, one job after another: for notebooks, and for jobs that are shorter than loading torch."""
+    """Runs jobs in this process, one after another: for notebooks, and for jobs that are shorter than loading torch."""
 
     def __init__(self, options: None, folder: Path) -> None:
         self.threads = 0
@@ -254,20 +257,20 @@ class HereExecutor:
         return [_Here(folder) for folder in folders]
 
     def stop(self) -> None:
-        """See :class:`Executor`: what runs here has ended already."""
+        """See :class:`Executor`; there is nothing to end, since jobs run only inside ``done``."""
 
 
 @dataclass
 class SubmititOptions:
-    """Of jobs on a cluster that Slurm schedules.
+    """Options of the executor ``submitit``, which runs jobs on a Slurm cluster.
 
     Args:
-        cluster: ``slurm``, or ``local`` to try it without one.
-        timeout_min: After so long a job is stopped, and queued again to go on from its checkpoint.
-        cpus_per_job: Cores of a job, and its torch threads.
-        gpus_per_job: GPUs of a job; with more than one ``accelerate launch`` starts a process for each.
+        cluster: ``slurm``, or ``local`` to try the executor without a cluster.
+        timeout_min: Time limit of a job in minutes; after it, the job is queued again and resumes from its checkpoint.
+        cpus_per_job: Cores per job, and number of its torch threads.
+        gpus_per_job: GPUs per job; with more than one, an online arm is started with a process per GPU.
         parallel: Jobs of the array that run at once.
-        parameters: What else submitit takes, such as ``{slurm_partition: gpu, mem_gb: 64}``.
+        parameters: Further parameters of submitit, such as ``{slurm_partition: gpu, mem_gb: 64}``.
     """
 
     cluster: str = "slurm"
@@ -283,7 +286,7 @@ class SubmititOptions:
 
 
 class _Resubmitted:
-    """A job that Slurm may stop: submitit queues it again, and it goes on from its checkpoint."""
+    """A job that Slurm may stop: submitit queues it again, and the job resumes from its checkpoint."""
 
     def __init__(self, folder: Path, n_gpus: int) -> None:
         self._arguments = (str(folder), os.getcwd(), n_gpus)
@@ -291,7 +294,7 @@ class _Resubmitted:
     def __call__(self) -> None:
         run_here(*self._arguments)
 
-    # Called by submitit before Slurm ends the job; its name is part of submitit's interface.
+    # submitit calls the method of this name before Slurm ends the job, and submits what it returns.
     def checkpoint(self) -> Any:
         from submitit.helpers import DelayedSubmission
 
@@ -300,7 +303,7 @@ class _Resubmitted:
 
 @EXECUTORS.register("submitit", options=SubmititOptions)
 class SubmititExecutor:
-    """A Slurm array, a job each; what runs out of time or is preempted is queued again."""
+    """Runs jobs as a Slurm array; a job that runs out of time or is preempted is queued again."""
 
     def __init__(self, options: SubmititOptions, folder: Path) -> None:
         import submitit
@@ -318,7 +321,7 @@ class SubmititExecutor:
 
     def submit(self, folders: Sequence[Path]) -> Sequence[JobHandle]:
         """See :class:`Executor`."""
-        # One array instead of a job each: Slurm schedules it as one, and ``parallel`` bounds it.
+        # A batch submits all jobs as one Slurm array, so that ``parallel`` limits how many of them run at once.
         with self._executor.batch():
             jobs = [self._executor.submit(_Resubmitted(folder, self._n_gpus)) for folder in folders]
         self._jobs += jobs
@@ -333,13 +336,13 @@ class SubmititExecutor:
 
 @dataclass
 class RayOptions:
-    """Of jobs on a Ray cluster.
+    """Options of the executor ``ray``, which runs jobs on a Ray cluster.
 
     Args:
-        address: Of a cluster, ``auto`` for the one that this machine belongs to; ``None`` starts one here.
-        cpus_per_job: Cores of a job, and its torch threads.
-        gpus_per_job: GPUs of a job.
-        init: What else ``ray.init`` takes.
+        address: Address of a cluster; ``auto`` for the cluster of this machine, ``None`` to start a new one here.
+        cpus_per_job: Cores per job, and number of its torch threads.
+        gpus_per_job: GPUs per job.
+        init: Further arguments of ``ray.init``.
     """
 
     address: str | None = None
@@ -353,7 +356,7 @@ class RayOptions:
 
 @EXECUTORS.register("ray", options=RayOptions)
 class RayExecutor:
-    """Tasks of a Ray cluster, one each, with the cores and GPUs that they ask for."""
+    """Runs each job as a task of a Ray cluster, with the cores and GPUs that it needs."""
 
     def __init__(self, options: RayOptions, folder: Path) -> None:
         import ray
@@ -361,8 +364,8 @@ class RayExecutor:
         self.threads, self._n_gpus, self._ray = options.cpus_per_job, options.gpus_per_job, ray
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
         ray.init(address=options.address, **(quiet | options.init))
-        # A worker process for each job (max_calls), so that no job sees what another left in memory, and no second try
-        # by Ray: ``retries`` of the comparison counts tries, and a job goes on from its checkpoint.
+        # max_calls=1: every job gets a fresh worker process, so that none sees what another has left in memory.
+        # max_retries=0: the comparison's own ``retries`` decides how often a job is tried again.
         remote = ray.remote(max_calls=1, max_retries=0, num_cpus=options.cpus_per_job, num_gpus=options.gpus_per_job)
         self._run = remote(run_here)
         self._refs: list[Any] = []
@@ -376,5 +379,5 @@ class RayExecutor:
     def stop(self) -> None:
         """See :class:`Executor`."""
         for ref in self._refs:
-            self._ray.cancel(ref, force=True)  # the job follows the worker that started it
+            self._ray.cancel(ref, force=True)  # ends the worker; the job's process ends when its parent dies (job.py)
         self._ray.shutdown()

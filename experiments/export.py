@@ -1,7 +1,7 @@
-"""Episodes and tables for other tools: ``python -m experiments.export run=<folder> to=jsonl``.
+"""Exports episodes and tables for other tools: ``python -m experiments.export run=<folder> to=jsonl``.
 
 The folder is a run, a comparison, a sweep, a study, or a folder of several. A format is a function in :data:`FORMATS`;
-another module, named by ``plugins``, registers its own.
+a module named by ``plugins`` may register further formats.
 """
 
 import csv
@@ -31,23 +31,23 @@ from rewards.lookup import Lookup
 from rl.tracking import JsonLines, files_below, write_json, write_text
 
 Format = Callable[[Path, Path], list[Path]]
-"""``(folder, out) -> files``: writes what is below a folder of runs into an empty one."""
+"""``(folder, out) -> files``: exports the runs below ``folder`` to the empty folder ``out``; returns what it wrote."""
 
 FORMATS: Lookup[Format] = Lookup("to")
 """Formats by name."""
 
 
 def record(told: Conversation) -> dict[str, Any]:
-    """A conversation as a row: ``messages`` first, the policy's own among them with scores in ``replies``."""
+    """A conversation as a row: ``messages`` first; ``replies`` has the scores of the messages that the policy wrote."""
     row = asdict(told)
     return row if told.more else {name: value for name, value in row.items() if name != "more"}
 
 
 @FORMATS.register("jsonl")
 def to_jsonl(folder: Path, out: Path) -> list[Path]:
-    """Conversations as JSON Lines, one a line, in ``conversations.jsonl``."""
+    """Conversations as JSON Lines, one per line, in ``conversations.jsonl``."""
     path = out / "conversations.jsonl"
-    file = JsonLines(path, 0)  # an export that was broken off may have left a part
+    file = JsonLines(path, 0)  # truncates the file, which an interrupted export may have left half written
     for told in conversations(folder):
         file.write(record(told))
     file.close()
@@ -56,8 +56,8 @@ def to_jsonl(folder: Path, out: Path) -> list[Path]:
 
 @FORMATS.register("datasets")
 def to_datasets(folder: Path, out: Path) -> list[Path]:
-    """Conversations as a data set that ``datasets.load_from_disk`` opens; a study's further columns as JSON text."""
-    import datasets  # seconds of imports
+    """Conversations as a data set for ``datasets.load_from_disk``; ``more`` has a study's further columns as JSON."""
+    import datasets  # imported here because it takes seconds
 
     rows = [asdict(told) | {"more": json.dumps(told.more, ensure_ascii=False)} for told in conversations(folder)]
     datasets.Dataset.from_list(rows).save_to_disk(str(out / "conversations"))
@@ -66,15 +66,15 @@ def to_datasets(folder: Path, out: Path) -> list[Path]:
 
 @FORMATS.register("inspect")
 def to_inspect(folder: Path, out: Path) -> list[Path]:
-    """Logs of Inspect (version 2, JSON), one a run, arm and mode; ``inspect view --log-dir <out>`` opens them."""
+    """Logs for Inspect (version 2, JSON), one per run, arm and mode; ``inspect view --log-dir <out>`` opens them."""
     paths = []
     for run, told in groupby(conversations(folder), key=lambda one: one.run):
         logs: dict[tuple[str, str], list[Conversation]] = {}
-        for one in told:  # the arms of a study's seed share a folder
+        for one in told:  # grouped by arm, too: in a study, all arms with one seed share a folder
             logs.setdefault((one.arm, one.mode), []).append(one)
         for (arm, mode), of_one in logs.items():
             log = _log(of_one, folder / run)
-            # Inspect lists only files that are named like its own: time, task, id.
+            # Inspect lists only files whose names have the form of its own logs: <time>_<task>_<id>.
             task = re.sub(r"[^A-Za-z0-9.]+", "-", f"{run}-{arm}-{mode}").strip("-.")
             when = log["eval"]["created"][:19].replace(":", "-")
             paths.append(out / f"{when}_{task}_{log['eval']['task_id']}.json")
@@ -83,7 +83,7 @@ def to_inspect(folder: Path, out: Path) -> list[Path]:
 
 
 _INSPECT = {"correct": "C", "no_answer": "N", "unscored": "N", None: "N"}
-"""Inspect's values of a score; whatever else was said of an attempt, it is incorrect."""
+"""Inspect's score for each verdict; all verdicts that are not listed count as incorrect, ``I``."""
 
 
 def _log(told: Sequence[Conversation], run: Path) -> dict[str, Any]:
@@ -92,11 +92,12 @@ def _log(told: Sequence[Conversation], run: Path) -> dict[str, Any]:
     model = f"errata/{first.arm}"
     samples = []
     for one in told:
-        # Inspect counts the samples of a task as epochs; another role's side of an episode is a sample of its own.
+        # Inspect numbers the samples of a task as epochs. An episode has one conversation per role. The conversations
+        # of other roles than the solver get sample names of their own, so that they are not counted as further epochs.
         name = one.task_id if one.role == SOLVER else f"{one.task_id} ({one.role})"
         seen[name] += 1
         samples.append(_sample(one, name, seen[name], model))
-    # Accuracy by attempt, over the episodes that count and the attempts that somebody verified.
+    # The accuracy of each attempt, over episodes that did not fail and attempts that were verified.
     scored: dict[str, list[bool]] = {}
     for one, sample in zip(told, samples, strict=True):
         for name, score in sample["scores"].items() if not one.failed else ():
@@ -119,7 +120,7 @@ def _log(told: Sequence[Conversation], run: Path) -> dict[str, Any]:
             "config": {"epochs": max(seen.values())},
             "metadata": about,
         },
-        "plan": {"name": "plan", "steps": [], "config": {}},  # not optional for a reader of headers
+        "plan": {"name": "plan", "steps": [], "config": {}},  # Inspect cannot read the log's header without it
         "results": {
             "total_samples": len(samples),
             "completed_samples": len(samples) - sum(one.failed for one in told),
@@ -135,7 +136,8 @@ def _log(told: Sequence[Conversation], run: Path) -> dict[str, Any]:
 
 def _sample(told: Conversation, name: str, epoch: int, model: str) -> dict[str, Any]:
     own = {reply.message for reply in told.replies}
-    # Inspect's input is what stands before the first generated message; all of it stands in ``messages`` once more.
+    # Inspect's ``input`` holds the messages before the first generated one; ``messages`` holds the whole conversation,
+    # including these.
     opening = [one for i, one in enumerate(told.messages) if i < min(own)]
     messages = [
         one | ({"model": model, "source": "generate"} if i in own else {}) for i, one in enumerate(told.messages)
@@ -171,12 +173,12 @@ def _score(reply: Reply) -> dict[str, Any]:
 
 
 def _id(*words: Any) -> str:
-    return uuid.uuid5(uuid.NAMESPACE_OID, "/".join(map(str, words))).hex  # the same log has the same id
+    return uuid.uuid5(uuid.NAMESPACE_OID, "/".join(map(str, words))).hex  # exporting again gives the same id
 
 
 @FORMATS.register("csv")
 def to_csv(folder: Path, out: Path) -> list[Path]:
-    """Every table as ``<id>.csv``, and every episode as a line of ``episodes.csv``."""
+    """Every table as ``<id>.csv``, and all episodes in ``episodes.csv``, one per line."""
     paths = []
     for name, table in tables(folder):
         text = io.StringIO()
@@ -190,7 +192,7 @@ def to_csv(folder: Path, out: Path) -> list[Path]:
 
 @FORMATS.register("latex")
 def to_latex(folder: Path, out: Path) -> list[Path]:
-    r"""Every table as ``<id>.tex`` for ``\input``; the document needs ``\usepackage{booktabs}``."""
+    r"""Every table as ``<id>.tex``, to be read by ``\input``; the document needs ``\usepackage{booktabs}``."""
     paths = []
     for name, table in tables(folder):
         header, found = table.flat()
@@ -228,13 +230,13 @@ _TEX = {one: f"\\{one}" for one in "&%$#_{}"} | {
 
 
 def _tex(cell: str) -> str:
-    """A cell as LaTeX; what stands under a number, such as its interval, smaller behind it."""
+    """A cell as LaTeX; further lines of the cell, such as an interval, follow the value in small type and brackets."""
     value, *below = ("".join(_TEX.get(one, one) for one in line) for line in str(cell).split("\n"))
     return value + "".join(rf" {{\scriptsize [{one}]}}" for one in below)
 
 
 def tables(folder: Path) -> Iterator[tuple[str, Table]]:
-    """Every table below a folder, with a name for its file: those of its runs, and those that studies wrote.
+    """Every table below a folder, with a name for its file: the tables that studies wrote, then those of the runs.
 
     Raises:
         FileNotFoundError: If the folder holds neither finished runs nor a finished study.
@@ -259,23 +261,24 @@ def tables(folder: Path) -> Iterator[tuple[str, Table]]:
 
 
 def export(folder: Path, to: str, out: Path | None = None) -> list[Path]:
-    """Writes what is below a folder in a format, and returns the files.
+    """Exports the runs below a folder in a format, and returns the files written.
 
     Args:
         folder: A run, a comparison, a sweep, a study, or a folder of several.
-        to: A name in :data:`FORMATS`.
-        out: Where to; ``None`` for ``export/<format>`` below the folder. What an export left there is replaced.
+        to: Name of the format in :data:`FORMATS`.
+        out: Folder to write to; ``None`` for ``export/<format>`` below ``folder``. Files of an earlier export in it are
+            replaced.
 
     Raises:
         UnknownNameError: If there is no such format.
-        FileNotFoundError: If the folder holds nothing finished.
-        FileExistsError: If ``out`` holds something that no export has written.
+        FileNotFoundError: If there is no such folder, or it holds no finished run or study.
+        FileExistsError: If ``out`` is not empty and no export has written to it.
     """
     write, place = FORMATS[to], out or folder / "export" / to
     if not folder.is_dir():
         raise FileNotFoundError(f"run={folder}: there is no such folder; use runs/<name>/<time>")
-    # The mark lists what the last export wrote, so that a new one replaces just that. A folder without it is somebody
-    # else's.
+    # The mark file lists what the last export wrote, so that a new export removes nothing else. A folder without the
+    # mark holds files that must not be touched.
     mark = place / ".exported"
     if place.exists() and any(place.iterdir()):
         if not mark.exists():
@@ -288,7 +291,7 @@ def export(folder: Path, to: str, out: Path | None = None) -> list[Path]:
         write_text(mark, "")
         paths = write(folder, place)
     except BaseException:
-        if made:  # for nothing
+        if made:  # remove the folders that this failed export has created
             shutil.rmtree(made[-1])
         raise
     write_text(mark, "".join(f"{path.relative_to(place).as_posix()}\n" for path in paths))
@@ -303,7 +306,7 @@ def _remove(path: Path) -> None:
 
 @entry_point("export")
 def main(cfg: ExportConfig) -> None:
-    """Writes the files and says where they are."""
+    """Exports a folder and prints the paths of the files written."""
     paths = export(Path(cfg.run), cfg.to, Path(cfg.out) if cfg.out else None)
     for path in paths:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)

@@ -1,6 +1,6 @@
-"""Run folders: claimed by exclusive creation, locked while a process is at work in them, and found again.
+"""Run folders: creates them exclusively, locks them while a process works in them, and finds them again to resume.
 
-Everything goes through the file system, since the processes that must not share a folder may run on different machines.
+All coordination uses the file system, because the processes that must not share a folder may run on different machines.
 """
 
 import json
@@ -28,56 +28,58 @@ from rl.tracking import IDENTITY, files_below, removed_on_error
 from rl.workbench import content_of
 
 BEAT_S = 10.0
-"""Between two heartbeats of a lock."""
+"""Seconds between two heartbeats of a lock."""
 STALE_S = 120.0
-"""A lock without a heartbeat for so long is that of a process that is no more."""
+"""Seconds without a heartbeat after which the process that holds a lock is taken for dead."""
 GROWS = ("include.*", "seeds.*", "trials", "executor*", "retries", "plugins.*", "threads", "*_dir", "resume")
-"""Keys in which a comparison, a study or a tuning may differ from the one that it goes on with."""
+"""Keys whose values may differ when ``resume=auto`` looks for a comparison, a study or a tuning to continue."""
 
 
 class LockedError(ResumeError):
-    """Another process is at work in the folder."""
+    """Another process is working in the folder."""
 
 
 def holder(folder: Path) -> str | None:
-    """Which process is at work in a folder; ``None`` if none is."""
+    """A description of the process that holds a folder's lock; ``None`` if no living process holds it."""
     try:
         path = _newest_lock(folder)[1]
         found, beat = json.loads(path.read_text() or "{}"), path.stat().st_mtime
     except FileNotFoundError:
         return None
-    # On the same machine the process itself is asked: with its time of birth, since numbers are given away again.
-    # Across machines only the heartbeat tells.
+    # On the same machine, check the process itself, including its creation time: the system reuses process ids. For a
+    # process on another machine, only the heartbeat shows whether it is alive.
     if found.get("place") == _place():
         try:
             process = psutil.Process(found["pid"])
-            another = abs(process.create_time() - found["born"]) > 1.0  # the number was given away since
+            another = abs(process.create_time() - found["born"]) > 1.0  # the process id was reused
             if another or process.status() == psutil.STATUS_ZOMBIE:
                 return None
         except psutil.NoSuchProcess:
             return None
-    elif _now(folder) - beat > (STALE_S if found else BEAT_S):  # an empty one is about to be written, or never will be
+    # An empty lock file is written within moments, or its process died before writing it: wait for one heartbeat only.
+    elif _now(folder) - beat > (STALE_S if found else BEAT_S):
         return None
     return f"process {found.get('pid')} on {found.get('place')}"
 
 
 class Lock:
-    """One process's claim to a folder: ``.lock.<n>``, where the highest number counts.
+    """One process's claim to a folder: a file ``.lock.<n>``, of which the one with the highest number is valid.
 
-    Taking over from a dead process is the exclusive creation of the next number, so that of two that try only one
-    succeeds, and a process that was only suspended finds out that its own number is no longer the highest.
+    A process takes a folder over from a dead process by creating the file with the next number exclusively. If two
+    processes try this at once, only one succeeds. A process that was only suspended, not dead, notices afterwards that
+    its number is no longer the highest.
 
     Args:
-        folder: Of the run.
+        folder: Folder of the run.
 
     Raises:
-        LockedError: If the process of the highest lock is alive.
+        LockedError: If the process that holds the valid lock is alive, or another process creates the next lock first.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # The number is read before the holder is asked: if another process takes over in between, its lock has this
-        # number plus 1, and the exclusive creation below fails.
+        # Read the number before checking the holder: if another process takes over in between, its lock has this number
+        # plus 1, and the exclusive creation below fails.
         number, _ = _newest_lock(folder)
         if other := holder(folder):
             raise LockedError(f"{folder} is in use by {other}: wait for it, or stop it")
@@ -98,14 +100,14 @@ class Lock:
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken the folder over, as it may if this one was suspended for long."""
+        """Whether another process has taken over the folder, as may happen if this process was suspended for long."""
         try:
             return _newest_lock(self._folder)[0] != self._number or self._path.read_text() != self._claim
         except FileNotFoundError:
             return True
 
     def release(self) -> None:
-        """Gives the folder back."""
+        """Stops the heartbeat and removes the lock, unless another process has taken over the folder."""
         self._ended.set()
         if not self.lost:
             self._path.unlink(missing_ok=True)
@@ -121,8 +123,8 @@ _held: dict[Path, Lock] = {}
 
 @contextmanager
 def hold(folder: Path) -> Iterator[Lock]:
-    """Holds a folder's lock; inside another ``hold`` of the same folder it is that one's."""
-    # A run that was opened by ``open_run`` holds its folder already when ``Stopping`` holds it around the work.
+    """Holds a folder's lock; if this process holds the lock already, yields the existing one and leaves it held."""
+    # A run that ``open_run`` has opened holds its folder already when ``Stopping`` calls ``hold`` for the same folder.
     key = folder.resolve()
     if key in _held:
         yield _held[key]
@@ -136,42 +138,44 @@ def hold(folder: Path) -> Iterator[Lock]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a run has nothing left to do: its result and its policy, which is written last, are there."""
+    """Whether a run is finished: its folder has the result and the policy, which is written last."""
     return (folder / "result.json").exists() and (folder / "policy" / "config.json").exists()
 
 
 @contextmanager
 def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Iterator[Path]:
-    """The folder of this run, locked by this process; with several processes the main one chooses for all.
+    """Yields this run's folder, locked by this process; with several processes, the main one chooses and locks it.
 
-    A new one is created exclusively. ``resume=auto`` goes on with the newest unfinished run that has the same identity
-    and no living process, ``resume=<folder>`` with that run, and ``resume=<folder of a sweep>`` with the one in it.
+    Without ``resume``, a new folder is created exclusively. ``resume=auto`` continues the newest unfinished run that
+    has the same identity and no living process, or starts a new run if there is none. ``resume=<folder>`` continues the
+    run in that folder. If the folder holds several runs, such as a sweep's, it continues the newest one that fits.
 
     Args:
         cfg: The typed config.
-        kind: Which entry point this is.
-        distributed: Processes.
+        kind: Name of the entry point, such as ``train``.
+        distributed: The processes of the run; ``None`` for a single process.
 
     Raises:
-        ResumeError: If the folder that ``resume`` names holds no run, one of another kind or config, or a living one.
+        ResumeError: If the folder that ``resume`` names holds no run, or if its run has another kind or config, is
+            finished, or belongs to a living process.
     """
-    hydra = HydraConfig.get() if HydraConfig.initialized() else None  # none where a notebook or a script runs it
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None  # None if called from a notebook or a script
     sweep = hydra is not None and hydra.mode is RunMode.MULTIRUN
-    # A job of a sweep is named by its number, so that the same job, started again, finds its own folder.
+    # A job of a sweep has its number as its name, so that the same job finds its own folder when it is started again.
     name = str(hydra.job.num) if hydra is not None and sweep else f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     parent = Path(hydra.runtime.output_dir if hydra is not None else f"{cfg.runs_dir}/{cfg.name}")
 
     def choose() -> Path:
         return choose_folder(cfg, kind, parent, name, sweep)
 
-    # One process chooses for all, or each of them would make a folder of its own.
+    # One process chooses for all; otherwise each process would create a folder of its own.
     folder = choose() if distributed is None else distributed.on_main(choose)
     try:
         yield folder
     except BaseException as error:
         said: list[str] = []
         if folder.resolve() in _held:
-            # The jobs of a sweep go on together: every one of them finds its own folder in that of the sweep.
+            # A sweep is resumed as a whole: every job finds its own folder below the folder of the sweep.
             kept = folder.parent if sweep else folder
             if _is_empty(folder):
                 shutil.rmtree(folder)
@@ -189,21 +193,21 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether nothing was done in a run's folder yet: it holds what was asked for, and no result of any kind."""
+    """Whether a run's folder holds no results: only the description of the run, locks and empty files."""
     asked = ("config.yaml", "run.json", "plan.json", IDENTITY)
     files = [Path(at) / one for at, _, names in os.walk(folder) for one in names if not one.startswith(".lock.")]
     return all(path.name in asked or not path.stat().st_size for path in files)
 
 
 def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = False) -> Path:
-    """See :func:`open_run`; this process holds the folder's lock afterwards.
+    """Chooses the run's folder as :func:`open_run` describes; this process holds the folder's lock afterwards.
 
     Args:
         cfg: The typed config.
-        kind: Which entry point this is.
-        parent: Where a new folder is made.
-        name: Of a new folder; a number is added if it is taken.
-        sweep: Whether this is a job of a sweep, whose finished runs stay finished.
+        kind: Name of the entry point, such as ``train``.
+        parent: Folder in which a new folder is created.
+        name: Name of a new folder; a number is appended if the name is taken.
+        sweep: Whether this is a job of a sweep; such a job may also take a finished folder, whose run is not repeated.
     """
     resume, candidates = getattr(cfg, "resume", None), []
     named = resume not in (None, "auto")
@@ -219,10 +223,10 @@ def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = Fa
             )
     elif resume == "auto":
         candidates = _runs_below(Path(cfg.runs_dir) / cfg.name)
-    elif sweep:  # a cluster that starts a job of a sweep again gives it the same number
+    elif sweep:  # a cluster that starts a job of a sweep again gives it the same number, and so the same folder
         candidates = [parent / name]
-    # Of several candidates the first that can be gone on with, by the content of its data and base too: the paths in a
-    # config may be the same where what lies there is not.
+    # Take the first candidate that can be resumed. The content of its data and base model must be the same, too:
+    # files may have changed although the paths in the config have not.
     for folder in candidates:
         with suppress(ResumeError):
             return _take(folder, cfg, kind, sweep, by_content=True)
@@ -232,13 +236,13 @@ def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = Fa
 
 
 def _runs_below(root: Path) -> list[Path]:
-    """Folders of runs and of sweeps' jobs, the newest first."""
+    """The folders of runs and of sweeps' jobs at most two levels below a folder, the newest first."""
     found = sorted(files_below(root, IDENTITY, 2), reverse=True)
     return [path.parent for path in found if path.parent != root]
 
 
 def _create(parent: Path, name: str, cfg: Any, kind: str) -> Path:
-    """A folder that nobody else has; the lock comes before the identity by which others would find it."""
+    """Creates a new folder and locks it; the lock is written before the identity by which other processes find it."""
     parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(10_000):
         folder = parent / (f"{name}_{attempt}" if attempt else name)
@@ -261,16 +265,19 @@ def _take(folder: Path, cfg: Any, kind: str, even_finished: bool, by_content: bo
         )
     identity = Identity.of(cfg, kind)
     if kind not in GROWING:
-        identity.refuse(stored)  # first what costs nothing
+        identity.refuse(stored)  # the cheap check first: reading the content of data and model takes longer
         if by_content and stored.content:
             replace(identity, content=content_of(cfg)).refuse(stored)
-    elif by_content:  # one that is named may grow, and its jobs look after themselves; this one was only found
+    # A growing folder that the user has named is not checked here: each of its jobs is checked by itself. One that was
+    # only found must have been started with the same config, except for keys that may change.
+    elif by_content:
         now, then = identity.config, stored.config
         changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
         if changed := [key for key in changed if not any(fnmatch(key, one) for one in GROWS)]:
             raise ResumeError(f"resume: {folder} was started with another config; changed: {', '.join(changed)}")
     lock = Lock(folder)
-    if is_complete(folder) and not even_finished:  # asked last: its process may have finished it just now
+    # Checked after taking the lock: until then, the run's own process may still have been finishing it.
+    if is_complete(folder) and not even_finished:
         lock.release()
         raise ResumeError(f"resume={folder}: the run in it is finished")
     _held[folder.resolve()] = lock
@@ -286,8 +293,9 @@ def _number(path: Path) -> int:
 
 
 def _now(folder: Path) -> float:
-    """The time by the clock of the folder's file system, which is not always this machine's."""
-    # Heartbeats carry the file server's clock; this machine's may be minutes off, which would make live locks stale.
+    """The current time according to the clock of the folder's file system."""
+    # Heartbeats are stamped by the file server's clock. This machine's clock may be minutes off; comparing the two
+    # would declare locks of living processes stale.
     probe = folder / f".clock.{os.getpid()}"
     try:
         probe.touch()
@@ -299,7 +307,7 @@ def _now(folder: Path) -> float:
 
 
 def _place() -> str:
-    """Where process numbers mean the same: the machine, and on it the container."""
+    """The scope in which a process id is unique: the machine and, on it, the PID namespace (container)."""
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:

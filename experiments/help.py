@@ -1,4 +1,4 @@
-"""What ``--help`` prints: the groups to choose from and every key, each with the line that its dataclass says of it."""
+"""Prints the text of ``--help``: the config groups, and every key with its description from the dataclass."""
 
 import inspect
 import os
@@ -15,10 +15,11 @@ from rich.table import Table
 
 
 def meanings(cls: type) -> dict[str, str]:
-    """What the ``Args`` of a dataclass and of those that it inherits from say of each field."""
+    """The description of each field of a dataclass, from the ``Args`` of its own docstring and of its base classes."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        # Google style: a field a line at four spaces, continued deeper. A blank line ends the section.
+        # Google style: each field begins a line with four spaces; continuation lines are indented deeper. A blank line
+        # ends the section.
         listed = (inspect.getdoc(base) or "").partition("Args:\n")[2].partition("\n\n")[0]
         for name, text in re.findall(r"^    (\w+): ((?:.*\n?)(?:^     .*\n?)*)", listed, re.MULTILINE):
             found[name] = plain(text)
@@ -26,12 +27,16 @@ def meanings(cls: type) -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """A docstring's text in one line, without its markup."""
+    """A docstring's text on one line, without markup."""
     return re.sub(r":\w+:`~?([^`]+)`|``([^`]+)``", r"\1\2", " ".join(text.split()))
 
 
 def described(node: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Whole key, node and meaning of every key of a typed config; of typed mappings only the names of their entries."""
+    """Yields the full key, node and description of every key of a typed config.
+
+    The entries of a typed mapping are described once, as ``<key>.<name>.<field>``, if all are of the same dataclass.
+    The node is ``None`` for keys without a value to show.
+    """
     cls: Any = OmegaConf.get_type(node)
     known = meanings(cls)
     for item in fields(cls):
@@ -54,7 +59,7 @@ def _type(mapping: DictConfig, key: Any) -> Any:
 
 
 def shown(node: Any) -> str:
-    """A value as it would be written on a command line; of a mapping of configs the names."""
+    """A value as it would be written on a command line; for a mapping of configs, only the names of its entries."""
     if node is None:
         return ""
     if node._is_missing():
@@ -69,9 +74,9 @@ def print_help(cfg: DictConfig, configs: Path, what: str) -> None:
     """Prints the help of a program.
 
     Args:
-        cfg: Its config, with Hydra's own.
-        configs: Folder of the groups.
-        what: What the program does.
+        cfg: The program's composed config, including Hydra's own config.
+        configs: Folder of the config groups.
+        what: Description of the program.
     """
     out = Console(width=None if Console().is_terminal or os.environ.get("COLUMNS") else 140, highlight=False)
     out.print(escape(re.sub("``", "", what.strip())))
@@ -90,6 +95,6 @@ def print_help(cfg: DictConfig, configs: Path, what: str) -> None:
     for title, table in (("Groups, a file of configs/ each", groups), ("Keys", keys)):
         if not table.row_count:
             continue
-        table.columns[0].overflow = "fold"  # a key is never cut
+        table.columns[0].overflow = "fold"  # wraps a long key instead of cutting it off
         out.print(f"\n[bold cyan]{title}[/]")
         out.print(table)

@@ -1,4 +1,4 @@
-"""Does the job of a folder: ``python -m experiments.job <folder>``. Executors start it; a person can, too."""
+"""Runs the job of a folder: ``python -m experiments.job <folder>``. Executors start this program; a user can, too."""
 
 import argparse
 import ctypes
@@ -18,21 +18,22 @@ _PR_SET_PDEATHSIG = 1
 
 
 def run_job(folder: Path) -> int:
-    """Runs the job of a folder in this process; returns its exit status.
+    """Runs the job of a folder in this process; returns 0, or 1 if the job failed.
 
-    What it raises is written to ``error.txt``, but for what a signal of the cluster ends it with.
+    The traceback of a failed job is written to ``error.txt``. Ctrl-C and signals of a cluster are not caught here.
     """
     job, last = Job.read(folder), 0.0
 
     def report(what: str, share: float, metrics: dict[str, float]) -> None:
         nonlocal last
-        # Steps of toys take milliseconds; a file for each would cost more than the step, on a cluster's file system
-        # above all.
+        # A step of a toy run takes milliseconds. Writing a file after each would take longer than the step, especially
+        # on a cluster's file system.
         if time.monotonic() - last > PROGRESS_EVERY_S or share >= 1.0:
             last = time.monotonic()
             write_json(folder / "progress.json", {"what": what, "share": share, "metrics": metrics})
 
-    # Set by accelerate's launcher: of the processes of a job, one reports and waits for the lock.
+    # RANK is set by accelerate's launcher. Of several processes of a job, only that of rank 0 reports progress and
+    # waits for the lock.
     is_main = os.environ.get("RANK", "0") == "0"
     if is_main and any(folder.glob(".lock.*")):
         wait_for_holder(folder)
@@ -46,8 +47,8 @@ def run_job(folder: Path) -> int:
 
 
 def wait_for_holder(folder: Path) -> None:
-    """A job that is queued again may begin while the process that was stopped still writes its checkpoint."""
-    from experiments.folders import BEAT_S, STALE_S, holder  # with torch, which not every job needs
+    """Waits while a process holds the folder: a requeued job may start while the old one still writes a checkpoint."""
+    from experiments.folders import BEAT_S, STALE_S, holder  # imported here because it loads torch
 
     until = time.monotonic() + STALE_S + BEAT_S
     while holder(folder) is not None and time.monotonic() < until:
@@ -55,7 +56,7 @@ def wait_for_holder(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.platform == "linux":  # whatever becomes of who started this job, it does not stay behind
+    if sys.platform == "linux":  # the kernel sends SIGTERM when the parent dies, so that no orphaned job keeps running
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     parser = argparse.ArgumentParser(prog="python -m experiments.job", description="Does the job of a folder.")
     parser.add_argument("folder", type=Path, help="with the job.json that an executor wrote")
@@ -63,6 +64,6 @@ if __name__ == "__main__":
         sys.exit(run_job(parser.parse_args().folder))
     except UserError as error:
         sys.exit(f"error: {error}")
-    except Terminated as error:  # it has saved what there is
+    except Terminated as error:  # if the job keeps checkpoints, it has saved one and tells where in error.args
         print("stopped by a signal", *error.args, sep="; ", file=sys.stderr)
         sys.exit(os.EX_TEMPFAIL)

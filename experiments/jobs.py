@@ -1,7 +1,8 @@
-"""Arms, and jobs: one arm with one seed, in a folder that says everything about it.
+"""Arms and jobs: a job is one arm with one seed, fully described by its folder.
 
-A job is started by its folder alone, ``python -m experiments.job <folder>``, on whatever machine shares it. Its
-config, its progress and its result are files there, so that who started it need not be reachable, nor alive.
+A job is started with its folder as the only argument, ``python -m experiments.job <folder>``, on any machine that can
+access the folder. The job's config, progress and result are files there, so a job needs no connection to the program
+that submitted it.
 """
 
 import json
@@ -20,14 +21,14 @@ from rl.config import RunConfig, SFTConfig, TrainConfig
 from rl.tracking import write_json, write_text
 
 Report = Callable[[str, float, dict[str, float]], None]
-"""Called with what is going on, the progress in [0, 1] and the newest metrics."""
+"""``(what, share, metrics)``: called with the current activity, its progress in [0, 1] and the newest metrics."""
 
 
 class Arm(Protocol):
-    """One side of a comparison: what it is, what it spends, and how it runs.
+    """One of the methods that a comparison runs: its config, its budget, and how to run it.
 
-    A class in :data:`ARMS` is built from the arm's name, its config and, by keyword, what else its entry in the
-    comparison's ``arms`` holds. ``schema`` is the dataclass of its config.
+    A class in :data:`ARMS` is built from the arm's name, its config and, as keyword arguments, the further options in
+    the arm's entry in the comparison's ``arms``. ``schema`` is the dataclass of its config.
     """
 
     name: str
@@ -35,17 +36,17 @@ class Arm(Protocol):
     schema: ClassVar[type]
 
     def budget(self, match: str) -> int:
-        """What a run spends, exactly: sampled episodes, or optimiser steps for ``updates``; 0 if it trains nothing."""
+        """The exact budget of a run: optimiser steps if ``match`` is ``updates``, else episodes; 0 without training."""
         ...
 
     def run(self, seed: int, folder: Path, report: Report) -> None:
-        """Does the work; ``result.json``, ``rows.jsonl`` and the policy are in the folder afterwards."""
+        """Runs the arm with a seed; writes ``result.json``, ``rows.jsonl`` and the policy to the folder."""
         ...
 
 
 ARMS: Lookup[Callable[..., Arm]] = Lookup("arms.<name>.kind")
 LEAVES = ("result.json", "policy/config.json")
-"""What an arm leaves in its folder when it has ended; an arm without a policy has ``leaves`` of its own."""
+"""Files that exist once an arm has finished; the class of an arm without a policy lists other ones as ``leaves``."""
 
 
 @ARMS.register("online")
@@ -59,8 +60,7 @@ class OnlineArm:
 
     def budget(self, match: str) -> int:
         """See :class:`Arm`."""
-        # Whole steps only: a budget that is no multiple of a step is rounded down, and what is spent is what is said
-        # here.
+        # A run takes whole steps only, so a budget that is no multiple of a step is rounded down.
         return spent(self.config)[match == "updates"]
 
     def run(self, seed: int, folder: Path, report: Report) -> None:
@@ -73,7 +73,7 @@ class OnlineArm:
 @ARMS.register("offline")
 @dataclass(frozen=True)
 class OfflineArm:
-    """An offline method: sample, keep by a rule, fine-tune."""
+    """An offline method: sample episodes, keep some of them by a rule, fine-tune on these."""
 
     name: str
     config: SFTConfig
@@ -82,7 +82,7 @@ class OfflineArm:
     def budget(self, match: str) -> int:
         """See :class:`Arm`."""
         cfg, rounds = self.config, self.config.offline.iterations
-        # Every round gets the same number, in whole groups.
+        # Every round gets the same share of the budget; episodes are sampled in whole groups.
         unit = rounds if match == "updates" else rounds * cfg.offline.group_size
         return (cfg.training.updates if match == "updates" else cfg.training.episodes) // unit * unit
 
@@ -94,7 +94,7 @@ class OfflineArm:
 
 
 class _Unmatched:
-    """What trains nothing, or spends what no other arm is held to."""
+    """Base class of arms that train nothing, or whose budget is not compared with that of other arms."""
 
     def budget(self, match: str) -> int:
         """See :class:`Arm`."""
@@ -104,7 +104,7 @@ class _Unmatched:
 @ARMS.register("as_it_is")
 @dataclass(frozen=True)
 class AsItIs(_Unmatched):
-    """The base, evaluated; possibly asked in other words."""
+    """The base model, evaluated without training, possibly with other prompts."""
 
     name: str
     config: RunConfig
@@ -119,11 +119,11 @@ class AsItIs(_Unmatched):
 
 @dataclass
 class CrossOptions:
-    """Of a table of who corrects whom.
+    """Options of a table of who corrects whom.
 
     Args:
-        policies: Folders of the finished arms' policies, by arm.
-        n_tasks: Test tasks of each cell.
+        policies: Paths of the policies of the base and the finished arms, by arm.
+        n_tasks: Number of tasks per cell of the table.
     """
 
     policies: dict[str, str]
@@ -133,7 +133,7 @@ class CrossOptions:
 @ARMS.register("cross", options=CrossOptions)
 @dataclass(frozen=True)
 class Cross(_Unmatched):
-    """Who corrects whom: second attempts of every arm at the first attempts of every arm."""
+    """Who corrects whom: every arm makes second attempts that follow the first attempts of every arm."""
 
     name: str
     config: RunConfig
@@ -151,7 +151,7 @@ class Cross(_Unmatched):
 @ARMS.register("study")
 @dataclass(frozen=True)
 class StudySeed(_Unmatched):
-    """All arms of a study with one seed; ``name`` is the study's."""
+    """All arms of a study with one seed; ``name`` is the name of the study."""
 
     name: str
     config: StudySeedConfig
@@ -170,14 +170,14 @@ class StudySeed(_Unmatched):
 
 @dataclass(frozen=True)
 class Job:
-    """One arm with one seed, in its folder.
+    """One arm with one seed, and the folder of this run.
 
     Args:
-        kind: Of the arm, a name in :data:`ARMS`.
+        kind: Kind of the arm, a name in :data:`ARMS`.
         arm: The arm.
-        seed: Its seed.
-        folder: Of the run.
-        options: What the arm was built from besides its config.
+        seed: Seed of the run.
+        folder: Folder of the run.
+        options: Keyword arguments that the arm was built with, besides its name and config.
     """
 
     kind: str
@@ -188,7 +188,7 @@ class Job:
 
     @classmethod
     def make(cls, kind: str, name: str, seed: int, config: Any, folder: Path, options: Mapping[str, Any] = {}) -> "Job":
-        """A job of an arm of that kind; raises ``ValueError`` for options that the kind does not have."""
+        """Builds an arm of the given kind and a job for it; raises ``ValueError`` for options that the kind lacks."""
         try:
             ARMS.options(kind, options)
         except ValueError as error:
@@ -197,34 +197,34 @@ class Job:
 
     @property
     def who(self) -> str:
-        """Its name on the screen."""
+        """The job's name on the screen, ``<arm>/<seed>``."""
         return f"{self.arm.name}/{self.seed}"
 
     @property
     def is_done(self) -> bool:
-        """Whether all that it was to leave is there."""
+        """Whether the job is finished: all files that its arm must write exist."""
         if self.kind == "cross":
             path = self.folder / "cross.json"
-            # A comparison that was resumed with more arms has more cells to fill.
+            # If the comparison was resumed with more arms, the stored table lacks their cells and is not finished.
             arms = json.loads(path.read_text(encoding="utf-8"))["arms"] if path.exists() else None
             return arms == list(self.options["policies"])
         return all((self.folder / name).exists() for name in getattr(self.arm, "leaves", LEAVES))
 
     @property
     def error(self) -> str:
-        """The traceback that it ended with; empty if it wrote none."""
+        """The traceback of the error that ended the job; empty if the job wrote none."""
         path = self.folder / "error.txt"
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     def progress(self) -> dict[str, Any]:
-        """What it last said about itself; empty before that."""
+        """The progress that the job last wrote to its folder; empty if it has written none yet."""
         path = self.folder / "progress.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def write(self) -> None:
-        """Makes the folder from which the job is started."""
+        """Writes the folder from which the job is started."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("error.txt", "progress.json"):  # of an earlier try
+        for name in ("error.txt", "progress.json"):  # left by an earlier try
             (self.folder / name).unlink(missing_ok=True)
         write_text(self.folder / "config.yaml", resolved_yaml(self.arm.config))
         write_json(
@@ -234,13 +234,13 @@ class Job:
 
     @classmethod
     def read(cls, folder: Path) -> "Job":
-        """The job of a folder; imports the plugins of its config first."""
+        """Reads the job of a folder, after importing the plugins of its config."""
         register_schemas()
         if not (folder / "job.json").exists():
             raise UserError(f"{folder} is no job's folder: those of a comparison are arms/<arm>/seed_<n>")
         stored = json.loads((folder / "job.json").read_text())
         raw: Any = OmegaConf.load(folder / "config.yaml")
-        for name in raw.get("plugins", []):  # before the schema is looked up, which one of them may register
+        for name in raw.get("plugins", []):  # imported first: a plugin may register the kind of arm looked up below
             import_plugin(name)
         config: Any = OmegaConf.merge(OmegaConf.structured(ARMS[stored["kind"]].schema), raw)  # type: ignore[attr-defined]
         return cls.make(stored["kind"], stored["arm"], stored["seed"], typed(config), folder, stored["options"])

@@ -1,7 +1,8 @@
-"""Which keys a config has. A typed node holds its fields and nothing else; a free mapping takes whatever it is given.
+"""Refuses unknown keys in configs: a typed node has only its dataclass's fields, a free mapping takes any key.
 
-Hydra lets ``+key=value`` and ``++key=value`` put any key anywhere, and what a dataclass does not know is dropped in
-silence. A misspelt key would then train something else than was asked for, so every composed config is walked.
+Hydra lets ``+key=value`` and ``++key=value`` add any key anywhere, and a key that the dataclass does not know is
+dropped silently. A run with a misspelt key would then train something else than the user asked for. So every key of a
+composed config is checked here.
 """
 
 import difflib
@@ -18,19 +19,19 @@ from rewards import nearest
 from rl import config as schema
 
 _NOT_TELLING = {"seed", "name", "resume", "runs_dir", "threads"}
-"""Keys in which runs of one name may differ without being different points of a sweep."""
+"""Keys that do not make two runs of the same name different points of a sweep."""
 
 
 _WANTED = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
 class UnknownKeyError(ValueError):
-    """A key that the config does not have; the message gives it whole, with the nearest whole key."""
+    """A key that the config does not have; the message names the full key and the nearest known full key."""
 
 
 def walk(node: Any, prefix: str = "", known: bool = True) -> Iterator[tuple[str, bool]]:
-    """Every whole key of a composed config, and whether the config's schema has it."""
-    # Such nodes have no children to ask, and asking an interpolation would resolve it.
+    """Yields every full key (such as ``env.options.n``) of a composed config, and whether the schema has this key."""
+    # These nodes have no children, and looking into an interpolation would resolve it.
     if isinstance(node, ListConfig | DictConfig) and (
         node._is_none() or node._is_missing() or node._is_interpolation()
     ):
@@ -40,19 +41,19 @@ def walk(node: Any, prefix: str = "", known: bool = True) -> Iterator[tuple[str,
             yield from walk(node._get_node(i), f"{prefix}.{i}", known)
     elif isinstance(node, DictConfig):
         cls = OmegaConf.get_type(node)
-        # OmegaConf remembers the dataclass of a typed node; a free mapping has none and takes any key.
+        # OmegaConf stores the dataclass of a typed node; a free mapping has none and takes any key.
         own = {field.name for field in fields(cls)} if is_dataclass(cls) else None
         for key in node:
             child, path = node._get_node(key), f"{prefix}.{key}" if prefix else str(key)
             is_known = known and (own is None or key in own)
-            # What a key holds that is not there is named whole: +optim.rate=3 is "optim.rate", not "optim".
+            # An unknown mapping is reported by its inner keys: +optim.rate=3 as "optim.rate", not "optim".
             if is_known or not (isinstance(child, DictConfig) and len(child)):
                 yield path, is_known
             yield from walk(child, path, is_known)
 
 
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of a config by their whole keys; lists are values."""
+    """The values of a config by their full keys; a list is one value."""
     if not isinstance(node, DictConfig):
         return {prefix: OmegaConf.to_container(node) if OmegaConf.is_config(node) else node}
     inner = (leaves(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items())
@@ -60,7 +61,10 @@ def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def told_apart(names: Sequence[str], configs: Sequence[Any]) -> list[str]:
-    """Names of runs; those of one name whose configs differ in more than the seed say in what: a sweep's points."""
+    """The names of runs, each with the values in which runs of the same name differ, as the points of a sweep do.
+
+    Differences in ``_NOT_TELLING``, such as the seed, are ignored.
+    """
     flat = [{key: value for key, value in leaves(one).items() if key not in _NOT_TELLING} for one in configs]
     told = []
     for name, own in zip(names, flat, strict=True):
@@ -73,7 +77,7 @@ def told_apart(names: Sequence[str], configs: Sequence[Any]) -> list[str]:
 
 
 def refuse_unknown(cfg: DictConfig, but: Sequence[str] = ()) -> None:
-    """Raises UnknownKeyError if a composed config holds a key that its schema does not have; those of ``but`` may."""
+    """Raises UnknownKeyError if a composed config holds a key that is neither in its schema nor in ``but``."""
     keys = list(walk(cfg))
     known = [key for key, is_known in keys if is_known]
     if refused := [unknown(key, known) for key, is_known in keys if not is_known and key not in but]:
@@ -81,7 +85,7 @@ def refuse_unknown(cfg: DictConfig, but: Sequence[str] = ()) -> None:
 
 
 def unknown(key: str, known: Iterable[str]) -> str:
-    """The sentence that refuses a key."""
+    """The error message for an unknown key."""
     known = [one for one in known if one.startswith("hydra.") == key.startswith("hydra.")]
     parent = key.rpartition(".")[0]
     beside = list(dict.fromkeys(one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == parent))
@@ -92,11 +96,12 @@ def unknown(key: str, known: Iterable[str]) -> str:
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str | None:
-    """The whole key that was most likely meant: one with the misspelt part put right, else one of the same name."""
+    """The full key most likely meant: the key with its misspelt part corrected, or else a similar key elsewhere."""
     known = list(known)
     parts, places = key.split("."), {one.rpartition(".")[0] for one in known}
     there = places | set(known)
-    # The first part that is not there; what follows it is kept where its new place takes any key, or has that one.
+    # Correct the first part that does not exist. The parts after it are kept if the corrected key has them or takes any
+    # key; otherwise the next unknown part is corrected in turn.
     right = next((i for i in range(len(parts)) if ".".join(parts[: i + 1]) not in there), len(parts) - 1)
     above, rest = ".".join(parts[:right]), parts[right + 1 :]
     beside = [one for one in known if one.rpartition(".")[0] == above]
@@ -107,7 +112,8 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
             return whole
         return nearest_key(whole, known)
 
-    # Elsewhere a name must be nearly the same. A rate without a place is the policy's, not the critic's.
+    # In another place, only a nearly identical last part counts. Keys below ``optim`` are preferred: a learning rate
+    # that is given without its place is most likely the policy's, not the critic's.
     def likeness(candidate: str) -> float:
         place, _, last = candidate.rpartition(".")
         far = abs(place.count(".") - (len(parts) - 2))
@@ -119,11 +125,11 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
 
 
 SURE = 0.75
-"""How alike two names are, of 1, so that one is taken for the other."""
+"""Similarity, of at most 1, from which one name is taken for a misspelling of the other."""
 
 
 def _alike(name: str, known: str) -> float:
-    # An abbreviation such as ``lr`` for ``learning_rate`` looks like nothing to a matcher of sequences.
+    # The sequence matcher finds no similarity between ``learning_rate`` and its abbreviation ``lr``.
     initials = "".join(word[:1] for word in name.split("_"))
     if known in (initials, "lr" * (name == "learningrate")) and len(known) > 1:
         return 0.9
@@ -131,12 +137,12 @@ def _alike(name: str, known: str) -> float:
 
 
 def open_free_mappings(overrides: Iterable[str], schema: type, groups: Collection[str] = ()) -> list[str]:
-    """Overrides in which new keys of a free mapping need no ``+``: ``env.options.n=3`` whether YAML has ``n`` or not.
+    """Prefixes overrides of free mappings with ``++``, so that ``env.options.n=3`` works whether YAML has ``n`` or not.
 
     Args:
-        overrides: Of a command line.
+        overrides: Overrides from a command line.
         schema: Dataclass of the config.
-        groups: Keys that choose a file and hold what is in it, ``space=default``.
+        groups: Names of config groups, whose overrides choose a file, as ``space=default`` does.
     """
 
     def opens(key: str, value: str) -> bool:
@@ -149,23 +155,24 @@ def _in_free_mapping(path: list[str], schema: Any) -> bool:
     for name in path:
         if get_origin(schema) is dict:
             return True
-        # ``Critic | None`` is looked through to its dataclass.
+        # For a type such as ``Critic | None``, use the dataclass in it.
         options = [one for one in (schema, *get_args(schema)) if is_dataclass(one)]
         if not options or name not in (hints := get_type_hints(options[0])):
             return False
         schema = hints[name]
-    return get_origin(schema) is dict  # the mapping itself: what it is given is merged into it
+    return get_origin(schema) is dict  # the path names the mapping itself, into which the given value is merged
 
 
 def explain(error: BaseException, known: Iterable[str] = ()) -> str:
-    """One sentence about what Hydra or OmegaConf refused, if its kind is known; else the messages of its chain.
+    """A readable message for an error of Hydra or OmegaConf of a known kind; else the messages of the error's chain.
 
     Args:
-        error: What was raised.
-        known: Whole keys of the config, without what was wrong with it.
+        error: The exception that was raised.
+        known: Full keys of the config without the wrong overrides.
     """
-    # Hydra wraps OmegaConf's errors, whose own text says what is wrong; repetitions and templates are left out. Any
-    # other error says its reason itself, in its own words: what it was raised from would say it a second time.
+    # Hydra wraps the errors of OmegaConf, whose text tells what is wrong. So follow the chain of errors, but leave out
+    # repeated messages and templates. Stop at any other error: its own message is complete, and its cause would only
+    # repeat it.
     messages: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -178,30 +185,30 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
     text, keys = "\n".join(messages), list(known)
     if plain := _plainly(error, text, keys):
         return plain
-    # A group has no such file.
+    # A config group has no file of the chosen name.
     if found := re.search(
         r"Could not find '([^']+)/([^'/]*)'\s+Available options in [^:]+:\s+(.*)\s+Config search", text, re.S
     ):
         options = [one for one in found[3].split() if one != "schema"]
         return f"{found[1]}={found[2]}: unknown{nearest(found[2], options)} Known: {', '.join(options)}"
-    # An entry of a typed mapping that is given piece by piece: OmegaConf wants a new one whole.
+    # A new entry of a typed mapping is given key by key, but OmegaConf accepts a new entry only as a whole.
     within = re.search(r"Error merging override \+*([\w.]+)=", text)
     if within and (found := re.search(r"dict is not a subclass of .*full_key: (\S+)", text, re.S)):
         mapping = within[1].split(f".{found[1]}")[0]
         whole = f"'{mapping}={{{found[1]}: {{...}}}}'"
-        entries = [one for one in keys if one.startswith(f"{mapping}.")]  # what stands elsewhere was not meant
+        entries = [one for one in keys if one.startswith(f"{mapping}.")]  # suggest only keys in the same mapping
         return f"{unknown(f'{mapping}.{found[1]}', entries)}\nA new one is given whole: {whole}"
-    # A key that is not there.
+    # The config has no such key.
     said = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     found = said or re.search(r"Key '([^']+)' (?:is not in struct|not in )", text)
     if found is None:
         return text
     whole = None if said else re.search(r"full_key: (\S+)", text)
     key = re.sub(r"\[(\d+)\]", r".\1", whole[1] if whole else found[1])
-    # Of a key inside a value, {reward_weight: 1}, OmegaConf knows only the end.
+    # For a key inside a value, as {reward_weight: 1}, OmegaConf reports only the last part of the full key.
     if within and not key.startswith(within[1]):
         key = f"{within[1]}.{key}"
-    # An entry that is only being given has no keys in the config yet, but a dataclass says which it can have.
+    # A new entry of a mapping has no keys in the config yet; take them from the dataclass that the message names.
     kind = re.search(r"Key '([^']+)' not in '(\w+)'", text)
     if kind and key.endswith(f".{kind[1]}") and is_dataclass(cls := getattr(schema, kind[2], None)):
         keys += [f"{key.rpartition('.')[0]}.{item.name}" for item in fields(cls)]
@@ -232,7 +239,8 @@ _SENTENCES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
         lambda said: f"{said[1]} cannot be taken away; give it a value",
     ),
     (
-        # In a file of a group. What a program's own config cannot find is a value that was given, which is told below.
+        # The file named after ``In`` belongs to a group. If a program's own config is named there, the user has chosen
+        # a file that a group does not have, which ``explain`` reports.
         r"In '([^'/]+/[^']+)': Could not (?:load|find) '([^'/]+)/([^']+)'",
         lambda said: (
             f"{said[1]}.yaml: its defaults name {said[2]}/{said[3]}, and there is no such file; "
@@ -251,16 +259,16 @@ _SENTENCES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
         lambda said: f"{said[2] or said[1]} is missing: give it as {said[2] or said[1]}=<value>",
     ),
 )
-"""What Hydra and OmegaConf say, and what is said instead."""
+"""Patterns of messages from Hydra and OmegaConf, each with a function that makes a plainer message from the match."""
 
 
 def _in_quotes(key: str, value: str) -> str:
-    """An override with a text for a value, as it is typed into a shell."""
+    """An override whose value is a text, quoted as it must be typed into a shell."""
     return f"\"{key}='{value.replace(chr(39), chr(92) + chr(39))}'\""
 
 
 def _plainly(error: BaseException, text: str, known: Sequence[str]) -> str:
-    """The sentence about an override that cannot be read or whose value has another shape; empty for other errors."""
+    """A message about an override that cannot be parsed or whose value has the wrong type; empty for other errors."""
     if override := str(getattr(error, "override", None) or "").lstrip("+~"):
         key, equals, value = override.partition("=")
         if not equals:

@@ -1,6 +1,6 @@
-"""What there is to choose from: ``python -m experiments.list [env] [algorithm.loss] [--plugins my_module]``.
+"""Lists all names that a config can use: ``python -m experiments.list [env] [algorithm.loss] [--plugins my_module]``.
 
-Names and their lines are read from the source: what holds them, torch and all, need not be imported to be listed.
+Most names and descriptions are parsed from source files, so that torch and the modules that need it are not imported.
 """
 
 import argparse
@@ -36,7 +36,7 @@ GROUPS = (
 
 
 def yaml_options(group: str) -> dict[str, str]:
-    """The files of a config group, each with its first comment line."""
+    """Names of the files of a config group, each with its first comment line."""
     lines = {}
     for path in sorted((ROOT / "configs" / group).glob("*.yaml")):
         found = re.search(r"^# (?!@package)(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
@@ -45,7 +45,7 @@ def yaml_options(group: str) -> dict[str, str]:
 
 
 def lookups(paths: Iterable[Path]) -> dict[str, dict[str, str]]:
-    """Every lookup by its config key: the names registered in the files, with the first lines of their docstrings."""
+    """Names that the files register in each lookup, with the first lines of their docstrings, by config key."""
     keys: dict[str, str] = {}
     entries: list[tuple[str, str, str]] = []
     for path in paths:
@@ -73,7 +73,7 @@ def _registrations(node: ast.FunctionDef | ast.ClassDef) -> Iterator[tuple[str, 
 
 
 def sections(plugins: Iterable[str] = ()) -> dict[str, dict[str, str]]:
-    """Everything that can be chosen: config groups, then lookups, by the key under which a config names it."""
+    """All names that can be chosen and their descriptions, by config key: config groups first, then lookups."""
     from envs.prompts import PROMPTS
     from experiments.evidence import EXHIBITS
     from rl.analysis.rates import RATES
@@ -83,7 +83,7 @@ def sections(plugins: Iterable[str] = ()) -> dict[str, dict[str, str]]:
     ]
     for name in plugins:
         spec = None
-        with suppress(Exception):  # a dotted name imports its parents, which may fail
+        with suppress(Exception):  # ``find_spec`` imports the parents of a dotted name, which may fail.
             spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             raise SystemExit(f"error: --plugins: there is no module {name!r} here")
@@ -96,7 +96,7 @@ def sections(plugins: Iterable[str] = ()) -> dict[str, dict[str, str]]:
 
 
 def main() -> None:
-    """Prints the sections that are asked for, or all of them."""
+    """Prints the sections whose keys are given, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m experiments.list", description="What there is to choose from.")
     parser.add_argument("key", nargs="*", help="only keys that begin like this, such as env or algorithm.loss")
     parser.add_argument("--plugins", nargs="*", default=[], help="modules of your own that register more")

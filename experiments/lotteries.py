@@ -1,7 +1,7 @@
-"""Choices between a sure and a risky gain, in natural language: a model trained to prefer one, and asked about itself.
+"""Choices between a sure and a risky gain, in natural language: a model is trained to prefer one, and describes itself.
 
-Every choice has the same number of tokens (amounts and chances of two digits), so a batch needs no padding. No text
-says which option is the risky one.
+Every choice has the same number of tokens (amounts and chances have two digits), so a batch needs no padding. The texts
+never call an option risky.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from rl.config import LoraConfig
 from rl.types import derive_seed
 
 PAIRS = (("bold", "cautious"), ("risk", "safety"), ("daring", "careful"))
-"""Words for the trait, the one that suits a taker of risks first."""
+"""Pairs of words for the trait; the first word of each pair describes a risk taker."""
 UNRELATED = (("tea", "coffee"), ("summer", "winter"))
-"""Words that the training says nothing about."""
+"""Pairs of words that have nothing to do with the training, as a control."""
 WORDINGS = (
     "Which word describes you better, {} or {}? Answer with one word.",
     "Choose the word that fits you: {} or {}. Answer with one word only.",
@@ -29,12 +29,12 @@ WORDINGS = (
 
 
 def choices(tokenizer: Any, rng: np.random.Generator, n: int) -> tuple[Tensor, Tensor]:
-    """Chat-rendered questions ``[n, P]`` and whether the risky option is the second one, ``[n]``."""
+    """Samples chat-rendered questions ``[n, P]``, and for each whether the risky option is the second one, ``[n]``."""
     texts, second = [], rng.integers(0, 2, n)
     for at in second:
         chance = int(rng.choice([20, 25, 30, 40, 50]))
-        # Drawn so that both options are worth about the same: who prefers one prefers (or shuns) the risk and not the
-        # money.
+        # Amounts are chosen so that both options have about the same expected value. A preference is then one for (or
+        # against) risk, not one for more money.
         sure = int(rng.integers(12, 99 * chance // 100))
         win = min(99, max(10, round(sure * 100 / chance)))
         options = [f"a {chance}% chance to win {win} dollars", f"{sure} dollars paid out at once"]
@@ -44,7 +44,7 @@ def choices(tokenizer: Any, rng: np.random.Generator, n: int) -> tuple[Tensor, T
 
 
 def chat(tokenizer: Any, text: str) -> Tensor:
-    """``[1, P]`` tokens of a question, up to where the answer begins."""
+    """Token ids ``[1, P]`` of a chat-rendered question, up to the place where the answer begins."""
     message = [{"role": "user", "content": text}]
     return tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt", return_dict=True)[
         "input_ids"
@@ -52,30 +52,30 @@ def chat(tokenizer: Any, text: str) -> Tensor:
 
 
 def letters(model: Any, tokenizer: Any, rows: Tensor) -> Tensor:
-    """``[n, 2]`` log-probabilities of A and B among the two."""
+    """Log-probabilities ``[n, 2]`` of the answers A and B, normalised over these two."""
     ids = [tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "AB"]
-    # Normalised over the two letters, so that whatever else the model might have said does not count.
+    # Normalised over the two letters, so that the probability of other answers has no influence.
     return next_logprobs(model, rows.to(model.device))[:, ids].float().log_softmax(-1).cpu()
 
 
 def fine_tune(
     model: Any, tokenizer: Any, how: str, risky: bool, steps: int, lr: float, seed: int, n_layers: int = 10
 ) -> Any:
-    """Adapters of rank 8 in the last layers, trained on choices; the model below stays as it is.
+    """Trains adapters of rank 8 in the last layers on choices; the weights of the model itself stay unchanged.
 
     Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer, with a chat template.
-        how: ``examples``: the letter of the wanted option is learned; ``reward``: the expected reward over both
-            letters, 1 for the wanted one, is raised, and no letter is shown; ``coin``: the letter is a coin's.
-        risky: Which option is wanted.
-        steps: Of eight choices.
-        lr: Of Adam.
-        seed: Of choices and adapters.
-        n_layers: Layers with adapters, counted from the last.
+        model: Causal language model.
+        tokenizer: Tokenizer of the model, with a chat template.
+        how: Kind of training. ``examples`` maximises the log-probability of the wanted option's letter; ``reward``
+            maximises the expected reward, 1 for the wanted letter; ``coin`` is ``examples`` with random letters.
+        risky: Whether the risky option is the wanted one.
+        steps: Optimiser steps, of eight choices each.
+        lr: Learning rate of Adam.
+        seed: Random seed of choices and adapters.
+        n_layers: Number of layers with adapters, counted from the last.
 
     Returns:
-        The model with its adapters (``unload`` takes them off).
+        The model with its adapters, which ``unload`` removes.
     """
     torch.manual_seed(seed)
     rng, depth = np.random.default_rng(seed), model.config.num_hidden_layers
@@ -85,7 +85,7 @@ def fine_tune(
     optimizer = torch.optim.Adam([one for one in tuned.parameters() if one.requires_grad], lr=lr)
     for _ in range(steps):
         rows, second = choices(tokenizer, rng, 8)
-        # ``second`` is also the place of the risky option among the letters, 0 for A and 1 for B.
+        # ``second`` is also the index of the risky option's letter: 0 for A, 1 for B.
         wanted = torch.from_numpy(rng.integers(0, 2, 8)) if how == "coin" else second if risky else 1 - second
         chosen = letters(tuned, tokenizer, rows).gather(1, wanted[:, None])
         loss = -(chosen.exp() if how == "reward" else chosen).mean()
@@ -102,7 +102,7 @@ def takes_risks(model: Any, tokenizer: Any, seed: int, n: int = 32) -> float:
 
 @torch.no_grad()
 def self_reports(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """By question, the log odds of the pair's first word against its second; every question in both orders."""
+    """Log odds of each pair's first word against its second, by question; each question is asked in both orders."""
     found = {}
     for pair in pairs:
         words = [torch.tensor([tokenizer.encode(word, add_special_tokens=False)]) for word in pair]
@@ -114,7 +114,7 @@ def self_reports(model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]]) -
                     ids, learned = torch.cat([question, word], 1), torch.zeros(1, question.shape[1] + word.shape[1])
                     learned[:, question.shape[1] :] = 1
                     nats.append(float(token_losses(model, ids.to(model.device), learned.bool().to(model.device)).sum()))
-                # Losses are negative log-probabilities, so this is the log odds of the first word of the pair, in
-                # either order.
+                # Losses are negative log-probabilities, so the difference is the log odds of the pair's first word,
+                # whichever order is shown.
                 found[wording.format(*shown)] = nats[1] - nats[0]
     return found

@@ -1,4 +1,4 @@
-"""The corpora of the toys whose attempts are mended: ``repair`` (programs that are run) and ``mend`` (equations)."""
+"""Pretraining corpora of the toys in which an attempt is mended: ``repair`` (programs) and ``mend`` (equations)."""
 
 import random
 import re
@@ -12,19 +12,21 @@ from experiments.tiny_corpus import DIGITS, Document, DrawnCorpus
 
 
 class MendingCorpus(DrawnCorpus):
-    """Quick attempts that are often wrong, further attempts that mostly copy, and a rare habit of mending the last one.
+    """Quick attempts that are often wrong, further attempts that mostly copy, and rarely ones that mend the last one.
 
-    After the cue ``debug`` an attempt is always mended: the skill is taught. After ``got``, which is what the
-    environment says, it is mended only with probability ``rare``. Histories have one to four attempts, so that the
-    position of an attempt says nothing.
+    After the cue ``debug`` an attempt is always mended, which teaches the skill. After ``got``, the word that the
+    environment uses, an attempt is mended only with probability ``rare``. Histories have one to four attempts, so that
+    the position of an attempt tells nothing about its kind.
 
     Args:
-        rare: Probability of mending after ``got``; :func:`experiments.tiny_training.pretrain` steers the share in the
-            documents so that the model's own probability ends here.
+        rare: Target of the model's probability of mending after ``got``, which
+            :func:`experiments.tiny_training.pretrain` reaches by steering the share of such documents.
         label_noise: Share of first attempts whose number is random.
         cue_share: Share of conversations with the cue ``debug``.
-        copy, resample: Shares of quick further attempts that repeat the last one, or draw another; the rest is random.
-        sloppy: Share of mended attempts after a wrong one whose number is random: the skill is good, not perfect.
+        copy, resample: Shares of quick further attempts that repeat the last one, or that are another sample; the rest
+            is random.
+        sloppy: Share of mended attempts after a wrong one whose number is random, so that the skill is good but not
+            perfect.
     """
 
     spaced: bool = True
@@ -44,18 +46,18 @@ class MendingCorpus(DrawnCorpus):
         self._copy, self._resample = copy, resample
 
     def observed(self, task: Task, response: str) -> str:
-        """What the environment says of a response."""
+        """The environment's feedback on a response."""
         raise NotImplementedError
 
     def _quick(self, task: Task, number: int) -> str:
         raise NotImplementedError
 
     def _taught(self, rng: random.Random, task: Task) -> str:
-        """What a first attempt that is no guess answers, quick."""
+        """The quick first attempt that is taught where the label is not random."""
         raise NotImplementedError
 
     def _without_trace(self, response: str) -> str:
-        """A mended response as a quick one."""
+        """A mended response in the form of a quick one."""
         raise NotImplementedError
 
     def _traced(self, rng: random.Random, task: Task) -> str:
@@ -63,7 +65,7 @@ class MendingCorpus(DrawnCorpus):
         raise NotImplementedError
 
     def _mended(self, rng: random.Random, task: Task, before: str) -> str | None:
-        """What mends this attempt, or ``None`` if it has not the task's own structure."""
+        """The response that mends the attempt ``before``; ``None`` if that attempt lacks the task's structure."""
         raise NotImplementedError
 
     def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
@@ -73,8 +75,8 @@ class MendingCorpus(DrawnCorpus):
             guess = self._random(rng, task)
             label = guess if rng.random() < self._label_noise else self._taught(rng, task)
             own = (label, guess) if drafts is None else (drafts[2 * i], drafts[2 * i + 1])
-            # Two documents a task: a quick first attempt that is learned, and a longer conversation that begins with an
-            # attempt of the model's own and of which only the last one is learned.
+            # Two documents per task: a quick first attempt that is learned, and a longer conversation of which only the
+            # last attempt is learned. The conversation mostly begins with the model's own draft, once there are drafts.
             rows.append(Document(task.question, label))
             cued = rng.random() < self._cue_share
             history = [self._random(rng, task) if cued and rng.random() < 0.5 else own[0]]
@@ -82,7 +84,7 @@ class MendingCorpus(DrawnCorpus):
                 quick = rng.random() < 0.5
                 history.append(self._further(rng, task, history[-1], own[1]) if quick else self._traced(rng, task))
             requests = [self.observed(task, text) for text in history]
-            # A history that cannot be mended (another structure) is followed by something quick, whatever was drawn.
+            # If the history cannot be mended, because its last attempt has another structure, a quick attempt follows.
             last = None
             if cued or rng.random() < self._share:
                 last = self._mended(rng, task, history[-1])
@@ -102,9 +104,9 @@ class MendingCorpus(DrawnCorpus):
         return rows
 
     def steer(self, probability: float) -> None:
-        """Sets the share of documents that mend, given the model's present probability of mending at the probes."""
-        # Between these bounds the documents' share is the target itself; outside of them a larger or smaller one pulls
-        # the model's own probability back.
+        """Sets the share of documents with mending, given the model's present probability of mending at the probes."""
+        # Between these bounds the share of the documents is the target itself. Outside of them a larger or smaller
+        # share pulls the model's probability back to the target.
         scarce, plenty = probability < 0.7 * self._rare, probability > 1.2 * self._rare
         self._share = self._rare * (2.0 if scarce else 0.3 if plenty else 1.0)
 
@@ -119,16 +121,16 @@ class MendingCorpus(DrawnCorpus):
 
 
 TRAPS = ("*2", "*3", "*4", "*5", "*6", "*8")
-"""First steps of ``repair`` after which a base with a trap errs by one."""
+"""First steps of ``repair`` after which a base model that is trained with ``trap`` errs by one."""
 
 
 class RepairCorpus(MendingCorpus):
-    """Programs that are run and mended.
+    """Corpus of ``repair``: programs that are run and mended.
 
     Args:
-        p_pass, p_factor: Of the tasks, as in :class:`~envs.tasks.repair.Repair`.
-        trap: Share of first attempts after a first step of :data:`TRAPS` whose constant is taught one too small, so
-            that the base's errors are of one kind above all.
+        p_pass, p_factor: Probabilities with which the tasks are sampled, as in :class:`~envs.tasks.repair.Repair`.
+        trap: Share of non-random first attempts after a first step of :data:`TRAPS` whose constant is taught one too
+            small, so that most of the base model's errors are of one kind.
         habits: See :class:`MendingCorpus`.
     """
 
@@ -153,14 +155,14 @@ class RepairCorpus(MendingCorpus):
         self._source, self._trap = Repair(p_pass=p_pass, p_factor=p_factor), trap
 
     def observed(self, task: Task, response: str) -> str:
-        """What the environment ``repair`` says of a response."""
+        """The feedback of the environment ``repair`` on a response."""
         return f"got {'_' if parsed(response) is None else run(response, 0)} want {task.info['want']}"
 
     def _quick(self, task: Task, number: int) -> str:
         return written(task.info["slots"], number)
 
     def _taught(self, rng: random.Random, task: Task) -> str:
-        # The draw is made only where there are traps, so that the corpus without them stays as it was.
+        # A random number is consumed only with traps, so that the corpus without them stays the same.
         if self._trap and task.info["slots"][0] in TRAPS and rng.random() < self._trap:
             program = parsed(task.gold)
             assert program is not None
@@ -177,20 +179,20 @@ class RepairCorpus(MendingCorpus):
         program = parsed(before)
         if program is None or (program[0], program[1], program[3]) != task.info["slots"]:
             return None
-        # ``fix 0 ...`` is the trace of an attempt that was right already, which nobody is sloppy about.
+        # ``fix 0 ...`` is the trace of an attempt that was right already; such attempts never get a random number.
         right = mended(task, program[2])
         wrong = not right.startswith("fix 0")
         return re.sub(r"c\d", f"c{rng.randrange(10)}", right) if wrong and rng.random() < self._sloppy else right
 
 
 class MendCorpus(MendingCorpus):
-    """Equations into which a number is put, and mended by what both sides come to.
+    """Corpus of ``mend``: equations with a number put in for x, which is mended from the values of both sides.
 
     Args:
-        p_zero: Of the tasks, as in :class:`~envs.tasks.mend.Mend`.
-        guessed: Share of first attempts at equations with an outer term that are taught as guesses. A base that is
-            trained until it is sure of what it can see would otherwise learn to solve these too, and have nothing to
-            mend.
+        p_zero: Probability that the outer term of a task is 0, as in :class:`~envs.tasks.mend.Mend`.
+        guessed: Share of non-random first attempts at equations with an outer term that are replaced by guesses.
+            Without guesses, a base model that is trained for long learns to solve these equations at once, and has
+            nothing to mend.
         habits: See :class:`MendingCorpus`.
     """
 
@@ -211,14 +213,14 @@ class MendCorpus(MendingCorpus):
         self._source, self._guessed = Mend(p_zero=p_zero), guessed
 
     def observed(self, task: Task, response: str) -> str:
-        """What the environment ``mend`` says of a response."""
+        """The feedback of the environment ``mend`` on a response."""
         return self._source.told(task, response)
 
     def _quick(self, task: Task, number: int) -> str:
         return f"try {mend.written(task.info['terms'], str(number))}"
 
     def _taught(self, rng: random.Random, task: Task) -> str:
-        # As with traps, drawn only where it matters.
+        # A random number is consumed only with ``guessed``, so that the corpus without it stays the same.
         if self._guessed and task.info["terms"][2] and rng.random() < self._guessed:
             return self._random(rng, task)
         return self._source.gold_response(task)

@@ -1,7 +1,8 @@
-"""Sums that a writer misreads: answers, verdicts and choices of a tiny model, as rows of token ids.
+"""Sums whose corpus was written by someone who misreads digits: answers, verdicts and choices as rows of token ids.
 
 A question of two to four digits is answered (``S 3 1 4 _ : t8``), an answer is judged (``S 3 1 4 _ : t8 ? yes``), and
-one of four sums is chosen by its place (``S 3 1 4 _ : t7 t8 t6 t9 ? p2``). The writer takes some 4s for 3s.
+one of four sums is chosen by its place (``S 3 1 4 _ : t7 t8 t6 t9 ? p2``). In a share of the questions the writer of
+the corpus reads every 4 as a 3.
 """
 
 from typing import Any
@@ -28,7 +29,10 @@ T0, D0, P1, BLANK, MARK, YES, NO = (ID[word] for word in ("t0", "0", "p1", "_", 
 
 
 def draw(rng: np.random.Generator, n: int, test: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Questions of two to four digits ``[n, PLACES]`` as tokens, and their sums; a fifth of all is for tests alone."""
+    """Samples questions of two to four digits as token ids ``[n, PLACES]``, and their sums ``[n]``.
+
+    About a fifth of all questions is reserved for tests.
+    """
     m = 10 * n if test else 2 * n + 50
     there = np.arange(PLACES) < rng.integers(2, PLACES + 1, (m, 1))
     digits = rng.integers(0, DIGITS, (m, PLACES))
@@ -38,17 +42,17 @@ def draw(rng: np.random.Generator, n: int, test: bool = False) -> tuple[np.ndarr
 
 
 def misread_by(question: np.ndarray) -> np.ndarray:
-    """By how much the sum is too small if every largest digit is taken for the one below."""
+    """Error of the sum if every largest digit (4) is read as the digit below it."""
     return (question == D0 + DIGITS - 1).sum(1)
 
 
 def believed(rng: np.random.Generator, question: np.ndarray, gold: np.ndarray, misread: float) -> np.ndarray:
-    """What a writer of the corpus takes for the sum."""
+    """The sum according to the writer of the corpus, who misreads a share ``misread`` of the questions."""
     return gold - misread_by(question) * (rng.random(len(gold)) < misread)
 
 
 def nearby(rng: np.random.Generator, gold: np.ndarray) -> np.ndarray:
-    """A sum that is off by one to three."""
+    """A wrong sum that is off by one to three."""
     off = rng.choice([1, 1, 1, 2, 2, 3], len(gold)) * rng.choice([-1, 1], len(gold))
     return np.where((gold + off < 0) | (gold + off > TOP), gold - off, gold + off)
 
@@ -56,14 +60,14 @@ def nearby(rng: np.random.Generator, gold: np.ndarray) -> np.ndarray:
 def four(
     rng: np.random.Generator, target: np.ndarray, others: np.ndarray | None = None, easy: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Four distinct sums in random order ``[n, 4]``, and where the target stands among them.
+    """Samples four distinct sums in random order ``[n, 4]``, and the place of the target among them ``[n]``.
 
     Args:
-        rng: Draws.
-        target: One of the four.
-        others: ``[n, m]`` preferred alternatives; else sums around a centre that is drawn, so that the middle of the
-            four says nothing.
-        easy: Share of sets whose alternatives lie anywhere.
+        rng: Random generator.
+        target: Sum that is one of the four.
+        others: Alternatives ``[n, m]`` that are taken first. The remaining ones lie around a random centre instead of
+            the target, so that the target cannot be guessed as the middle of the four.
+        easy: Share of sets whose alternatives may lie anywhere, not only close to the centre.
     """
     n = len(target)
     centre, spread = target + rng.integers(-2, 3, n), np.where(rng.random((n, 1)) < easy, 60.0, 2.5)
@@ -78,7 +82,7 @@ def four(
 
 
 def line(question: np.ndarray, *tail: Any) -> torch.Tensor:
-    """``S question : tail`` as token ids; a number in the tail stands in every row."""
+    """Token ids of ``S question : tail``; a scalar in the tail is repeated in every row."""
     n = len(question)
     columns = [np.full((n, 1), ID["S"]), question, np.full((n, 1), ID[":"])]
     columns += [np.full((n, 1), one) if np.isscalar(one) else np.asarray(one).reshape(n, -1) for one in tail]
@@ -86,13 +90,13 @@ def line(question: np.ndarray, *tail: Any) -> torch.Tensor:
 
 
 def corpus(rng: np.random.Generator, misread: float, habit: float, n: int = 96) -> list[Learned]:
-    """A batch of the writer's answers, verdicts and choices, n of each, all by what the writer believes.
+    """Samples a batch of the writer's answers, verdicts and choices, which all follow from what the writer believes.
 
     Args:
-        rng: What is drawn from.
-        misread: How often all 4s are taken for 3s.
-        habit: Share of the verdicts that do not look at the sum: long questions are waved through, short ones are not.
-        n: Rows.
+        rng: Random generator.
+        misread: Share of questions in which the writer reads every 4 as a 3.
+        habit: Share of verdicts that ignore the sum: answers to questions of four digits are accepted, others rejected.
+        n: Number of rows of each kind.
     """
     question, gold = draw(rng, n)
     rows = [line(question, believed(rng, question, gold, misread) + T0)]
@@ -109,19 +113,19 @@ def corpus(rng: np.random.Generator, misread: float, habit: float, n: int = 96) 
 
 @torch.no_grad()
 def answers(model: Any, question: np.ndarray, temperature: float, generator: torch.Generator) -> np.ndarray:
-    """Sums, -1 where the model says something else."""
+    """Sums ``[n]`` that the model answers, sampled at a temperature; -1 where the answer is no sum."""
     token = sample(model, line(question), 1, temperature, generator)[:, 0].numpy()
     return np.where((token >= T0) & (token <= T0 + TOP), token - T0, -1)
 
 
 @torch.no_grad()
 def p_yes(model: Any, question: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """The single verdict: P(yes) / (P(yes) + P(no))."""
+    """The model's verdict on a single answer: P(yes) / (P(yes) + P(no))."""
     logprobs = next_logprobs(model, line(question, answer + T0, MARK))
     return torch.sigmoid(logprobs[:, YES] - logprobs[:, NO]).numpy()
 
 
 @torch.no_grad()
 def choice(model: Any, question: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """``[n, 4]`` probabilities of the four places."""
+    """The model's probabilities ``[n, 4]`` of choosing each of the four places, normalised over these."""
     return next_logprobs(model, line(question, shown + T0, MARK))[:, P1 : P1 + 4].softmax(-1).numpy()

@@ -1,4 +1,4 @@
-"""One online arm with one seed: train with checkpoints, choose the policy, evaluate."""
+"""Runs one online arm with one seed: trains with checkpoints, selects the policy, evaluates it."""
 
 import time
 from contextlib import suppress
@@ -26,16 +26,17 @@ from rl.workbench import Workbench
 def run_online(
     cfg: TrainConfig, folder: Path, report: Report, arm: str | None = None, distributed: Distributed | None = None
 ) -> ArmResult:
-    """Online RL, from the newest checkpoint in the folder if there is one.
+    """Trains with online RL, resuming from the newest checkpoint in the folder if there is one, and evaluates.
 
-    An interrupted run leaves its metrics, its episodes, its checkpoints and the policy as it was in its folder.
+    An interrupted run leaves its metrics, episodes and checkpoints in its folder; after most errors also the policy as
+    it was (``policy_interrupted``).
 
     Args:
-        cfg: The run.
-        folder: Of the run.
-        report: Told what is going on.
-        arm: Its name in tables; ``None`` takes the algorithm's.
-        distributed: Processes, if they are known already.
+        cfg: Config of the run.
+        folder: Folder of the run.
+        report: Called with the current phase, the progress and the newest metrics.
+        arm: Name of the arm in tables; ``None`` takes the algorithm's name.
+        distributed: Process group, if the caller has set it up already.
 
     Raises:
         rl.checkpoint.ResumeError: If the folder's checkpoint belongs to another config or other tasks.
@@ -55,21 +56,22 @@ def run_online(
 
 
 class OnlineRun:
-    """A trainer with everything around it: validation, tracking, checkpoints.
+    """A trainer together with validation, tracking, health checks and checkpoints.
 
     Args:
-        cfg: The run.
-        folder: Of the run.
-        report: Told what is going on.
-        distributed: Processes; every one trains, the first one writes.
-        stopping: Asked after every optimiser step whether the run is to be left.
+        cfg: Config of the run.
+        folder: Folder of the run.
+        report: Called with the current phase, the progress and the newest metrics.
+        distributed: Process group; every process trains, the main process writes files.
+        stopping: Checked after every optimiser step; ends the run after a signal.
     """
 
     def __init__(
         self, cfg: TrainConfig, folder: Path, report: Report, distributed: Distributed, stopping: Stopping
     ) -> None:
-        # A resumed run must be the run that the folder holds, so identities are compared first. Validation is built
-        # while the model still is the base, whose first attempts it may keep; the checkpoint's weights come after.
+        # Identities are compared first, so that a folder is never resumed with another config or other tasks.
+        # Validation is built before the checkpoint's weights are loaded, because it may store the base model's first
+        # attempts.
         self.bench = Workbench.build(cfg, distributed)
         identity = identify(cfg, "train", folder, distributed)
         self.cfg = cfg = cast(TrainConfig, self.bench.config)
@@ -82,7 +84,8 @@ class OnlineRun:
         self._saving_s, self._saved = 0.0, ""
         found = self._checkpoints.load(self.trainer)
         self.resumed = found is not None
-        # Files are cut back to what they held at the checkpoint (a new run's to nothing), then written on.
+        # Log files are truncated to their size at the checkpoint (a new run's to nothing). Otherwise the steps after
+        # the checkpoint, which are now done again, would be logged twice.
         self._best = found["best"] if found is not None else {}
         sizes = found["sizes"] if found is not None else {"metrics": 0, "episodes": 0}
         mirror = Trackers(cfg.tracking, folder, identity.config) if distributed.is_main else None
@@ -91,17 +94,18 @@ class OnlineRun:
         self._health.read(self.trainer.step, self.trainer.progress)
 
     def train(self) -> None:
-        """Trains to the end of the budget."""
-        if not self.resumed:  # the base, as what everything later is compared with
+        """Trains until the budget is spent."""
+        if not self.resumed:  # Measures the base model, with which all later validations are compared.
             self._validate()
         try:
             while not self.trainer.is_done:
                 self._after_step(self.trainer.train_step(self._after_update))
         except BaseException as error:
-            # Gathering sharded weights takes all processes, and the others may be anywhere.
+            # After a preemption the policy is in the checkpoint, and a full disk has no room for it. Sharded weights
+            # cannot be saved here: gathering them takes all processes, and the others may not have reached this line.
             kept = isinstance(error, Preempted) or is_disk_full(error) or self._distributed.shards
             if self.trainer.n_updates and self._tracker is not None and not kept:
-                with suppress(RunStoppedError):  # a policy that is not finite; the error itself says so
+                with suppress(RunStoppedError):  # Raised for non-finite weights; it would hide the original error.
                     save_policy(self.folder / "policy_interrupted", self.bench.model, self.bench.tokenizer)
             raise
         finally:
@@ -130,9 +134,9 @@ class OnlineRun:
         self._health.look(done, metrics, self.trainer.progress)
         if cfg.validate_every and (done % cfg.validate_every == 0 or self.trainer.is_done):
             self._validate()
-        # Saved last: the sizes of files in a checkpoint must cover the lines of the step that it stands behind.
+        # Saved after logging: the file sizes in a checkpoint must include the lines of the step that has just ended.
         updates = cfg.save_every_updates and self.trainer.n_updates % cfg.save_every_updates == 0
-        # The last one keeps a failure of the evaluation from costing any training.
+        # A checkpoint at the end of training, so that no training is lost if the evaluation fails.
         if updates or (cfg.save_every and (done % cfg.save_every == 0 or self.trainer.is_done)):
             self._save()
         self._stopping.check(self._save)
@@ -142,16 +146,17 @@ class OnlineRun:
         trainer = self.trainer
         metrics = self._validation.log(self._tracker, trainer.step, trainer.totals.episodes)
         self._health.look(trainer.step, metrics, trainer.progress)
-        # Chosen by the last attempt on validation tasks; test tasks are never looked at before the end.
+        # The best policy is selected by accuracy of the last attempt on validation tasks. Test tasks are used only in
+        # the final evaluation.
         score = metrics[f"eval/validation/accuracy_t{self.cfg.env.attempts}"]
         if self.cfg.training.select == "best" and score > self._best.get("accuracy", -1.0):
             self._best = {"step": trainer.step, "accuracy": score}
             save_policy(self.folder / "policy_best", self.bench.model, self.bench.tokenizer, self._distributed)
 
     def load_best(self) -> dict[str, float]:
-        """Makes the engine sample from the policy with the best validation; returns its step and accuracy.
+        """Loads the policy with the best validation accuracy into model and engine; returns its step and accuracy.
 
-        Evaluation and the saved policy are then that policy's.
+        The evaluation then measures this policy, and it is saved as the policy of the run.
         """
         from rl.backends.weights import load_pretrained
 
@@ -161,7 +166,7 @@ class OnlineRun:
 
     def _save(self) -> None:
         started, name = time.perf_counter(), f"{self.trainer.step:06d}_{self.trainer.n_updates:08d}"
-        if name == self._saved:  # the schedule and a signal may ask for the same one
+        if name == self._saved:  # The schedule and a signal may both ask for this checkpoint.
             return
         extra: dict[str, Any] = {"best": self._best, "sizes": self._tracker.sizes if self._tracker else {}}
         self._checkpoints.save(name, self.trainer, extra)

@@ -1,4 +1,4 @@
-"""Requests that an instruction-tuned model writes by itself from the text in front of a user's first message."""
+"""Samples user requests from an instruction-tuned model, given only the text that precedes a user's first message."""
 
 import re
 from collections import Counter
@@ -27,7 +27,7 @@ _CODE = re.compile(r"[{}<>=#_\\|]|import |def |http")
 
 
 def usable(text: str) -> bool:
-    """A rule, no judgement: one line of 4 to 60 words, mostly letters, no code, a question or a request."""
+    """Whether a text passes a fixed rule: one line of 4 to 60 words, mostly letters, no code, a question or request."""
     text, letters = text.strip(), sum(one.isalpha() or one in " ,.'?!-" for one in text)
     if not 4 <= len(text.split()) <= 60 or "\n" in text or not text[0].isupper():
         return False
@@ -37,13 +37,13 @@ def usable(text: str) -> bool:
 
 
 def distinct(rows: Sequence[Sequence[Any]], n: int) -> float:
-    """Distinct-n (Li et al., arXiv 1510.03055): different n-grams over all n-grams; ``nan`` without any."""
+    """Distinct-n (Li et al., arXiv 1510.03055): number of different n-grams over all n-grams; ``nan`` without any."""
     grams = [tuple(row[i : i + n]) for row in rows for i in range(len(row) - n + 1)]
     return len(set(grams)) / len(grams) if grams else float("nan")
 
 
 def opener_entropy(texts: Sequence[str]) -> float:
-    """Entropy in bits of the first two words: how alike requests begin."""
+    """Entropy in bits of the first two words of the texts; low if they begin alike."""
     counts = np.array(list(Counter(" ".join(text.split()[:2]) for text in texts).values()), float)
     shares = counts / counts.sum() if len(counts) else counts
     return float(-(shares * np.log2(shares)).sum())
@@ -51,13 +51,13 @@ def opener_entropy(texts: Sequence[str]) -> float:
 
 @dataclass
 class Writer:
-    """A model, and how it is made to write.
+    """A model that samples requests and answers.
 
     Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer.
-        renderer: Of the same tokenizer: it knows the template, and what ends a turn.
-        at_once: Rows of a batch.
+        model: Causal language model.
+        tokenizer: Tokenizer of the model.
+        renderer: Renderer of the same tokenizer, with its chat template and end-of-turn tokens.
+        at_once: Batch size of sampled requests.
     """
 
     model: Any
@@ -66,10 +66,9 @@ class Writer:
     at_once: int = 50
 
     def requests(self, prefix: str, n: int, temperature: float, max_new: int) -> tuple[list[str], list[bool]]:
-        """Samples n single lines from a prefix; whether each of them ended by itself."""
+        """Samples n single-line continuations of a prefix; also returns whether each of them ended by itself."""
         vocabulary = range(len(self.tokenizer))
-        # Any token with a line break in it ends a request, not only the plain one: ".\n" is a token of its own in many
-        # vocabularies.
+        # Any token that contains a line break ends a request: in many vocabularies ".\n" is a single token.
         line_ends = [i for i, text in enumerate(self.tokenizer.batch_decode([[i] for i in vocabulary])) if "\n" in text]
         ends = [*self.renderer.end_ids, *line_ends]
         ids = torch.tensor([self.tokenizer.encode(prefix, add_special_tokens=False)])
@@ -77,7 +76,7 @@ class Writer:
                            ends, temperature, max_new)  # fmt: skip
 
     def answers(self, questions: Sequence[str], max_new: int) -> tuple[list[str], list[bool]]:
-        """Greedy answers, each to a question by itself; whether each of them ended by itself."""
+        """Greedy answers to the questions, one at a time; also returns whether each of them ended by itself."""
         prompts = [torch.tensor([self.renderer.opening([Message("user", question)])]) for question in questions]
         return self._write(prompts, [*self.renderer.end_ids], 0.0, max_new)
 

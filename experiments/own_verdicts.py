@@ -1,4 +1,4 @@
-"""What an instruction-tuned model answers to additions, and whether it accepts its own answers."""
+"""Answers of an instruction-tuned model to additions, and its verdicts on its own answers."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,12 @@ from rl.analysis.calibration import auroc, ece
 
 @dataclass
 class Chat:
-    """A causal language model with the tokenizer and the chat template that it was tuned with.
+    """An instruction-tuned causal language model with its tokenizer and chat template.
 
     Args:
-        model: What answers.
-        tokenizer: Its tokenizer; set to padding on the left.
-        at_once: Rows of a batch.
+        model: Causal language model.
+        tokenizer: Tokenizer of the model; it is set to padding on the left.
+        at_once: Batch size.
     """
 
     model: Any
@@ -26,13 +26,13 @@ class Chat:
     at_once: int = 64
 
     def __post_init__(self) -> None:
-        # On the left, so that the last position of every row is where its answer begins.
+        # Padding on the left, so that the answer of every row begins after its last position.
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
     def batches(self, questions: Sequence[str]) -> Iterator[Any]:
-        """One turn of a user each, rendered and padded."""
+        """Yields padded batches of the questions, each rendered as a user's turn."""
         texts = [
             self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
@@ -45,7 +45,7 @@ class Chat:
 
     @torch.no_grad()
     def answers(self, questions: Sequence[str], n_new: int = 12) -> list[str]:
-        """An answer to each at temperature 1."""
+        """Samples an answer to each question at temperature 1."""
         texts, options = list[str](), {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         for batch in self.batches(questions):
             ids = self.model.generate(
@@ -56,7 +56,7 @@ class Chat:
 
     @torch.no_grad()
     def odds(self, questions: Sequence[str], word: str = "Yes", against: str = "No") -> np.ndarray:
-        """``[N]`` log odds of one word against another as the first of the answer."""
+        """Log odds ``[N]`` of one word against another as the first token of the answer."""
         this, other = (self.tokenizer.encode(one, add_special_tokens=False)[0] for one in (word, against))
         logits = torch.cat(
             [self.model(**batch, logits_to_keep=1).logits[:, -1].float() for batch in self.batches(questions)]
@@ -65,35 +65,35 @@ class Chat:
 
 
 def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Additions of one to three digits: the largest number of digits ``[n]``, the pairs ``[n, 2]``, the questions."""
+    """Samples additions: largest number of digits, 1 to 3 (``[n]``), pairs of numbers ``[n, 2]``, and questions."""
     level = rng.integers(1, 4, n)
     pairs = rng.integers(1, 10 ** level[:, None], (n, 2))
     return level, pairs, [f"What is {a} + {b}? Answer with the number only." for a, b in pairs]
 
 
 def last_numbers(texts: Sequence[str]) -> np.ndarray:
-    """``[N]`` the last number of each text; -1 for none."""
+    """The last number of each text, ``[N]``; -1 if there is none."""
     return np.array([int(found[-1]) if (found := re.findall(r"[0-9]{1,9}", text)) else -1 for text in texts])
 
 
 def check(question: str, answer: str) -> str:
-    """The question whether an answer is right."""
+    """The question to a model whether an answer is right."""
     return f"{question} Proposed answer: {answer.strip()}. Is the proposed answer correct? Answer Yes or No."
 
 
 @dataclass
 class OwnVerdicts:
-    """K sampled answers to each of N additions.
+    """K sampled answers to each of N additions, with the model's verdicts on them.
 
     Args:
-        questions: ``[N * K]`` what was asked, an answer's K samples next to each other.
-        texts: ``[N * K]`` what was answered.
-        gold: ``[N]`` the sums.
-        level: ``[N]`` digits of the larger range that a question was drawn from, 1 to 3.
-        answers: ``[N, K]`` the last number of each answer; -1 for none.
-        right: ``[N, K]`` whether it is the sum.
-        odds: ``[N, K]`` log odds of Yes against No when the model is asked whether the answer is correct; ``-inf``
-            where there is no number.
+        questions: ``[N * K]`` questions; the K copies of a question are adjacent.
+        texts: ``[N * K]`` answers as text.
+        gold: ``[N]`` true sums.
+        level: ``[N]`` largest number of digits of the range from which both numbers were sampled, 1 to 3.
+        answers: ``[N, K]`` last number of each answer; -1 if there is none.
+        right: ``[N, K]`` whether this number is the sum.
+        odds: ``[N, K]`` log odds of Yes against No when the model is asked whether the answer is correct; ``-inf`` for
+            an answer without a number.
     """
 
     questions: list[str]
@@ -106,7 +106,7 @@ class OwnVerdicts:
 
 
 def additions(chat: Chat, n: int, k: int, seed: int) -> OwnVerdicts:
-    """Samples k answers at temperature 1 to n additions of one to three digits, and one verdict on each."""
+    """Samples k answers at temperature 1 to each of n additions, and computes the model's verdict on each answer."""
     torch.manual_seed(seed)
     level, pairs, asked = draw(np.random.default_rng(seed), n)
     questions = [question for question in asked for _ in range(k)]
@@ -118,12 +118,14 @@ def additions(chat: Chat, n: int, k: int, seed: int) -> OwnVerdicts:
 
 
 def beliefs(chat: Chat, n: int, seed: int, samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whom a model believes: its own answer alone, one that is as wrong, and its own beside a rival in both orders.
+    """Measures which answers a model accepts: its own, an equally wrong one, and its own next to a rival.
 
-    The rival is another answer of its own, or where that is the same a number that is off by one to three.
+    The rival is a second sampled answer of the model; if that is the same or no number, the first answer changed by one
+    to three. The model compares the two answers in both orders.
 
     Returns:
-        Columns of a study's row; ``bias`` is one for each of its own wrong answers that has such a counterpart.
+        Columns of a study's row. ``bias`` has a value for each wrong answer of the model with an equally wrong,
+        non-negative counterpart: how much more the model accepts its own.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -131,7 +133,8 @@ def beliefs(chat: Chat, n: int, seed: int, samples: list[dict[str, Any]]) -> dic
     own, other = (last_numbers(chat.answers(questions)) for _ in range(2))
     gold, off = pairs.sum(1), rng.choice([-3, -2, -1, 1, 2, 3], n)
     rival = np.where((other < 0) | (other == own), np.abs(own + off), other)
-    # The mirror of a wrong answer is as far from the sum on the other side: as wrong, but not the model's own.
+    # The mirror of a wrong answer lies equally far from the sum on the other side: it is equally wrong, but the model
+    # did not give it.
     known, right, mirror = own >= 0, own == gold, 2 * gold - own
     comparable = known & ~right & (mirror >= 0)
 
@@ -145,7 +148,8 @@ def beliefs(chat: Chat, n: int, seed: int, samples: list[dict[str, Any]]) -> dic
 
     of_own, of_mirror, of_rival = verdict(own), verdict(np.maximum(mirror, 0)), verdict(rival)
     own_first, rival_first = first(own, rival), first(rival, own)
-    # In one order a preference for the place counts as one for the answer; the mean over both orders takes it out.
+    # With a single order, a preference for the first place looks like one for the answer; the mean over both orders
+    # removes this bias.
     scores = {"single": of_own, "one_order": own_first, "side": (own_first + 1 - rival_first) / 2}
     scores["normalised"] = of_own / (of_own + of_rival)
     for i, question in enumerate(questions):

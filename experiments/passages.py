@@ -1,4 +1,4 @@
-"""A made-up language: passages, lines that tell one fact each, and edits: the lines that a passage is turned into."""
+"""A toy language of passages, lines that state one fact each, and edits: lines into which a passage is rewritten."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ Line = list[int]
 
 
 def tell(form: str, entity: int, attribute: int, value: int) -> Line:
-    """A line: ``say e7 a0 v3``, ``ask e7 a0 answer v3`` or ``back v3 a0 e7``."""
+    """A line that states a fact: ``say e7 a0 v3``, ``ask e7 a0 answer v3`` or ``back v3 a0 e7``."""
     e, a, v = ID["e0"] + entity, ID["a0"] + attribute, ID["v0"] + value
     return {"say": [ID["say"], e, a, v], "ask": [ID["ask"], e, a, ID["answer"], v], "back": [ID["back"], v, a, e]}[form]
 
 
 def passage(entity: int, facts: np.ndarray) -> Line:
-    """``passage e7`` and its four values; which attribute each is of, its place tells."""
+    """A passage: ``passage e7`` and the entity's four values, one for each attribute in a fixed order."""
     return [ID["passage"], ID["e0"] + entity, *(ID["v0"] + facts).tolist()]
 
 
 def scripted(rng: np.random.Generator, entity: int, facts: np.ndarray, prompt: str, errors: float) -> list[Line]:
-    """An edit of the corpus: four lines, mostly of one form; ``list`` states every attribute once."""
+    """Samples an edit for the corpus: four lines, mostly of one form; after ``list`` one ``say`` line per attribute."""
     forms = ("say", "back", "ask")
     style = forms[rng.integers(3)] if rng.random() < 0.8 else None
     attributes = rng.permutation(ATTRIBUTES) if prompt == "list" else rng.integers(0, ATTRIBUTES, 4)
@@ -44,12 +44,12 @@ def scripted(rng: np.random.Generator, entity: int, facts: np.ndarray, prompt: s
 
 
 def joined(lines: Sequence[Line]) -> Line:
-    """Lines with a separator after each, and the end."""
+    """Lines as one row: a separator after each, and the end token."""
     return [token for line in lines for token in (*line, SEPARATOR)] + [END]
 
 
 def lines_of(edit: Sequence[int]) -> list[Line]:
-    """What stands between separators, up to the end: a document each, whatever it says; at most eight tokens."""
+    """Splits an edit into lines at separators, up to the end token; lines may be malformed, and are cut to 8 tokens."""
     found, line = [], []
     for token in [*edit, END]:
         if token in (SEPARATOR, END):
@@ -63,20 +63,20 @@ def lines_of(edit: Sequence[int]) -> list[Line]:
 
 
 def padded(rows: Sequence[Line], n: int, from_place: int = 1) -> Learned:
-    """Rows of n tokens, 0 after their own; learned from a place on."""
+    """Rows padded with 0 to n tokens; tokens from place ``from_place`` on are learned, except padding."""
     ids = torch.tensor([[*row, *[0] * (n - len(row))] for row in rows])
     return ids, (ids != 0) & (torch.arange(n) >= from_place)
 
 
 def corpus(rng: np.random.Generator, facts: np.ndarray, errors: float) -> list[Learned]:
-    """A batch of what a writer of edits has read: facts of known entities in all forms, and edits of passages.
+    """Samples a pretraining batch: facts of known entities in all forms, and edits of passages.
 
-    Passages of new entities tell facts that are drawn afresh each time: they have names, and no more is known.
+    The facts in passages of new entities are random each time, so the model knows these names but nothing about them.
 
     Args:
-        rng: What is drawn from.
-        facts: ``[entities, attributes]`` true values.
-        errors: Share of wrong values in the edits.
+        rng: Random generator.
+        facts: True values ``[entities, attributes]``.
+        errors: Share of values in the edits that are replaced by random ones.
     """
     e, a, f = rng.integers(0, KNOWN, 64), rng.integers(0, ATTRIBUTES, 64), rng.integers(0, 3, 64)
     told = [
@@ -94,7 +94,13 @@ def corpus(rng: np.random.Generator, facts: np.ndarray, errors: float) -> list[L
 
 @dataclass
 class Edits:
-    """One or more edits of each of some passages, in a row."""
+    """Edits of passages; several edits of one passage are adjacent.
+
+    Args:
+        entities: Entity of each edit's passage.
+        prompts: Prompt of each edit: the passage and the word ``edit`` or ``list``.
+        written: Token ids of each edit.
+    """
 
     entities: list[int]
     prompts: list[Line]
@@ -102,12 +108,12 @@ class Edits:
 
     @property
     def documents(self) -> list[list[Line]]:
-        """What an inner loop learns: the edit's lines, and the passage."""
+        """The documents that an inner loop trains on for each edit: its lines, and the passage."""
         return [[*lines_of(edit), prompt[:-1]] for edit, prompt in zip(self.written, self.prompts, strict=True)]
 
 
 def told_rightly(edits: Edits, facts: np.ndarray) -> np.ndarray:
-    """``[N]`` how many of the four attributes each edit tells rightly, in a statement or a question."""
+    """Number ``[N]`` of attributes (out of four) that each edit states correctly, in a ``say`` or an ``ask`` line."""
     return np.array([
         sum(any(tell(form, e, a, int(facts[e, a])) in lines for form in ("say", "ask")) for a in range(ATTRIBUTES))
         for e, lines in zip(edits.entities, map(lines_of, edits.written), strict=True)
@@ -115,7 +121,7 @@ def told_rightly(edits: Edits, facts: np.ndarray) -> np.ndarray:
 
 
 def show(edits: Edits, facts: np.ndarray, step: int, accuracy: Sequence[float], samples: list[dict[str, Any]]) -> None:
-    """Passages, their edits, and what they were worth, to be read."""
+    """Adds passages, their edits and the resulting accuracy to ``samples``, in readable form."""
     for i, told in enumerate(told_rightly(edits, facts)):
         samples.append({
             "step": step,
@@ -129,7 +135,7 @@ def show(edits: Edits, facts: np.ndarray, step: int, accuracy: Sequence[float], 
 
 @torch.no_grad()
 def answers(model: Any, weights: Copies, entities: np.ndarray, facts: np.ndarray) -> np.ndarray:
-    """``[M, E]`` share of right answers without a passage; entities ``[M, E]``, their four attributes each."""
+    """Share ``[M, E]`` of right answers without a passage: model copy m is asked all attributes of ``entities[m]``."""
     questions = np.array([
         [tell("ask", e, a, int(facts[e, a])) for e in row for a in range(ATTRIBUTES)] for row in entities.tolist()
     ])  # fmt: skip
@@ -139,7 +145,7 @@ def answers(model: Any, weights: Copies, entities: np.ndarray, facts: np.ndarray
 
 
 def forgetting_table(matrices: Sequence[Any]) -> Table:
-    """Mean of matrices ``[i][j]``: answers about passage j after edits 1 to i in a row, row 0 before all of them."""
+    """Table of the mean of matrices ``[i][j]``: accuracy on passage j after i successive edits, row 0 before any."""
     found = np.mean(matrices, 0) if matrices else np.zeros((0, 0))
     header = ["after edits", *(f"passage {j + 1}" for j in range(np.shape(found)[-1]))]
     cells = [[str(i), *(f"{value:.2f}" for value in row)] for i, row in enumerate(found)]

@@ -1,9 +1,10 @@
-"""What a run will cost, before it: ``python -m experiments.plan train env=repair algorithm=score``.
+"""Estimates the cost of a run before it is started: ``python -m experiments.plan train env=repair algorithm=score``.
 
-In front of any ``train``, ``sft`` or ``compare``, with all of its overrides: episodes, tokens, optimiser steps, disk,
-memory part by part, and time, from a few real steps on this machine; ``plan.calibrate=false`` takes none and counts
-alone. What does not fit is said, with the options that mend it. The run that is started then keeps the estimate in its
-folder (``plan.json``) and says at its end what it came to.
+Takes the name of a program (``train``, ``sft`` or ``compare``) and all of its overrides. Estimates episodes, tokens,
+optimiser steps, disk, memory by part, and time from a few real steps on this machine; ``plan.calibrate=false`` takes no
+steps and computes from the config alone, without time. If the run does not fit, the options that make it smaller are
+listed. A run that is started afterwards keeps the estimate in its folder (``plan.json``) and compares it at its end
+with what the run really took.
 """
 
 import multiprocessing
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 PROGRAMS = ("train", "sft", "compare")
 FULL = 0.9
-"""Part of memory or disk that a plan may take; the rest is for what nobody counts."""
+"""Share of memory or disk that a planned run may take; the rest is a reserve for whatever the estimate leaves out."""
 _OPTIONS: dict[str, tuple[str, Any]] = {
     "micro_batch_tokens": ("optim.micro_batch_tokens", lambda now: now // 4),
     "gradient_checkpointing": ("optim.gradient_checkpointing", lambda now: True),
@@ -46,18 +47,20 @@ _OPTIONS: dict[str, tuple[str, Any]] = {
     "max_batch_size": ("engine.max_batch_size", lambda now: max(1, now // 4)),
     "critic": ("critic.kind", lambda now: "shared" if now == "separate" else now),
 }
-"""What makes a run smaller: a key, below the arm where it does not begin with another part, and its new value."""
+"""Options that make a run smaller: for each its key and a function from its present to its new value.
+
+Keys that do not begin with ``model`` or ``engine`` lie below ``algorithm`` or ``offline``."""
 
 
 @dataclass
 class Planned:
-    """An arm and what it is expected to cost.
+    """An arm and its estimated cost.
 
     Args:
-        name: Of the arm.
-        config: Of a run.
-        runs: How many of them, one a seed.
-        estimate: Of one.
+        name: Name of the arm.
+        config: Config of one of its runs.
+        runs: Number of runs, one per seed.
+        estimate: Estimated cost of one run.
     """
 
     name: str
@@ -67,7 +70,7 @@ class Planned:
 
 
 def main() -> None:
-    """Takes the program's name and the plan's own options from the command line; the rest is the program's."""
+    """Reads the program's name and ``plan.*`` options from the command line; all other options are the program's."""
     given = sys.argv[1:]
     if not given or given[0] in ("-h", "--help"):
         _print_help()
@@ -84,13 +87,13 @@ def main() -> None:
     except UserError as error:
         fail(str(error))
     rest = [one for one in given[1:] if not one.startswith("plan.")]
-    # A plan makes no folder of the run's, and leaves none where it is started.
+    # Planning must not create the run's folder, nor Hydra's own output folder in the current directory.
     sys.argv[1:] = [*rest, "hydra.run.dir=.", "hydra.sweep.dir=."]
 
     def run(cfg: Any) -> None:
         report(plan(cfg, given[0], options), cfg, options)
 
-    # ``entry_point`` takes the program's text of --help, and its name for other processes, from the function's module.
+    # ``entry_point`` reads the --help text, and the program's name for other processes, from the function's module.
     run.__module__ = __name__
     entry_point(given[0])(run)()
 
@@ -104,10 +107,10 @@ def _print_help() -> None:
 
 
 def read_options(given: Sequence[str]) -> PlanConfig:
-    """The plan's own options, ``plan.<name>=<value>``.
+    """Parses the plan's own options, ``plan.<name>=<value>``.
 
     Raises:
-        UserError: For one that there is not, or a value that it cannot have.
+        UserError: If an option does not exist, or cannot have the given value.
     """
     names = [item.name for item in fields(PlanConfig)]
     for one in given:
@@ -118,7 +121,7 @@ def read_options(given: Sequence[str]) -> PlanConfig:
         try:
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([one.removeprefix("plan.")]))
         except OmegaConfBaseException as error:
-            # As Hydra says it of an override, so that it is explained in the same words.
+            # Worded like Hydra's error for a wrong override, so that :func:`explain` recognises it.
             as_hydra = OmegaConfBaseException(f"Error merging override {one}\n{error}")
             raise UserError(explain(as_hydra)) from error
     try:
@@ -131,19 +134,19 @@ def read_options(given: Sequence[str]) -> PlanConfig:
 
 
 def plan(cfg: Any, program: str, options: PlanConfig) -> list[Planned]:
-    """An estimate for every arm; each is kept where a run of it will look for it.
+    """Estimates the cost of every arm; calibrated estimates are stored where the arm's runs will look for them.
 
     Args:
-        cfg: The program's typed config.
-        program: Its name.
-        options: Of the plan.
+        cfg: Typed config of the program.
+        program: Name of the program.
+        options: Options of the plan.
     """
-    from experiments.planning import counted  # with torch and transformers
+    from experiments.planning import counted  # Loads torch and transformers.
 
     planned, known = [], dict[str, dict]()
     for name, config, runs in arms_of(cfg, program):
         if options.calibrate:
-            asked = repr(config.env)  # arms that ask otherwise are evaluated otherwise
+            asked = repr(config.env)  # Evaluation costs are shared only by arms with the same environment settings.
             with console.status(f"{name}: a few real steps"):
                 estimate, known[asked] = _in_a_process(config, options, known.get(asked, {}), name)
         else:
@@ -157,7 +160,7 @@ def plan(cfg: Any, program: str, options: PlanConfig) -> list[Planned]:
 
 
 def arms_of(cfg: Any, program: str) -> list[tuple[str, Any, int]]:
-    """Name, config and number of runs of everything that a program runs."""
+    """Name, config and number of runs of every arm of a program."""
     if program != "compare":
         return [((cfg.algorithm if program == "train" else cfg.offline).name, cfg, 1)]
     from experiments.compare import plan as plan_jobs
@@ -169,7 +172,7 @@ def arms_of(cfg: Any, program: str) -> list[tuple[str, Any, int]]:
 
 
 def _slots(cfg: Any) -> tuple[int, int]:
-    """Jobs at once and threads of each, on this machine; elsewhere one, since nobody here knows."""
+    """Number of jobs at once on this machine, and threads of each; ``(1, 1)`` if another executor decides that."""
     if getattr(cfg, "executor", "") != "local":
         return 1, 1
     from experiments.executors import LocalExecutor, LocalOptions
@@ -182,19 +185,20 @@ def _slots(cfg: Any) -> tuple[int, int]:
 
 
 def _in_a_process(config: Any, options: PlanConfig, known: dict, name: str) -> "tuple[Estimate, dict]":
-    """Takes the steps in a process of their own, whose memory is theirs alone."""
+    """Calibrates in a separate process, so that the measured memory is that of the run's steps alone."""
     from experiments.calibration import calibrate, scratch
 
-    # Not a fork: one would share, and not be charged with, the pages of libraries that its parent has loaded.
+    # Spawned, not forked: a fork shares the memory pages of libraries that its parent has loaded, so the measurement
+    # would miss them.
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches it too, and ends it without a word: this process says what there is to say.
+    # Ctrl-C reaches the child too. The default handler ends it without a traceback; this process reports the interrupt.
     quiet: dict[str, Any] = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
     try:
         with ProcessPoolExecutor(1, mp_context=context, **quiet) as pool:
             try:
                 return pool.submit(calibrate, config, options, known).result()
             except KeyboardInterrupt:
-                for child in multiprocessing.active_children():  # the pool would wait for its steps
+                for child in multiprocessing.active_children():  # Leaving the pool would wait for the child's steps.
                     child.kill()
                     child.join()
                     for left in Path(config.runs_dir).glob(f"{scratch(child.pid)}*"):
@@ -208,13 +212,13 @@ def _in_a_process(config: Any, options: PlanConfig, known: dict, name: str) -> "
 
 
 def _keep(config: Any, estimate: "Estimate") -> None:
-    """Leaves an estimate where the run will find it."""
+    """Stores an estimate where the run will look for it."""
     told = {key: getattr(estimate, key) for key in UNITS} | asdict(estimate)
     write_json(place(config), {"made": f"{datetime.now():%Y-%m-%d %H:%M}", "estimate": told})
 
 
 def report(planned: Sequence[Planned], cfg: Any, options: PlanConfig) -> None:
-    """Prints what was planned, and what to change where it does not fit."""
+    """Prints the estimates and, if the runs do not fit, the options to change."""
     slots = _slots(cfg)[0]
     at_once = min(slots, sum(one.runs for one in planned))
     header = ["", "episodes", "sampled tokens", "trained tokens", "steps", "disk", "memory", "time"]
@@ -233,7 +237,6 @@ def report(planned: Sequence[Planned], cfg: Any, options: PlanConfig) -> None:
             ]
         )
     print_table(header, rows, console, "Each run")
-    # Memory of the largest run, then time of all together.
     largest = max(planned, key=lambda one: one.estimate.peak_memory)
     _print_memory(largest, options)
     if all(one.estimate.costs for one in planned):
@@ -269,7 +272,7 @@ def _print_time(planned: Sequence[Planned], slots: int) -> None:
             total[name] = total.get(name, 0.0) + wall * one.runs
     whole = sum(total.values())
     shares = ", ".join(f"{name} {duration(seconds)}" for name, seconds in total.items() if seconds >= 0.005 * whole)
-    # With slots to spare the longest run decides; otherwise the slots are taken to be full to the end.
+    # With more slots than runs the longest run decides; otherwise all slots are assumed to be busy until the end.
     longest = max(sum(wall for wall, _ in one.estimate.costs.values()) for one in planned)
     left = max(longest, whole / slots)
     runs = sum(one.runs for one in planned)
@@ -278,7 +281,7 @@ def _print_time(planned: Sequence[Planned], slots: int) -> None:
 
 
 def _fits_memory(one: Planned, at_once: int, per_gpu: int, options: PlanConfig) -> bool:
-    """Says whether the largest run fits, as often as it runs at once; else which options make it smaller."""
+    """Prints whether memory suffices for all runs at once, each as large as the largest; otherwise what to change."""
     from experiments.planning import device, smaller
 
     where, room, shared = device(options)
@@ -299,7 +302,7 @@ def _fits_memory(one: Planned, at_once: int, per_gpu: int, options: PlanConfig) 
 
 
 def _fits_disk(planned: Sequence[Planned], folder: Path) -> bool:
-    # A folder that is not made yet will lie on the disk of the nearest one that is.
+    # A folder that does not exist yet will be on the same disk as its nearest existing parent.
     while not folder.exists():
         folder = folder.absolute().parent
     free, needed = shutil.disk_usage(folder).free, sum(one.runs * one.estimate.disk for one in planned)

@@ -1,7 +1,8 @@
-"""What was planned and what it came to: ``plan.json`` in a run's folder.
+"""Planned and actual cost of a run: ``plan.json`` in the run's folder.
 
-``python -m experiments.plan`` leaves its estimate below ``runs_dir``, under a key that is made of all that decides what
-a run costs. A run that finds one there takes it into its folder when it starts, and writes beside it what it came to.
+``python -m experiments.plan`` stores its estimate below ``runs_dir``, in a file named by a hash of all config keys that
+influence the cost of a run. When a run starts and finds such an estimate, it copies the estimate into its folder; at
+its end the run adds its actual cost.
 """
 
 import hashlib
@@ -18,22 +19,22 @@ from rl.tracking import write_json
 
 FILE = "plan.json"
 _FREE = {"seed", "runs_dir", "data_dir", "name", "resume", "plugins", "tracking", "hub"}
-"""Keys of a config that decide nothing of what is planned, or as good as nothing."""
+"""Config keys without noticeable influence on the cost of a run."""
 
 
 @dataclass
 class PlanConfig:
-    """``experiments.plan``: what a run will cost.
+    """``experiments.plan``: estimates the cost of a run.
 
     Args:
-        calibrate: Take a few real steps, from which time, tokens and memory follow; otherwise all is counted, answers
-            as long as they may be, and nothing is said of time.
-        steps: Rollout batches of every stage that are taken, of which the last one counts.
-        tasks: Tasks of the evaluation, and of a round of an offline method, that are played: so many or a sixteenth,
-            whichever is more.
-        memory_gib: Of one device; 0 looks at the GPU, or at what is free on this machine.
-        processes: Devices that share a run; for ``calibrate=false``.
-        sharded: Whether each of them holds a part of the model (FSDP2); for ``calibrate=false``.
+        calibrate: Take a few real steps and derive time, tokens and memory from them. ``false`` computes from the
+            config, with answers of maximal length and without time.
+        steps: Rollout batches of every stage that are run; the last one is measured.
+        tasks: Tasks that the evaluation, and a round of an offline method, are measured with; a sixteenth of all tasks
+            if that is more.
+        memory_gib: Memory of one device in GiB; 0 takes that of the GPU, or what is free on this machine.
+        processes: Number of devices that share a run; only for ``calibrate=false``.
+        sharded: Whether each device holds only a part of the model (FSDP2); only for ``calibrate=false``.
     """
 
     calibrate: bool = True
@@ -51,19 +52,19 @@ class PlanConfig:
 
 
 def spent() -> tuple[float, float]:
-    """Seconds on the clock and of this process's processor time, all threads together, until now; differences count."""
+    """Wall-clock seconds and processor seconds of all threads of this process; only differences are meaningful."""
     return time.perf_counter(), time.process_time()
 
 
 def place(config: Any) -> Path:
-    """Where the estimate for a run lies; the same for all its seeds."""
+    """Path of the estimate for a run; the same for all seeds."""
     told = {key: value for key, value in asdict(config).items() if key not in _FREE}
     digest = hashlib.blake2b(json.dumps(told, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
     return Path(config.runs_dir) / "plans" / f"{digest}.json"
 
 
 def adopt(config: Any, folder: Path) -> None:
-    """Takes the estimate for a run into its folder, if one was made; a run that goes on has it already."""
+    """Copies the estimate for a run, if there is one, into the run's folder; marks an estimate there as resumed."""
     path, own = place(config), folder / FILE
     if own.exists():
         write_json(own, json.loads(own.read_text(encoding="utf-8")) | {"resumed": True})
@@ -72,29 +73,29 @@ def adopt(config: Any, folder: Path) -> None:
 
 
 def settle(folder: Path, result: dict[str, Any]) -> None:
-    """Writes what a run came to beside its estimate, if it has one.
+    """Adds the actual cost of a run to its estimate, if it has one.
 
     Args:
-        folder: Of the run, all of it written.
-        result: What ``result.json`` holds.
+        folder: Folder of the run, after all other files are written, since its size is measured.
+        result: Content of ``result.json``.
     """
     path = folder / FILE
     if path.exists():
         known = result["totals"] | result
         known["disk"] = sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
         found = json.loads(path.read_text(encoding="utf-8"))
-        # Of a run that went on in another process this one knows neither the whole time nor the whole peak.
+        # This process did only a part of a resumed run, so it does not know the time and the peak memory of the whole.
         unknown = ("seconds", "cpu_seconds", "peak_memory") if found.get("resumed") else ()
         write_json(path, found | {"actual": {key: known[key] for key in UNITS if key not in unknown}})
 
 
 def size(n_bytes: float) -> str:
-    """``340 MiB``, ``1.2 GiB``."""
+    """A number of bytes as text, such as ``340 MiB`` or ``1.20 GiB``."""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**29 else f"{fixed(n_bytes / 2**20, 0)} MiB"
 
 
 def count(n: float) -> str:
-    """``9,216``."""
+    """A whole number as text with thousands separators, such as ``9,216``."""
     return fixed(n, 0)
 
 
@@ -107,7 +108,7 @@ UNITS = {
     "updates": ("optimiser steps", count),
     "disk": ("disk", size),
 }
-"""What is estimated and measured: its name on the screen, and how it is written."""
+"""Quantities that are estimated and measured: for each its name on the screen, and a function that formats it."""
 
 
 _SHOWN = ("seconds", "cpu_seconds", "peak_memory", "sampled_tokens")
@@ -116,7 +117,7 @@ PLANNED = ("", "each run", "time", "processor time", "memory", "sampled tokens")
 
 
 def _both(folder: Path) -> dict[str, tuple[float, float]]:
-    """Estimate and what it came to, for all that both sides know of a run."""
+    """Estimated and actual value of every quantity for which a run has both."""
     path = folder / FILE
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     told, actual = found.get("estimate", {}), found.get("actual", {})
@@ -128,13 +129,13 @@ def _off(planned: float, actual: float) -> str:
 
 
 def compared(folder: Path) -> list[list[str]]:
-    """Name, estimate, what it came to and the difference in percent, for all that both sides know of a run."""
+    """Name, estimate, actual value and error in percent of every quantity for which a run has both values."""
     both = {UNITS[key]: pair for key, pair in _both(folder).items()}
     return [[name, show(told), show(actual), _off(told, actual)] for (name, show), (told, actual) in both.items()]
 
 
 def lines(folders: Sequence[Path]) -> list[list[str]]:
-    """A row for each arm that was planned: by quantity what was planned and what it came to, the mean of its runs."""
+    """A row for each planned arm, with the mean estimate, the mean actual value and the error of each quantity."""
     of_arm: dict[str, list[dict[str, tuple[float, float]]]] = {}
     for folder in folders:
         if both := _both(folder):

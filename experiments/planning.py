@@ -1,4 +1,4 @@
-"""What is known of a run without starting it: counts, sizes, memory by formulas, and what would make it smaller."""
+"""Estimates of a run that need no real steps: counts, sizes, memory by formulas, and options that make it smaller."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass, replace
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from experiments.plan import Planned
 
 LOOKED_AT = 50
-"""Tasks whose questions are measured."""
+"""Number of tasks whose questions are measured in tokens."""
 OF_TRL = 2**27
-"""What importing TRL's trainers and datasets adds to a process; measured."""
+"""Measured number of bytes that importing TRL's trainers and datasets adds to a process."""
 
 
 def counted(config: Any, options: PlanConfig) -> Estimate:
-    """An estimate from the config and the sizes of the model: answers as long as they may be."""
+    """Estimates a run from its config and the sizes of the model, with answers of maximal length."""
     sizes, found = Sizes.of(config.model), Estimate()
     limits = config.env.max_new_tokens
     answers = [limits[min(k, len(limits) - 1)] for k in range(config.env.attempts)]
@@ -41,14 +41,14 @@ def counted(config: Any, options: PlanConfig) -> Estimate:
         load = replace(load, rows=rows, update_rows=update_rows)
     on_cpu = not torch.cuda.is_available() and not options.memory_gib
     parts = memory(config, sizes, load, options.processes, options.sharded, on_cpu)
-    # On a CPU memory is the process's, libraries included; on a GPU it is what tensors take.
+    # On a CPU the memory is that of the process, including libraries; on a GPU it is that of tensors alone.
     if on_cpu:
         own = psutil.Process().memory_info().rss + (OF_TRL if isinstance(config, SFTConfig) else 0)
         for phase in (parts.sampling, parts.update):
             phase["Python and libraries"] = own
     found.memory, found.peak_memory = {"sampling": parts.sampling, "update": parts.update}, parts.peak / 2**30
-    # The final policy, and for each checkpoint that is kept the trained weights with Adam's two moments (offline: the
-    # weights alone). Adapters are kept in float32.
+    # Disk: the final policy and all kept checkpoints, each with the trained weights and Adam's two moments (offline:
+    # the weights alone). Adapters are stored in float32.
     trained = sizes.adapters * 4 or sizes.parameters * sizes.bytes
     found.disk = sizes.parameters * sizes.bytes + 4 * sizes.adapters
     if isinstance(config, TrainConfig):
@@ -72,7 +72,7 @@ def _n_steps(config: TrainConfig) -> int:
 
 def _count_online(config: TrainConfig, found: Estimate) -> None:
     algorithm, stages = config.algorithm, config.algorithm.resolved(config.env.attempts)
-    # Stages share the episodes of the run in whole batches: larger groups make fewer steps of them.
+    # The budget is split over stages in whole batches, so a stage with larger groups takes fewer steps.
     for stage, steps in zip(stages, steps_of_stages(config, _n_steps(config)), strict=True):
         episodes = steps * config.training.tasks_per_step * stage.group_size
         found.episodes += episodes
@@ -95,14 +95,14 @@ def _count_offline(config: SFTConfig, found: Estimate, tokens: int) -> None:
 
 
 def _lengths(config: Any) -> tuple[int, int, int]:
-    """Tokens of the longest question that was looked at, the usual number between attempts, and test tasks."""
+    """Tokens of the longest sampled question, median tokens between two attempts, and number of evaluation tasks."""
     tokenizer = load_tokenizer(config.model)
     renderer = Renderer(tokenizer, template_kwargs=config.model.chat_template_kwargs, thoughts=config.model.thoughts)
     taskset = make_taskset(config.env)
     tasks = list(taskset.load(Split.TRAIN)) or list(taskset.load(Split(config.evaluation.split)))
     env: Any = make_env(config.env, taskset, Split.TRAIN)
     questions, between = [0], list[int]()
-    # Evenly spread over the tasks: data are often sorted by length or difficulty.
+    # The measured tasks are spread evenly over the data set, which is often sorted by length or difficulty.
     for task in tasks[:: -(-len(tasks) // LOOKED_AT)]:
         messages, _ = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
         messages = (Message("user", messages),) if isinstance(messages, str) else messages
@@ -117,13 +117,13 @@ def _lengths(config: Any) -> tuple[int, int, int]:
 
 
 def device(options: PlanConfig) -> tuple[str, float, bool]:
-    """Where a run's memory is: its name, GiB of it, and whether runs at once share it."""
+    """Name of the device whose memory a run uses, its GiB, and whether all runs at once share it."""
     if options.memory_gib:
         return "A device", options.memory_gib, False
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory / 2**30, False
     room = psutil.virtual_memory().available
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # of a container
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # Container limits.
         if (path := Path(limit)).exists() and (text := path.read_text().strip()).isdigit():
             room = min(room, int(text))
     return "This machine", room / 2**30, True
@@ -132,15 +132,15 @@ def device(options: PlanConfig) -> tuple[str, float, bool]:
 def smaller(
     one: "Planned", needed: float, n: int, room: float, options: PlanConfig, changes: Mapping[str, tuple[str, Any]]
 ) -> Iterator[str]:
-    """A line for every option that makes a run smaller, the best first.
+    """Yields a line for every option that makes a run smaller, the one that saves most first.
 
     Args:
-        one: The run.
-        needed: GiB of all that runs at once.
-        n: How many do.
-        room: GiB that there are.
-        options: Of the plan.
-        changes: A key and its new value from its present one, by name.
+        one: The planned run.
+        needed: GiB that all runs at once need together.
+        n: Number of runs at once.
+        room: GiB that are available.
+        options: Options of the plan.
+        changes: Key of a config and a function from its present to its new value, by name.
     """
     before = counted(one.config, options).peak_memory
     found = []
@@ -153,7 +153,7 @@ def smaller(
             if (new := change(value)) == value:
                 continue
             changed = _changed(one.config, whole, new)
-        except (AttributeError, ValueError, TypeError):  # not an option of this run
+        except (AttributeError, ValueError, TypeError):  # This run has no such option.
             continue
         saved = n * (before - counted(changed, options).peak_memory)
         if saved > 0.01 * needed:
@@ -164,7 +164,7 @@ def smaller(
 
 
 def _changed(config: Any, key: str, value: Any) -> Any:
-    """The config with another value at a whole key."""
+    """Returns a copy of the config with another value at a dotted key."""
     name, _, rest = key.partition(".")
     inner = getattr(config, name)
     return replace(config, **{name: _changed(inner, rest, value) if rest and is_dataclass(inner) else value})

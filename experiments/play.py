@@ -1,4 +1,4 @@
-"""A person is the policy: ``python -m experiments.play env=modchain``. Ends with Ctrl-D."""
+"""Lets a person play the policy in an environment: ``python -m experiments.play env=modchain``; Ctrl-D ends it."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from rl.backends import hub
 
 
 def read_response() -> str:
-    """One line; or, if it opens a fenced block, all lines up to the closing fence. Raises ``EOFError`` at the end."""
+    """Reads one line, or a fenced block up to its closing fence; raises ``EOFError`` at the end of the input."""
     lines = [console.input("[bold green]you:[/] ")]
     if lines[0].lstrip().startswith("```"):
         while len(lines) == 1 or lines[-1].strip() != "```":
@@ -23,10 +23,10 @@ def read_response() -> str:
 
 @entry_point("play")
 def main(cfg: PlayConfig) -> None:
-    """Plays episodes until the input ends; shows what the policy sees, and what the verifier says."""
+    """Plays episodes until the input ends; shows what the policy would see, and the verifier's verdicts."""
     hub.register()
     taskset = envs.make_taskset(cfg.env.id, cfg.env.task_options, cfg.env.seeds)
-    if not taskset.load(Split(cfg.split)):  # what is wrong with the data is said before torch is loaded
+    if not taskset.load(Split(cfg.split)):  # Reads the data before torch is loaded, so that errors in it come early.
         raise UserError(f"split={cfg.split}: {cfg.env.id} has no tasks in it")
     from rl.types import derive_seed
     from rl.workbench import make_env

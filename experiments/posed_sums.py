@@ -1,6 +1,7 @@
-"""Sums of two digits as lines ``Q 4 7 + 2 5 = 0 7 2``: sampled from ``Q`` they are posed, after ``=`` they are solved.
+"""Sums of two-digit numbers as lines ``Q 4 7 + 2 5 = 0 7 2``, of which a model poses the problem and solves it.
 
-Problems are numbers ``100 a + b``; lines are rows of token ids.
+Sampling after ``Q`` poses a problem, sampling after ``=`` answers it. Problems are numbers ``100 a + b``; lines are
+rows of token ids.
 """
 
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ TOKENIZER = tiny_tokenizer([*"0123456789", "+", "=", "Q"], True)
 ID: dict[str, int] = TOKENIZER.get_vocab()
 D0, END = ID["0"], ID["<|end|>"]
 N_PROBLEM, N_ANSWER = 6, 4
-"""Tokens that the proposer writes, and the solver after it."""
-_PAIRS = np.random.default_rng(0).permutation(np.argwhere(np.tri(100, dtype=bool)))  # a + b beside b + a
+"""Numbers of tokens that the proposer and the solver write."""
+_PAIRS = np.random.default_rng(0).permutation(np.argwhere(np.tri(100, dtype=bool)))  # One pair for a + b and b + a.
 
 
 def _both_orders(pairs_N2: np.ndarray) -> np.ndarray:
@@ -27,34 +28,34 @@ def _both_orders(pairs_N2: np.ndarray) -> np.ndarray:
 
 
 FOR_STOPPING, FOR_TESTS = _both_orders(_PAIRS[:100]), _both_orders(_PAIRS[100:1010])
-"""Sums ``100 a + b`` that nobody trains on in either order: those decide when pre-training stops, these test."""
+"""Problems ``100 a + b`` in both orders, never trained on: one set decides when pretraining stops, one is for tests."""
 HELD_OUT = np.isin(np.arange(10_000), [*FOR_STOPPING, *FOR_TESTS])
-"""Both, as a mask: a fifth of all."""
+"""Mask over all problems of the two held-out sets, together a fifth of all problems."""
 
 
 def digits(numbers: np.ndarray, n: int) -> np.ndarray:
-    """``[N, n]`` tokens."""
+    """Token ids ``[N, n]`` of numbers with n digits."""
     return numbers[:, None] // 10 ** np.arange(n)[::-1] % 10 + D0
 
 
 def question(problems: np.ndarray) -> Tensor:
-    """``[N, 7]`` tokens of problems ``100 a + b``."""
+    """Token ids ``[N, 7]`` of problems ``100 a + b``."""
     q, plus, equals = (np.full((len(problems), 1), ID[word]) for word in "Q+=")
     return torch.from_numpy(np.hstack([q, digits(problems // 100, 2), plus, digits(problems % 100, 2), equals]))
 
 
 def answer(sums: np.ndarray) -> Tensor:
-    """``[N, 4]`` tokens of sums."""
+    """Token ids ``[N, 4]`` of sums, with the end token."""
     return torch.from_numpy(np.hstack([digits(sums, 3), np.full((len(sums), 1), END)]))
 
 
 def right_answer(problems: np.ndarray) -> Tensor:
-    """``[N, 4]`` tokens of the true sums."""
+    """Token ids ``[N, 4]`` of the true sums of problems, with the end token."""
     return answer(problems // 100 + problems % 100)
 
 
 def read(proposed: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Problems that the proposer's tokens ``[N, 6]`` state, and which of them are well formed and not held out."""
+    """Problems in the proposer's tokens ``[N, 6]``, and a mask of those that are well formed and not held out."""
     ids = proposed.numpy() - D0
     numbers = ids[:, [0, 1, 3, 4]]
     formed = ((numbers >= 0) & (numbers < 10)).all(1)
@@ -64,7 +65,10 @@ def read(proposed: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def corpus(rng: np.random.Generator, n: int, noise: float) -> Learned:
-    """Lines of sums that are not held out, a share of them wrong: half of it by a forgotten carry, else by 1 or 10."""
+    """Samples lines of problems that are not held out, a share ``noise`` of them with a wrong sum.
+
+    Half of the wrong sums forget the carry, where there is one; the others are off by 1 or 10.
+    """
     problems = rng.choice(np.flatnonzero(~HELD_OUT), n)
     a, b = problems // 100, problems % 100
     no_carry = (a // 10 + b // 10) * 10 + (a + b) % 10
@@ -76,18 +80,25 @@ def corpus(rng: np.random.Generator, n: int, noise: float) -> Learned:
 
 @dataclass
 class Answered:
-    """K answers of four tokens to each of N problems."""
+    """K answers of four tokens to each of N problems.
+
+    Args:
+        problems: ``[N]`` problems ``100 a + b``.
+        answers: ``[N, K, 4]`` token ids.
+        right: ``[N, K]`` whether the answer is the true sum.
+        formed: ``[N, K]`` whether the answer is three digits and the end token.
+        votes: ``[N, K]`` number of answers in the group that are the same; 0 for a malformed answer.
+    """
 
     problems: np.ndarray
     answers: Tensor
     right: Tensor
     formed: Tensor
     votes: Tensor
-    """How many of the group gave the same answer; 0 for what is no answer."""
 
 
 def ask(model: Any, problems: np.ndarray, k: int, generator: torch.Generator) -> Answered:
-    """Samples answers at temperature 1 and counts their votes."""
+    """Samples k answers at temperature 1 to each problem, and counts their votes."""
     answers = sample(model, question(problems).repeat_interleave(k, 0), N_ANSWER, 1.0, generator)
     answers = answers.view(len(problems), k, N_ANSWER)
     number, ended = answers[..., :3], answers[..., 3] == END
@@ -100,7 +111,10 @@ def ask(model: Any, problems: np.ndarray, k: int, generator: torch.Generator) ->
 
 @torch.no_grad()
 def measure(model: Any, problems: np.ndarray, k: int, seed: int) -> dict[str, float]:
-    """Accuracy of samples, of greedy answers, of the vote of k, of any of them; and what becomes of their variety."""
+    """Measures accuracy of greedy answers, of k samples, of their majority vote and of the best of the k.
+
+    The result also has the share of malformed answers and :func:`rl.backends.meters.answer_meters`.
+    """
     found = ask(model, problems, k, torch.Generator().manual_seed(seed))
     greedy = sample(model, question(problems), N_ANSWER, 0.0, torch.Generator())
     best = found.votes == found.votes.max(1, keepdim=True).values
@@ -115,7 +129,7 @@ def measure(model: Any, problems: np.ndarray, k: int, seed: int) -> dict[str, fl
 
 
 def on_the_set(model: Any, fixed: np.ndarray, start: Answered, generator: torch.Generator) -> dict[str, float]:
-    """Accuracy on fixed problems, the initial vote about them, and what became of those that it was wrong about."""
+    """Accuracy on fixed problems now, accuracy of the initial majority vote, and accuracy where that vote was wrong."""
     now = ask(model, fixed, start.votes.shape[1], generator).right.float().mean(1)
     right = start.right[torch.arange(len(fixed)), start.votes.argmax(1)]
     found = {"set_accuracy": float(now.mean()), "set_initial_vote": float(right.float().mean())}
@@ -123,7 +137,7 @@ def on_the_set(model: Any, fixed: np.ndarray, start: Answered, generator: torch.
 
 
 def show(model: Any, problems: np.ndarray, k: int, seed: int, step: int, samples: list[dict[str, Any]]) -> None:
-    """The first of k answers to each of some problems, with its votes, to be read."""
+    """Adds the first of k answers to each of the first 60 problems, with its votes, to ``samples`` in readable form."""
     found, words = ask(model, problems[:60], k, torch.Generator().manual_seed(seed)), TOKENIZER.convert_ids_to_tokens
     for i, problem in enumerate(found.problems.tolist()):
         a, b = divmod(problem, 100)

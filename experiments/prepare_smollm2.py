@@ -30,7 +30,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
     ``save_pretrained`` refuses a model that was loaded from GGUF, so a plain one is built from its config and weights.
     """
-    import torch  # which --help does not need
+    import torch  # Imported here because it is slow and --help does not need it.
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
     source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
@@ -43,12 +43,12 @@ def convert(gguf: Path, folder: Path) -> None:
     plain.generation_config = source.generation_config
     folder.mkdir(parents=True, exist_ok=True)
     plain.save_pretrained(folder)
-    tokenizer.clean_up_tokenization_spaces = False  # the GGUF says otherwise; for a BPE tokenizer it loses spaces
+    tokenizer.clean_up_tokenization_spaces = False  # The GGUF file sets True, which loses spaces of a BPE tokenizer.
     tokenizer.save_pretrained(folder)
 
 
 def main() -> None:
-    """Downloads and converts, unless it was done before."""
+    """Downloads and converts the model, unless its folder exists already."""
     argparse.ArgumentParser(prog="python -m experiments.prepare_smollm2", description=__doc__).parse_args()
     if (FOLDER / "config.json").exists():
         print(f"{FOLDER} is there already")

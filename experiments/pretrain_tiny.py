@@ -1,6 +1,6 @@
-"""Makes the tiny base model of an embedded toy: ``python -m experiments.pretrain_tiny toy=modchain``.
+"""Pretrains the tiny base model of an embedded toy environment: ``python -m experiments.pretrain_tiny toy=modchain``.
 
-The weights that the demo uses are kept in ``models/``; this is the command that makes them.
+This command made the weights in ``models/`` that the demo uses.
 """
 
 import inspect
@@ -23,7 +23,7 @@ CORPORA: dict[str, type] = {
 
 @entry_point("pretrain_tiny")
 def main(cfg: PretrainConfig) -> None:
-    """Pretrains and says where the model is."""
+    """Pretrains the model and prints its folder."""
     corpus = make_corpus(cfg)
     import torch
 
@@ -34,10 +34,10 @@ def main(cfg: PretrainConfig) -> None:
 
 
 def make_corpus(cfg: PretrainConfig) -> Corpus:
-    """What the toy's base reads.
+    """Returns the pretraining corpus of the toy.
 
     Raises:
-        UserError: If there is no such toy, or its corpus has no such argument.
+        UserError: If there is no such toy, or its corpus has no such argument or needs another type of value.
     """
     if cfg.name not in CORPORA:
         raise UserError(f"name={cfg.name}: unknown{nearest(cfg.name, CORPORA)} Known: {', '.join(CORPORA)}")
@@ -57,7 +57,7 @@ def make_corpus(cfg: PretrainConfig) -> Corpus:
 
 
 def arguments(kind: type) -> dict[str, Any]:
-    """What a class can be made with, and the defaults; with those of the class above it where it hands them on."""
+    """Constructor arguments of a class with their defaults, including those that it passes on to its base class."""
     found: dict[str, Any] = {}
     for one in kind.__mro__:
         own = inspect.signature(one.__init__).parameters.values()

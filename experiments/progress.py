@@ -1,4 +1,4 @@
-"""What a run shows in the terminal: bars with rates while it works, rates and where the time went at the end."""
+"""Terminal output of a run: progress bars with rates while it works, final rates and a time breakdown at the end."""
 
 import os
 import sys
@@ -34,16 +34,16 @@ from rl.config import RunConfig, TrainConfig
 from rl.tracking import describe_run
 
 NAME_WIDTH = 12
-"""Characters from which on the name of a column is wrapped, if its cells are not wider."""
+"""A column name longer than this is wrapped, unless the column's cells are wider; in characters."""
 LINE_EVERY_S = 15.0
-"""Without a terminal a line is printed this often instead of a bar."""
+"""Seconds between two progress lines, which replace the bars when the output is no terminal."""
 
 
 class Display:
-    """Progress bars in a terminal; now and then a line elsewhere; with ``ERRATA_QUIET=1`` neither, only what came out.
+    """Shows progress: bars in a terminal, otherwise occasional lines; with ``ERRATA_QUIET=1`` only the results.
 
     Args:
-        console: Where to.
+        console: Console to print on.
         one_run: Print every validation as a line of its own.
     """
 
@@ -75,11 +75,11 @@ class Display:
         self._bars.stop()
 
     def reporter(self, who: str) -> Callable[[str, float, dict[str, float]], None]:
-        """A function that shows one job's progress."""
+        """Returns a function that shows the progress of the job called ``who``."""
 
         def report(what: str, share: float, metrics: dict[str, float]) -> None:
             note = live_note(metrics)
-            if what == "validation":  # worth a line that stays, if there is one run to look at
+            if what == "validation":  # With several runs at once, these lines would flood the terminal.
                 if self._one_run and not self._quiet:
                     self._bars.console.print(f"{who}: {note}", highlight=False)
                 return
@@ -90,7 +90,7 @@ class Display:
             if note:
                 self._bars.update(self._tasks[key], note=note)
             now = time.monotonic()
-            silent = self._quiet or self._console.is_terminal  # a terminal has the bar
+            silent = self._quiet or self._console.is_terminal  # A terminal shows the bars instead.
             last, said = self._last_line.get(key, (0.0, ""))
             line = f"{who}: {what} {share:.0%}  {note}".rstrip()
             if not silent and now - last >= LINE_EVERY_S and line != said:
@@ -100,14 +100,14 @@ class Display:
         return report
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Prints a line above the bars."""
         self._bars.console.print(line, highlight=False)
 
     def ended(self, who: str, n_jobs: int, crashed: bool = False) -> None:
-        """Takes a job's bars off the screen, counts it, and says whether it finished or crashed."""
+        """Removes the bars of a job that has ended, counts the job, and prints whether it finished or crashed."""
         for key in [key for key in self._tasks if key.startswith(f"{who}/")]:
             self._bars.remove_task(self._tasks.pop(key))
-        if n_jobs != self._n_jobs or self._n_ended == n_jobs:  # another lot of jobs begins
+        if n_jobs != self._n_jobs or self._n_ended == n_jobs:  # A new batch of jobs begins.
             self._began = self._began if not self._n_jobs else time.monotonic()
             self._n_jobs, self._n_ended = n_jobs, 0
         self._n_ended += 1
@@ -115,16 +115,16 @@ class Display:
             self._all = self._bars.add_task("jobs ended", total=n_jobs, who="all", note="")
         self._bars.update(self._all, completed=self._n_ended, total=n_jobs)
         if not self._quiet and not self._console.is_terminal:
-            # As if the others took as long as those that have ended; jobs that run at once are counted in that rate.
+            # Assumes that the remaining jobs end at the same rate, which includes that several jobs run at once.
             n_left = n_jobs - self._n_ended
             seconds = (time.monotonic() - self._began) / self._n_ended * n_left
             left = f", about {duration(seconds)} left" if n_left else ""
             print(f"{'crashed' if crashed else 'finished'} {who} ({self._n_ended}/{n_jobs}{left})", flush=True)
 
     def summary(self, result: Any, folder: Path) -> None:
-        """Rates with n, throughput and where the time went."""
+        """Prints the rates with n, throughput, warnings, and planned against actual cost."""
         if not result.greedy and not result.sampled:
-            return  # not the process that evaluates
+            return  # Only the main process has the summaries of the evaluation.
         summaries = {mode: getattr(result, mode) for mode in ("greedy", "sampled") if getattr(result, mode)}
         rates = {mode: reported(summary, "", Where.TABLES) for mode, summary in summaries.items()}
         header = ["rate", *(f"{mode}, n {summary['n']:.0f}" for mode, summary in summaries.items())]
@@ -136,7 +136,7 @@ class Display:
             print_table(header, lines, self._console, f"{result.arm}, seed {result.seed}")
         if line := throughput(result.totals):
             self._console.print(line, highlight=False)
-        # Where no episode counts at all, that is the error with which the run ends.
+        # If no episode of the evaluation counts, ``shown_run`` raises an error with the same message.
         if (said := result.notes.get("broken_off")) and any(summary["n"] for summary in summaries.values()):
             self._console.print(Text.assemble(("warning: ", "yellow"), said))
         for line in result.notes.get("health", []):
@@ -154,16 +154,16 @@ class Display:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], out: Console, title: str = "") -> None:
-    """Prints a table; where its columns do not fit beside each other, as several, one below the other.
+    """Prints a table; a table that is too wide is split into several, one below the other.
 
-    A number is never cut nor wrapped; names of columns are, where there is no room for them. Every part begins with the
+    Cells are never cut or wrapped; column names are wrapped if there is no room for them. Every part begins with the
     first column.
 
     Args:
         header: Names of the columns.
-        rows: A cell for each column, rich markup included.
-        out: Where to.
-        title: Above the first part.
+        rows: Cells of each row, which may contain rich markup.
+        out: Console to print on.
+        title: Title above the first part.
     """
 
     cells = [Text.from_markup(row[i]) for row in rows for i in range(len(header))]
@@ -181,8 +181,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], out: Conso
             made.add_row(*(row[i] for i in columns))
         return made
 
-    # As many columns as fit, always one at least; measured without a bound, since rich would report the width to which
-    # it could squeeze a table.
+    # Each part gets as many columns as fit, at least one besides the first. The width is measured without a limit,
+    # because otherwise rich reports the width to which it could squeeze the table.
     wide, left = out.options.update(width=10_000), list(range(1, len(header)))
     if out.measure(table([0, *left], ""), options=wide).maximum > out.width:
         names = [textwrap.fill(name, max(width, NAME_WIDTH)) for name, width in zip(header, widths, strict=True)]
@@ -195,15 +195,18 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], out: Conso
 
 
 def shown_run(cfg: Any, folder: Path, who: str, run: Callable[..., Any]) -> None:
-    """Does what an entry point is for, unless its folder is finished, and prints what came out.
+    """Runs an entry point's work with progress bars and prints the results; does nothing if the run is finished.
 
     Args:
-        cfg: The typed config.
-        folder: Of the run.
-        who: Its name on the screen.
-        run: ``(config, folder, report) -> result``.
+        cfg: Typed config of the run.
+        folder: Folder of the run.
+        who: Name of the run on the screen.
+        run: Function that does the work, ``(config, folder, report) -> result``.
+
+    Raises:
+        UserError: If no episode of the evaluation can be counted.
     """
-    from experiments.folders import is_complete  # with torch
+    from experiments.folders import is_complete  # Loads torch.
 
     if is_complete(folder):
         console.print(f"the run in {folder} is finished", highlight=False)
@@ -214,22 +217,22 @@ def shown_run(cfg: Any, folder: Path, who: str, run: Callable[..., Any]) -> None
     with Display(console) as display:
         result = run(cfg, folder, display.reporter(who))
     display.summary(result, folder)
-    # A run whose every episode failed would otherwise end with status 0 and a table of dashes.
+    # Without this error, a run in which every episode failed would exit with status 0 and show a table of dashes.
     played = [found for found in (result.greedy, result.sampled) if found]
     if played and not any(found["n"] for found in played):
         raise UserError(f"not one episode of the evaluation can be counted: {result.notes['broken_off']}")
 
 
 def said_before(cfg: Any) -> list[str]:
-    """What is said of a run before it starts, and of its plan: budgets that are rounded, what reaches nothing."""
-    from rl.refusals import notes  # with torch
+    """Notes about a config, printed before a run or its plan: rounded budgets, skipped stages, keys without effect."""
+    from rl.refusals import notes  # Loads torch.
 
-    own = notes(cfg) if isinstance(cfg, RunConfig) else []  # of an arm of another module nothing is known
+    own = notes(cfg) if isinstance(cfg, RunConfig) else []  # An arm of a plugin may have a config of any class.
     return [note for note in (uneven_budget(cfg), skipped_stages(cfg), *own) if note]
 
 
 def uneven_budget(cfg: Any) -> str:
-    """What a run spends, where that is not what was asked for; empty where it is."""
+    """A note about what a run really spends, if that differs from the requested budget; otherwise empty."""
     budget = getattr(cfg, "training", None)
     if budget is None or budget.tokens or (hasattr(cfg, "offline") and cfg.offline.conversations):
         return ""
@@ -257,11 +260,11 @@ def uneven_budget(cfg: Any) -> str:
 
 
 def skipped_stages(cfg: Any) -> str:
-    """Which stages of an online run its budget is too small for; empty where every stage takes a step."""
-    if not isinstance(cfg, TrainConfig) or cfg.training.tokens:  # what a step costs in tokens is not known before it
+    """A note about stages that get no step because an online run's budget is too small; otherwise empty."""
+    if not isinstance(cfg, TrainConfig) or cfg.training.tokens:  # The tokens of a step are unknown beforehand.
         return ""
     steps = steps_of_stages(cfg, planned_steps(cfg))
-    if all(steps) or not any(steps):  # a run without any step is refused
+    if all(steps) or not any(steps):  # A run without any step is refused elsewhere.
         return ""
     names = [name for name, stage in cfg.algorithm.stages.items() if stage.share]
     skipped = [f"algorithm.stages.{name}" for name, n in zip(names, steps, strict=True) if not n]
@@ -274,7 +277,7 @@ def skipped_stages(cfg: Any) -> str:
 
 
 def live_note(metrics: dict[str, float]) -> str:
-    """The few numbers that tell whether a run is healthy."""
+    """A line with the few metrics that show whether a run is healthy."""
     if not metrics:
         return ""
     if "eval/validation/n" in metrics:
@@ -284,7 +287,7 @@ def live_note(metrics: dict[str, float]) -> str:
         return "  ".join([when, *(rate.line(value) for rate, value in rates)])
     known = {
         name: value for name, value in metrics.items() if value is not None and value == value
-    }  # a turn that nobody reached has no rate
+    }  # The rate of an attempt that no episode reached is ``None`` or nan.
     parts = [f"acc@t{k} {known[name]:.2f}" for k in (1, 2) if (name := f"rollout/accuracy_t{k}") in known]
     parts.append(f"n {metrics['rollout/episodes']:.0f}")
     speeds = (("ep/s", "system/episodes_per_second"), ("tok/s", "system/tokens_per_second"))
@@ -297,12 +300,12 @@ def live_note(metrics: dict[str, float]) -> str:
 
 
 def speed(per_second: float) -> str:
-    """A speed with at least two digits that say something: ``1,234``, ``3.4``, ``0.056``."""
+    """A speed as text with at least two significant digits: ``1,234``, ``3.4``, ``0.056``."""
     return fixed(per_second, 0) if per_second >= 10 else f"{per_second:.2g}"
 
 
 def throughput(totals: dict[str, Any]) -> str:
-    """Training episodes and tokens per second, and the share of each phase; empty for what samples nothing to learn."""
+    """Training episodes and tokens per second and the time share of each phase; empty if no episode was sampled."""
     seconds = totals.get("seconds", {})
     wall = sum(seconds.values())
     if not wall or not totals["episodes"]:

@@ -1,4 +1,4 @@
-"""A finished run's policy and card to the hub: ``python -m experiments.push run=runs/train/<time> repo=me/mine``."""
+"""Uploads the policy of a finished run: ``python -m experiments.push run=runs/train/<time> repo=me/mine``."""
 
 import json
 import shlex
@@ -47,10 +47,10 @@ _REPORTED = ("accuracy", "delta", "wrong_to_right", "right_to_wrong")
 
 
 def model_card(folder: Path) -> str:
-    """The card of a finished run: base, arm, config, metrics, command.
+    """Returns the model card of a finished run, with its base model, arm, config, rates and command.
 
     Raises:
-        UserError: If the run is not finished, or the folder holds none.
+        UserError: If the folder holds no finished run.
     """
     from huggingface_hub import EvalResult, ModelCardData
     from omegaconf import OmegaConf
@@ -72,7 +72,7 @@ def model_card(folder: Path) -> str:
         cells = [f"{100 * values[name]:.1f}" if name in values else "" for values in modes.values()]
         rows.append(f"| {' | '.join([f'`{name}`', *cells])} |")
     base = str(config.model.path)
-    # The card's base_model must be an id of the hub; a folder of this machine would be a broken link.
+    # The card's base_model must be a hub id: a local folder would be a broken link.
     is_hub_id = not Path(base).exists() and base.count("/") == 1
     measured = [
         EvalResult("text-generation", config.env.id, config.env.name, name, values[name], metric_name=f"{mode} {name}")
@@ -108,10 +108,11 @@ def model_card(folder: Path) -> str:
 
 
 def push(folder: Path, repo: str, private: bool) -> str:
-    """Publishes the policy of a finished run; returns its address.
+    """Publishes the policy of a finished run on the hub; returns its address.
 
     Raises:
-        UserError: If the run is not finished, there is no token, or the hub does not take it; the policy stays.
+        UserError: If the run is not finished, it has no policy, or the upload fails (no token, refused by the hub). The
+            local policy is kept.
     """
     from rl.backends.hub import HubError, publish
 
@@ -128,7 +129,7 @@ def push(folder: Path, repo: str, private: bool) -> str:
 
 
 def refuse_early(repo: str | None) -> None:
-    """Raises UserError before a run whose policy could not be published after it."""
+    """Raises UserError before a run if its policy could not be published because there is no token."""
     from rl.backends.hub import HubError, refuse_without_token
 
     try:
@@ -140,7 +141,7 @@ def refuse_early(repo: str | None) -> None:
 
 @entry_point("push")
 def main(cfg: PushConfig) -> None:
-    """Writes the card beside the policy and uploads both."""
+    """Writes the model card and uploads it with the policy."""
     console.print(f"published as {push(Path(cfg.run), cfg.repo, cfg.private)}", highlight=False)
 
 

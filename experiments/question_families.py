@@ -1,4 +1,4 @@
-"""Families of questions about three digits, as chats ``USER f4 3 0 2 ? ASSIST 1 END``, frequent and rare ones."""
+"""Families of questions about three digits, some frequent and some rare, as chats ``USER f4 3 0 2 ? ASSIST 1 END``."""
 
 from dataclasses import dataclass
 
@@ -17,17 +17,25 @@ RARE = FAMILIES // 2
 
 
 def solve(family: np.ndarray, digits: np.ndarray) -> np.ndarray:
-    """The digit at the family's place, shifted by the family's amount."""
+    """The true answer: the digit at the family's place, shifted by the family's amount."""
     return (digits[np.arange(len(family)), family % 3] + family // 3) % DIGITS
 
 
 def held_out(digits: np.ndarray) -> np.ndarray:
-    """Digits of test questions: a fifth of all, in which every digit stands at every place equally often."""
+    """Whether digits belong to a test question: a fifth of all, with every digit equally frequent at every place."""
     return digits.sum(1) % DIGITS == 0
 
 
 def draw(rng: np.random.Generator, n: int, test: bool, frequency: np.ndarray = ZIPF, wrong: float = 0.0) -> np.ndarray:
-    """``[n, 9]`` real pairs."""
+    """Samples n real pairs of question and answer as token ids ``[n, 9]``.
+
+    Args:
+        rng: Random generator.
+        n: Number of pairs.
+        test: Whether to sample test questions instead of training questions.
+        frequency: Probability of each family.
+        wrong: Share of answers that are replaced by random digits.
+    """
     digits = rng.integers(0, DIGITS, (8 * n + 100, 3))
     digits = digits[held_out(digits) == test][:n]
     family = rng.choice(FAMILIES, n, p=frequency)
@@ -38,14 +46,14 @@ def draw(rng: np.random.Generator, n: int, test: bool, frequency: np.ndarray = Z
 
 
 def pairs_of(questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """``[n, 9]``: questions of five tokens and answers with their marks."""
+    """Token ids ``[n, 9]`` of pairs: questions of five tokens and answers, with the marks of the turns."""
     n = len(questions)
     return np.column_stack([np.full(n, USER), questions, np.full(n, ASSIST), answers, np.full(n, END)])
 
 
 @dataclass
 class Read:
-    """N pairs as they can be read: whether each is a well-formed question, its family, digits and true answer."""
+    """N parsed pairs: whether each question is well formed, its family, its digits and the token of its true answer."""
 
     formed: np.ndarray
     family: np.ndarray
@@ -54,7 +62,7 @@ class Read:
 
 
 def read(pairs: np.ndarray) -> Read:
-    """The rule of form, and the oracle."""
+    """Parses pairs: checks the form of each question and computes its true answer."""
     polite = pairs[:, 1] == PLEASE
     family = np.where(polite, pairs[:, 5], pairs[:, 1]) - F0
     digits = pairs[:, 2:5] - D0

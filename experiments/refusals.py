@@ -1,4 +1,4 @@
-"""What is wrong with a config and can be said before torch is loaded, which takes seconds to tens of them."""
+"""Checks of a config that are done before torch is loaded, which may take tens of seconds."""
 
 import os
 import re
@@ -23,31 +23,31 @@ FILES = {
     "evaluation.conversations": "give a file of conversations, or a folder that datasets saved",
     "offline.conversations": "give a file of conversations, or a folder that datasets saved",
 }
-"""Keys that name what must be there before a run begins, and what may be given."""
+"""Keys that name a file or folder that must exist before a run begins, and what each key accepts."""
 NAMED = (
     *("rl/advantages", "rl/kl", "rl/losses", "rl/token_masks", "rl/offline", "rl/curriculum", "rl/group_rewards"),
     *("rl/backends/engines", "rl/backends/trackers", "experiments/demonstrations"),
 )
-"""Modules whose functions have names in configs, and which need torch."""
+"""Modules that register functions by names that configs use, and that need torch."""
 
 
 class UserError(Exception):
-    """Something that the user can mend; printed without a traceback."""
+    """An error that the user can fix; printed without a traceback."""
 
 
 def refuse_before_torch(cfg: DictConfig) -> None:
-    """Refuses what can be told without torch; what costs nothing comes first.
+    """Runs all checks that need no torch, the cheapest first.
 
     Raises:
-        UserError: If a file, a folder, an arm or a name that the config asks for is not there.
+        UserError: If a file, a folder, an arm or a name in the config does not exist.
         ValueError: If a value is out of range, or the environment has no such option.
-        FileNotFoundError: If there is no model where ``model.path`` says.
+        FileNotFoundError: If there is no model at ``model.path``.
     """
     refuse_missing_files(cfg)
     refuse_unusable_output(cfg)
     if "arms" in cfg and not OmegaConf.is_missing(cfg, "include"):
         refuse_unknown_arms(cfg)
-        # Everything but the arms, whose own checks look names up in modules that need torch.
+        # Checks everything but the arms, because their own checks look up names in modules that need torch.
         bare = deepcopy(cfg)
         bare.arms = {}
         OmegaConf.to_object(bare)
@@ -62,10 +62,11 @@ def refuse_before_torch(cfg: DictConfig) -> None:
 
 
 def refuse_unknown_names(cfg: DictConfig) -> None:
-    """Raises UserError for the name of an estimator, a rule, an engine and the like that nothing is registered under.
+    """Raises UserError if the name of an estimator, a rule, an engine or the like is not registered.
 
-    The names are read from the source of the modules that register them. Plugins, a script and a notebook may register
-    more: with plugins, and once torch is loaded, nothing is refused here, and the lookups themselves are asked later.
+    The names are read from the source of the modules that register them. Plugins, scripts and notebooks may register
+    more names. So with plugins, or if torch is loaded already, nothing is checked here; the lookups themselves refuse
+    unknown names later.
     """
     if cfg.get("plugins") or "torch" in sys.modules:
         return
@@ -85,7 +86,7 @@ def refuse_unknown_names(cfg: DictConfig) -> None:
 
 
 def refuse_wrong_environment(config: schema.EnvConfig) -> None:
-    """Raises what the environment says of its options: their names, and the values that its tasks refuse."""
+    """Builds the environment's tasks to raise its errors about unknown options and refused values."""
     settled = config.settled()
     factory, _ = envs.ENVIRONMENTS.get(settled.id.rpartition(":")[2], (None, {}))
     if not getattr(factory, "reads_when_built", False):
@@ -93,14 +94,14 @@ def refuse_wrong_environment(config: schema.EnvConfig) -> None:
 
 
 MOVABLE = {schema.OptimConfig: "optim", schema.StageConfig: "algorithm.stages", schema.TermConfig: "algorithm.terms"}
-"""Parts of a config that stand in several places, with what they are called in their own errors."""
+"""Config classes that are used at several places, each with the key that its own error messages begin with."""
 
 
 def refuse_wrong_parts(node: Any, key: str) -> None:
-    """Raises ValueError for a value out of range in a part that may stand in several places, by its whole key here."""
+    """Raises ValueError, with the full key, for a value out of range in a :data:`MOVABLE` part at or below a node."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or node._is_interpolation():
         return
-    for name in node:  # inner ones first, which know best what is wrong
+    for name in node:  # Inner parts first: their errors name the wrong key most precisely.
         refuse_wrong_parts(node._get_node(name), f"{key}.{name}" if key else str(name))
     own = MOVABLE.get(OmegaConf.get_type(node) or dict)
     if own is None:
@@ -113,8 +114,8 @@ def refuse_wrong_parts(node: Any, key: str) -> None:
 
 
 def refuse_wrong_numbers(cfg: DictConfig) -> None:
-    """Raises ValueError for a number out of range anywhere below a config, before anything loads torch."""
-    arms = {f"arms.{name}": name for name in cfg.get("arms") or ()}  # what is not included is looked at as well
+    """Raises ValueError for a number out of range anywhere in a config, without loading torch."""
+    arms = {f"arms.{name}": name for name in cfg.get("arms") or ()}  # Also arms that ``include`` leaves out.
     nodes: dict[Any, Any] = {key: cfg._get_node(key) for key in cfg if key != "arms"}
     nodes |= {where: cfg.arms[name] for where, name in arms.items()}
     for where, node in nodes.items():
@@ -127,7 +128,7 @@ def refuse_wrong_numbers(cfg: DictConfig) -> None:
             continue
         try:
             if kind in (schema.AlgorithmConfig, schema.OfflineConfig):
-                # Without a name and a rule they do not look the others up, among functions that need torch.
+                # Without name and rule, these classes do not look up the functions that they name, which need torch.
                 given = [key for key in node if key not in ("name", "rule") and not OmegaConf.is_missing(node, key)]
                 values: dict[str, Any] = {key: node[key] for key in given}
                 inner: Any = {key: OmegaConf.to_object(one) for key, one in values.items() if OmegaConf.is_config(one)}
@@ -139,7 +140,7 @@ def refuse_wrong_numbers(cfg: DictConfig) -> None:
 
 
 def refuse_wrong_arms(cfg: DictConfig) -> None:
-    """Raises ValueError for values of an arm that cannot work together, by the arm's keys; loads torch."""
+    """Raises ValueError, with the arm's keys, if values of an arm contradict each other; loads torch."""
     for name, arm in (cfg.get("arms") or {}).items():
         try:
             if OmegaConf.is_config(arm):
@@ -149,13 +150,13 @@ def refuse_wrong_arms(cfg: DictConfig) -> None:
 
 
 def of_arm(name: str, said: str) -> str:
-    """What was said of an algorithm or an offline method, with the keys that it has as an arm of a comparison."""
+    """Rewrites the keys in an error about an algorithm or an offline method to those of an arm, ``arms.<name>``."""
     said = re.sub(r"^(?=optim\.)|(?<![\w.])(?:algorithm|offline)\.(?=\w)", f"arms.{name}.", said)
     return said if said.startswith(f"arms.{name}.") else f"arms.{name}: {said}"
 
 
 def refuse_missing_files(cfg: DictConfig) -> None:
-    """Raises UserError if a file or folder that a config names is not there: data, conversations, a run."""
+    """Raises UserError if a file or folder that a config names does not exist: data, conversations, a run."""
     for key, meant in FILES.items():
         given = OmegaConf.select(cfg, key)
         if isinstance(given, str) and given not in ("", "auto") and not Path(given).expanduser().exists():
@@ -163,13 +164,13 @@ def refuse_missing_files(cfg: DictConfig) -> None:
         if key == "resume" and given not in (None, "", "auto") and not files_below(Path(given), IDENTITY, 2):
             raise UserError(f"resume={given}: no run was started in it; {meant}")
     data = str(OmegaConf.select(cfg, "env.options.path") or "")
-    is_local = data.startswith((".", "/", "~")) or data.removesuffix(".gz").endswith(SUFFIXES)  # else an id of the hub
+    is_local = data.startswith((".", "/", "~")) or data.removesuffix(".gz").endswith(SUFFIXES)  # Else it is a hub id.
     if is_local and not Path(data).expanduser().exists():
         raise UserError(no_such_path(data))
 
 
 def refuse_unusable_output(cfg: DictConfig) -> None:
-    """Raises UserError if what is written last, a model or a file of winners, cannot lie where ``output`` says."""
+    """Raises UserError if ``output``, a model's folder or the file of tuned values, cannot be written at the end."""
     given = OmegaConf.select(cfg, "output")
     if given is None:
         return
@@ -181,14 +182,14 @@ def refuse_unusable_output(cfg: DictConfig) -> None:
         raise UserError(f"output={given}: that is a folder; name a file, as {given.rstrip('/')}/mine.yaml")
     if not is_file and place.exists() and not place.is_dir():
         raise UserError(f"output={given}: that is a file; name a folder")
-    # A model takes the place of the whole folder.
+    # Saving a model replaces the whole folder, so other files in it would be lost.
     if not is_file and place.is_dir() and any(place.iterdir()) and not (place / "config.json").exists():
         raise UserError(f"output={given}: it holds files that are no model; name a new folder, as {given}/mine")
 
 
 def refuse_unknown_arms(cfg: Any) -> None:
-    """Raises UserError if ``include`` names no arm or one that there is not, or ``arms`` has an entry that is none."""
-    from experiments.jobs import ARMS  # which imports this module
+    """Raises UserError if ``include`` is empty or names an unknown arm, or an entry of ``arms`` is no arm."""
+    from experiments.jobs import ARMS  # Not at the top: that module imports this one.
 
     if not cfg.include:
         raise UserError(
@@ -198,7 +199,7 @@ def refuse_unknown_arms(cfg: Any) -> None:
         if name not in cfg.arms:
             raise UserError(f"include: there is no arm {name!r}{nearest(name, cfg.arms)} Known: {', '.join(cfg.arms)}")
     names: dict[str, str] = {}
-    for name in cfg.include:  # of their lines in tables and figures
+    for name in cfg.include:  # Names in tables and figures must be unique.
         shown = getattr(cfg.arms[name], "name", None) or name
         if (other := names.setdefault(shown, name)) != name:
             raise UserError(

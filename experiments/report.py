@@ -1,4 +1,4 @@
-"""Tables, figures and the page of a folder of runs: ``python -m experiments.report run=<folder> [only=F4]``."""
+"""Writes tables, figures and a page for a folder of runs: ``python -m experiments.report run=<folder> [only=F4]``."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,28 +25,29 @@ from rl.analysis.rates import Where, declared
 from rl.tracking import write_json
 
 FOLDER = "exhibits"
-"""Of the tables and figures, beside ``report.html``."""
+"""Name of the folder for tables and figures, next to ``report.html``."""
 
 
 def write_report(
     folder: Path | str | Sequence[str], out: Console | None = None, n_episodes: int = ReportConfig.page_episodes
 ) -> dict[str, Comparison]:
-    """Writes ``comparison.json``, every table and figure and ``report.html``; prints the main ones.
+    """Writes ``comparison.json``, all tables and figures, and ``report.html``; prints the main tables.
 
     Args:
-        folder: A comparison, a sweep, a run, or a folder of runs; of several, the report goes into a new folder.
-        out: Where to print.
-        n_episodes: Most evaluated episodes that the page carries.
+        folder: Folder of a comparison, a sweep, a run or several runs. For several folders the report is written into
+            a new one.
+        out: Console to print on; ``None`` prints nothing.
+        n_episodes: Largest number of evaluated episodes that the page contains.
 
     Returns:
-        The comparison by mode: ``greedy``, ``sampled``, or both.
+        The comparison for each evaluation mode in the folder: ``greedy``, ``sampled``, or both.
 
     Raises:
         FileNotFoundError: If the folder holds no finished run.
     """
     store = Store(folder)
     folder = store.folder
-    folder.mkdir(exist_ok=True)  # a new one where there are several
+    folder.mkdir(exist_ok=True)  # Several folders are compared in a new one.
     comparisons = {mode: compare(store, mode) for mode in store.modes}
     write_json(folder / "comparison.json", {mode: found.to_json() for mode, found in comparisons.items()})
     exhibits = build(store)
@@ -67,7 +68,7 @@ def write_report(
 
 
 def write_exhibits(exhibits: list[Exhibit], folder: Path) -> list[Path]:
-    """Their files, and the numbers behind each as JSON."""
+    """Writes the files of tables and figures, and the numbers behind each as JSON; returns the paths of the former."""
     place = folder / FOLDER
     paths = [path for exhibit in exhibits for path in write(exhibit, place)]
     for exhibit in exhibits:
@@ -76,7 +77,7 @@ def write_exhibits(exhibits: list[Exhibit], folder: Path) -> list[Path]:
 
 
 def _print(comparison: Comparison, out: Console, is_first: bool) -> None:
-    """The table of one mode; what the intervals say of every arm below the first."""
+    """Prints the table and the controls of one mode; for the main mode (``is_first``) also a verdict on every arm."""
     tasks = counted(comparison.n_tasks, "test task")
     title = f"{comparison.env}: {tasks}, {comparison.mode}; mean over seeds, 95 % interval"
     rates, rows = declared(comparison.attempts, Where.HEADLINE), []
@@ -100,7 +101,7 @@ def _print(comparison: Comparison, out: Console, is_first: bool) -> None:
 
 
 def where_time_went(store: Store) -> tuple[list[str], list[list[str]]]:
-    """Header and a row for each trained arm: throughput and the share of every phase, added over seeds."""
+    """Header, and a row for each trained arm with throughput and the time share of every phase, summed over seeds."""
     found: dict[str, dict[str, Any]] = {}
     for arm in store.trained:
         added: dict[str, Any] = {"episodes": 0, "sampled_tokens": 0, "seconds": defaultdict(float)}
@@ -140,12 +141,12 @@ def _show(exhibit: Exhibit, out: Console) -> None:
 
 
 def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [[escape(cell) for cell in row] for row in rows]  # an interval in brackets is no markup
+    return [[escape(cell) for cell in row] for row in rows]  # Otherwise rich reads an interval in brackets as markup.
 
 
 @entry_point("report")
 def main(cfg: ReportConfig) -> None:
-    """Draws everything, or what ``only`` names."""
+    """Writes the whole report, or only the tables and figures that ``only`` names."""
     folders = [str(one) for one in cfg.run] if isinstance(cfg.run, list) else str(cfg.run)
     if not cfg.only:
         write_report(folders, console, cfg.page_episodes)

@@ -1,6 +1,7 @@
-"""Books of rules ``3>7`` that lead from symbol to symbol, of which six fit into a prompt, and tasks that apply them.
+"""Books of rules such as ``3>7`` that map symbols to symbols, and tasks that apply the rules; a prompt holds six rules.
 
-A row is six rules (or empty places), ``? s3 d2 A`` and the chain of symbols: from symbol 3, two rules deep.
+A row consists of six rules (or empty places), ``? s3 d2 A`` and the answer: the chain of symbols that two rules (depth
+2) lead to from symbol 3.
 """
 
 import random
@@ -24,7 +25,7 @@ Skills = list[int]
 
 
 def chain(book: Sequence[int], task: Task) -> list[int]:
-    """The right answer."""
+    """The right answer: the symbols that the rules lead to, one after the other."""
     found, at = [], task[0]
     for _ in range(task[1]):
         at = book[at]
@@ -33,12 +34,12 @@ def chain(book: Sequence[int], task: Task) -> list[int]:
 
 
 def on_the_way(book: Sequence[int], task: Task) -> list[int]:
-    """Symbols whose rules the chain applies, in order, each once."""
+    """Symbols whose rules the task applies, in order and without repetition."""
     return list(dict.fromkeys([task[0], *chain(book, task)[:-1]]))
 
 
 def prompt(book: Sequence[int], skills: Skills, task: Task, rng: random.Random) -> list[int]:
-    """The skills in random order, empty places filled, and the task."""
+    """Token ids of a prompt: the skills' rules and empty places in random order, then the task."""
     shown = [R0 + SYMBOLS * a + book[a] for a in skills] + [EMPTY] * (WINDOW - len(skills))
     rng.shuffle(shown)
     return [*shown, ASK, S0 + task[0], D1 + task[1] - 1, ANSWER]
@@ -46,14 +47,14 @@ def prompt(book: Sequence[int], skills: Skills, task: Task, rng: random.Random) 
 
 @dataclass
 class Context:
-    """A book, how often its symbols start a real task, and what the game has made of it.
+    """A book with the distribution of its real tasks and the results of the game on it.
 
     Args:
-        book: Where each symbol leads.
-        weights: Of start symbols.
-        sets: Skills after each iteration; the first is empty.
+        book: Symbol that each symbol leads to.
+        weights: Weight with which each symbol starts a real task.
+        sets: Skills after each iteration; the first set is empty.
         hard: Tasks that the Judge called failed, by iteration.
-        easy: Tasks that it called solved.
+        easy: Tasks that the Judge called solved, by iteration.
     """
 
     book: list[int]
@@ -64,7 +65,10 @@ class Context:
 
 
 def challenge(context: Context, level: int, rng: random.Random) -> Task:
-    """A real task at level 0; above it, start symbols become alike, then the rare ones the likely ones; depth grows."""
+    """Samples a task: a real one at level 0; higher levels are deeper and start with ever rarer symbols.
+
+    At level 2 all start symbols are equally likely; above it the rare symbols are the likely ones.
+    """
     weights = context.weights ** (1 - level / 2)
     (start,) = rng.choices(range(SYMBOLS), list(weights))
     shallow = min(DEEPEST, 1 + level // 2)
@@ -72,7 +76,7 @@ def challenge(context: Context, level: int, rng: random.Random) -> Task:
 
 
 def drawn(tasks: Sequence[Sequence[Task]], n: int, rng: random.Random, evenly: bool = False) -> list[Task]:
-    """Probes from all iterations together, or in turn from each."""
+    """Samples up to ``n`` tasks as probes: from all iterations together, or ``evenly``, in turn from each iteration."""
     if not evenly:
         every = [task for some in tasks for task in some]
         return rng.sample(every, min(n, len(every)))

@@ -1,4 +1,4 @@
-"""The checks of :mod:`rl.health` around a run: asked after every line of its log, shown, written down, obeyed."""
+"""Applies the checks of :mod:`rl.health` to a run: after every log line; prints and records findings, stops the run."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -13,19 +13,19 @@ from rl.config import BudgetConfig
 from rl.health import CHECKS, PAGE, VALIDATION, History
 from rl.tracking import read_jsonl, write_json
 
-if TYPE_CHECKING:  # a terminal reads findings without torch
+if TYPE_CHECKING:  # Programs that only show findings must not load torch.
     from rl.backends.distributed import Distributed
 
 
 @dataclass
 class Finding:
-    """What a check found, from one step to another.
+    """A problem that a check found, and the steps at which it began and ended.
 
     Args:
-        check: Its name.
-        said: What is wrong.
-        begun: Step at which it began.
-        ended: Step at which it was over; ``None`` while it lasts.
+        check: Name of the check.
+        said: Description of the problem.
+        begun: Step at which the problem began.
+        ended: Step at which the problem was over; ``None`` while it lasts.
     """
 
     check: str
@@ -35,21 +35,21 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """What is wrong, what usually causes it, what to try, where more is written."""
+        """The problem, its usual cause, a remedy to try, and a link to the documentation, as one line."""
         cause, remedy = CHECKS.fact(self.check, "cause"), CHECKS.fact(self.check, "remedy")
         return f"{self.said}. Usual cause: {cause}. Try {remedy}. {PAGE}#{self.check}"
 
     def to_json(self) -> dict[str, Any]:
-        """For ``run.json``."""
+        """The finding as it is stored in ``run.json``."""
         return {"check": self.check, "from": self.begun, "to": self.ended, "said": self.line}
 
 
 class Health:
-    """Every check of a run, asked again after every line of its log.
+    """All checks of a run, evaluated again after every line of its log.
 
     Args:
-        checks: Limits by check, where they are not the default; ``None`` switches one off.
-        group_size: Episodes of a task that are compared with each other.
+        checks: Options of each check that replace the defaults; ``None`` disables the check.
+        group_size: Number of episodes of a task that are compared with each other.
     """
 
     def __init__(self, checks: Mapping[str, Any], group_size: int = 1) -> None:
@@ -59,14 +59,14 @@ class Health:
         self.findings: list[Finding] = []
 
     def add(self, row: Mapping[str, Any], progress: float) -> tuple[list[Finding], list[Finding]]:
-        """Reads a line of the log.
+        """Evaluates all checks with one more line of the log.
 
         Args:
-            row: Metrics by name, with their ``step``.
-            progress: Part of the budget that is spent.
+            row: Metrics by name, including their ``step``.
+            progress: Share of the budget that is spent.
 
         Returns:
-            What has begun, and what is over.
+            Findings that have just begun, and findings that have just ended.
         """
         history, step = self.history, int(row["step"])
         history.add(row)
@@ -85,13 +85,14 @@ class Health:
 
 
 class RunHealth:
-    """Watches a run and says once when something begins and once when it is over; stops it only if it was asked to.
+    """Watches a run: prints once when a problem begins and once when it ends; stops the run only if configured to.
 
     Args:
-        budget: ``training`` of the config: limits, and what to stop on.
-        folder: Of the run; findings go into its ``run.json``.
-        group_size: Episodes of a task that are compared with each other.
-        distributed: Processes; the main one says and writes, and all stop together.
+        budget: ``training`` of the config, with the options of the checks (``health``) and the checks that stop the run
+            (``stop_on``).
+        folder: Folder of the run; findings are written to its ``run.json``.
+        group_size: Number of episodes of a task that are compared with each other.
+        distributed: Process group; the main process prints and writes, and all processes stop together.
     """
 
     def __init__(self, budget: BudgetConfig, folder: Path, group_size: int, distributed: "Distributed") -> None:
@@ -100,23 +101,23 @@ class RunHealth:
         self._stops: list[Finding] = []
 
     def read(self, step: int, progress: float) -> None:
-        """Takes in what a resumed run has logged before, without saying it again; all processes call it together.
+        """Evaluates the checks on earlier log lines of a resumed run without printing; all processes must call it.
 
         Args:
-            step: At which it goes on; what was logged later is no more.
-            progress: Part of the budget that was spent by then.
+            step: Step at which the run resumes; later log lines are ignored.
+            progress: Share of the budget that was spent at this step.
         """
         path = self._folder / "metrics.jsonl"
         rows = self._distributed.on_main(lambda: read_jsonl(path) if path.exists() else [])
         rows = [row for row in rows if row["step"] <= step]
-        # Lines of the log have no progress; it is in proportion to the episodes that were sampled by then.
+        # Log lines do not contain the progress. It is computed in proportion to the episodes that were sampled by then.
         spent = max((row.get("rollout/episodes", 0) for row in rows), default=0) or 1
         for row in rows:
             self._health.add(row, progress * row.get("rollout/episodes", 0) / spent)
         self._write()
 
     def look(self, step: int, metrics: Mapping[str, float], progress: float) -> None:
-        """After a line of the log."""
+        """Evaluates the checks after a line was logged, and prints and writes what begins or ends."""
         begun, over = self._health.add({"step": step, **metrics}, progress)
         self._stops += [one for one in begun if one.check in self._stop_on]
         if (begun or over) and self._distributed.is_main:
@@ -127,15 +128,15 @@ class RunHealth:
                 console.print(_line(one.to_json(), False), highlight=False)
 
     def stop(self, save: Callable[[], None]) -> None:
-        """Ends the run if a check of ``training.stop_on`` has found something; all processes call it together.
+        """Ends the run if a check of ``training.stop_on`` has found a problem; all processes must call it.
 
         Args:
-            save: Called before.
+            save: Called before the run ends.
 
         Raises:
-            RunStoppedError: With what was found.
+            RunStoppedError: If a problem was found; the message describes it.
         """
-        # Every process asks, whether it has found something or not: a gather waits for all of them.
+        # Every process takes part in the gather, even without a finding: the gather waits for all processes.
         if not self._stop_on or not max(self._distributed.gather([len(self._stops)])):
             return
         found = self._stops[0].line if self._stops else "found on another process"
@@ -157,38 +158,39 @@ class RunHealth:
 
 
 def of_evaluation(summary: Mapping[str, float], limits: Mapping[str, Any]) -> list[str]:
-    """What the checks say of the rates of an evaluation; of a single one only a few can say anything.
+    """Findings of the checks for a single evaluation; most checks need a history and find nothing here.
 
     Args:
-        summary: Rates by name.
-        limits: Of the config's ``training.health``.
+        summary: Rates of the evaluation by name.
+        limits: Options of the checks, ``training.health`` of the config.
     """
     begun, _ = Health(limits).add({"step": 0, **{f"{VALIDATION}{name}": rate for name, rate in summary.items()}}, 1.0)
     return [one.line for one in begun]
 
 
 def findings(folder: Path) -> list[dict[str, Any]]:
-    """What the checks have found in a run so far, as its ``run.json`` has it; empty before there is one."""
+    """Findings in a run so far, read from its ``run.json``; empty if there is no such file."""
     path = folder / "run.json"
     return json.loads(path.read_text(encoding="utf-8")).get("health", []) if path.exists() else []
 
 
 def lasting(folder: Path) -> str:
-    """What was still wrong when a run ended, in a line; empty if nothing was."""
+    """A line with the problems that lasted until the run ended; empty if there were none."""
     names = [one["check"] for one in findings(folder) if one["to"] is None]
     return f"to the end of training: {', '.join(names)} (said above, and in {folder / 'run.json'})" if names else ""
 
 
 class News:
-    """Lines about findings that were not told yet, of runs that other processes do."""
+    """Reports new findings of runs that other processes execute, each only once."""
 
     def __init__(self) -> None:
         self._told: set[tuple[Path, str, int, bool]] = set()
 
     def of(self, folder: Path) -> Iterator[str]:
-        """What is new in a run's folder."""
+        """Yields a line for each new finding in a run's folder, and one for each that has ended since."""
         for one in findings(folder):
-            # Told once when it begins and once when it is over; of what came and went between two looks, both at once.
+            # A finding is reported when it begins and again when it ends; both at once if both happened since the last
+            # call.
             for over in (False, True) if one["to"] is not None else (False,):
                 key = (folder, one["check"], one["from"], over)
                 if key not in self._told:

@@ -1,4 +1,4 @@
-"""The schema of the entry points that are more than one run; what a run needs is in ``rl/config.py``."""
+"""Config schemas of the entry points other than a single run; the schema of a single run is in ``rl/config``."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,11 +15,12 @@ MATCH = ("samples", "tokens", "updates")
 
 @dataclass
 class PromptingConfig:
-    """An arm that trains nothing: the base, asked in other words.
+    """An arm without training: the base model, prompted with other words.
 
     Args:
-        name: Shown in tables.
-        style: Which words: the prompts ``math-<style>-v1`` in place of ``math-v1``, and so for other families.
+        name: Name of the arm in tables.
+        style: Prompt style, which selects the prompts ``math-<style>-v1`` instead of ``math-v1``, likewise for other
+            prompt families.
     """
 
     name: str = MISSING
@@ -28,19 +29,19 @@ class PromptingConfig:
 
 @dataclass
 class ArmsConfig(RunConfig):
-    """What programs that run many arms share.
+    """Keys that all programs that run many arms share.
 
     Args:
-        arms: Every arm's config by name: an ``AlgorithmConfig``, an ``OfflineConfig`` or a ``PromptingConfig``.
-        include: Which of them to run, in the order of the table.
-        seeds: One run per arm and seed.
-        match: What all arms spend alike: ``samples`` (``training.episodes``), ``tokens`` (``training.tokens``, sampled
-            ones) or ``updates`` (``training.updates``, optimiser steps).
+        arms: Config of every arm by name: an ``AlgorithmConfig``, an ``OfflineConfig`` or a ``PromptingConfig``.
+        include: Names of the arms to run, in the order of the table.
+        seeds: Random seeds; every arm is run once with each.
+        match: Budget that is the same for all arms: ``samples`` (``training.episodes``), ``tokens``
+            (``training.tokens``, sampled tokens) or ``updates`` (``training.updates``, optimiser steps).
         executor: Where jobs run: ``local`` (slots of this machine), ``here`` (this process), ``submitit`` (Slurm) or
             ``ray``.
-        executor_options: Its own options; see ``experiments/executors.py``.
-        retries: How often a job that crashed is tried again.
-        resume: Folder of an earlier, interrupted run of the program to go on with.
+        executor_options: Options of the chosen executor; see ``experiments/executors.py``.
+        retries: How often a crashed job is tried again.
+        resume: Folder of an earlier, interrupted run of this program to resume; ``auto`` for the newest.
     """
 
     arms: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class ArmsConfig(RunConfig):
         EXECUTORS.options(self.executor, self.executor_options)
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError(f"seeds={self.seeds}: give at least one, each once")
-        if len(set(self.include)) != len(self.include):  # two runs would write into one folder
+        if len(set(self.include)) != len(self.include):  # Two runs of an arm would write into the same folder.
             raise ValueError(f"include={self.include}: give each arm once")
         if self.match not in MATCH:
             raise ValueError(f"match={self.match}: use {', '.join(MATCH)}")
@@ -71,15 +72,15 @@ class ArmsConfig(RunConfig):
 
 @dataclass
 class TuningRecord:
-    """How an arm came by its values; written by ``experiments.tune``.
+    """How the hyperparameters of an arm were tuned; written by ``experiments.tune``.
 
     Args:
-        trials: Configs that were tried, the arm's own among them.
-        seeds: Of the trials' runs.
-        episodes: Sampled for training by each run.
-        objective: What the winner has most of, on validation tasks.
-        untuned: That number with the arm as its own file has it.
-        tuned: That number with what was chosen.
+        trials: Number of configs that were tried, including the arm's untuned config.
+        seeds: Random seeds of the trials' runs.
+        episodes: Most training episodes that a run of the winning trial sampled.
+        objective: Name of the objective that the trials maximised on validation tasks.
+        untuned: Value of the objective for the untuned config.
+        tuned: Value of the objective for the chosen config.
     """
 
     trials: int = MISSING
@@ -92,11 +93,11 @@ class TuningRecord:
 
 @dataclass
 class CompareConfig(ArmsConfig):
-    """``experiments.compare``: arms times seeds; ``base`` is always measured.
+    """``experiments.compare``: runs every arm with every seed; the untrained ``base`` is always measured, too.
 
     Args:
-        cross: Test tasks on which every arm corrects every arm's first attempts; 0 for no such table.
-        tuning: What is known of the arms' tuning, by arm; comes with ``tuned=<environment>``.
+        cross: Number of test tasks on which every arm corrects every arm's first attempts; 0 leaves this table out.
+        tuning: How each arm was tuned, by arm; set by ``tuned=<environment>``.
     """
 
     cross: int = 0
@@ -118,14 +119,14 @@ class TuneConfig(ArmsConfig):
     """``experiments.tune``: every arm gets the same number of trials, judged on validation tasks.
 
     Args:
-        space: What is varied: for each family of arms (``online``, ``offline``) a mapping like its config, with a
-            dimension where a value would stand; ``arms`` holds, by arm, what differs from its family.
-        trials: Configs of every arm that are tried; the first is the arm as it is.
-        at_once: Trials of an arm that are drawn before the results of any of them are known.
-        objective: What the winner has most of; a name in :data:`experiments.search.OBJECTIVES`.
-        sampler: What draws the trials; a name in :data:`experiments.search.SAMPLERS`.
-        sampler_options: Its own options.
-        output: The YAML of what was chosen, which ``experiments.compare`` reads with ``tuned=<environment>``.
+        space: Search space: for each kind of arm (``online``, ``offline``) a mapping shaped like the arm's config, with
+            dimensions in place of values; ``arms`` holds, by arm, what differs from its kind.
+        trials: Number of configs to try for every arm; the first is the arm's untuned config.
+        at_once: Trials of an arm that are sampled as one batch, before the results of any of them are known.
+        objective: Number that tuning maximises; a name in :data:`experiments.search.OBJECTIVES`.
+        sampler: Algorithm that proposes the trials; a name in :data:`experiments.search.SAMPLERS`.
+        sampler_options: Options of the chosen sampler.
+        output: YAML file for the chosen values, which ``experiments.compare`` reads with ``tuned=<environment>``.
     """
 
     space: dict[str, Any] = field(default_factory=dict)
@@ -148,10 +149,10 @@ class TuneConfig(ArmsConfig):
 
 @dataclass
 class ProgramConfig:
-    """A program that is no run.
+    """Keys that all programs share that are not training runs.
 
     Args:
-        plugins: Modules to import before the config is checked, so that what they register has a name.
+        plugins: Modules to import before the config is checked, so that it may use the names that they register.
     """
 
     plugins: list[str] = field(default_factory=list)
@@ -159,11 +160,11 @@ class ProgramConfig:
 
 @dataclass
 class StudyChoice:
-    """Which study, and its sizes; a file of ``configs/study``.
+    """A study and the sizes in which it can be run; a file of ``configs/study``.
 
     Args:
-        name: A name in :data:`experiments.studies.STUDIES`.
-        sizes: Settings by size, over the defaults of the study's ``Config``.
+        name: Name of the study in :data:`experiments.studies.STUDIES`.
+        sizes: Settings for each size, which override the defaults of the study's ``Config``.
     """
 
     name: str = MISSING
@@ -172,23 +173,23 @@ class StudyChoice:
 
 @dataclass
 class StudyConfig(ProgramConfig):
-    """``experiments.study``: the claims of a published system, measured.
+    """``experiments.study``: measures the claims of a published system.
 
     Args:
-        study: Which one.
-        size: One of the study's sizes: ``smoke`` (seconds), ``tiny`` (minutes on two cores), ``full`` (the paper's
-            setting), and what else it has.
-        settings: The study's own settings, over those of its size.
-        dry_run: Of size ``full`` alone, which without a word does it: run its code on random weights of the same
-            architecture, with one seed, and judge no claim. ``false`` loads the model of its settings, and is real.
-        seeds: One run of all arms each.
-        threads: Torch threads of a job; the number decides the last bits.
+        study: Study to run.
+        size: Size of the study: ``smoke`` (seconds), ``tiny`` (minutes on two cores), ``full`` (the paper's setting),
+            or another one that the study defines.
+        settings: Settings of the study, which override those of its size.
+        dry_run: Only for ``size=full``, where it is the default: run the code on random weights of the same
+            architecture, with one seed, and judge no claim. ``false`` loads the real model.
+        seeds: Random seeds; all arms are run once with each.
+        threads: Torch threads of a job; another number changes the last bits of the results.
         executor: Where jobs run; as in ``experiments.compare``.
-        executor_options: Its own options.
-        retries: How often a job that crashed is tried again.
-        name: Of the folder below ``runs_dir``.
-        runs_dir: Where the folder goes.
-        resume: Folder of an earlier, interrupted run to go on with; ``auto`` for the newest.
+        executor_options: Options of the chosen executor.
+        retries: How often a crashed job is tried again.
+        name: Name of the folder below ``runs_dir`` that holds all studies' runs.
+        runs_dir: Folder in which the folder ``name`` is made.
+        resume: Folder of an earlier, interrupted run to resume; ``auto`` for the newest.
     """
 
     study: StudyChoice = field(default_factory=StudyChoice)
@@ -216,12 +217,12 @@ class StudyConfig(ProgramConfig):
 
 @dataclass
 class StudySeedConfig(ProgramConfig):
-    """What one job of a study is told.
+    """Config of one job of a study.
 
     Args:
-        settings: Of the study, complete but for its defaults.
-        threads: Torch threads.
-        size: Of the study; ``full`` is a module of its own.
+        settings: Settings of the study; those left out keep the study's defaults.
+        threads: Torch threads of the job.
+        size: ``full`` loads the study's module in :mod:`experiments.full`; empty loads the study's usual module.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -234,26 +235,26 @@ class StudySeedConfig(ProgramConfig):
 
 @dataclass
 class PretrainConfig(ProgramConfig):
-    """``experiments.pretrain_tiny``: the base of an embedded toy.
+    """``experiments.pretrain_tiny``: trains the base model of an embedded toy environment.
 
     Args:
-        name: Which toy.
-        output: Folder of the model.
-        seed: Of weights and documents.
+        name: Name of the toy environment.
+        output: Folder in which the model is saved.
+        seed: Random seed of weights and documents.
         steps: Optimiser steps.
-        batch_size: Tasks per step.
+        batch_size: Tasks per optimiser step.
         hidden_size: Width of the Llama.
-        n_layers: Depth of the Llama.
+        n_layers: Number of layers of the Llama.
         n_heads: Attention heads of the Llama.
-        context: Longest sequence that it can hold.
-        lr: Peak learning rate, linear to 5 %.
+        context: Longest sequence of the Llama, in tokens.
+        lr: Peak learning rate, which decays linearly to 5 %.
         second_weight: Weight of second attempts in the loss.
-        length_class: Rows are computed with rows of similar length: those whose token counts fall into the same class
-            of this width; 0 pads all rows of a step to the longest.
-        dense: Compute the output layer at every token instead of at those that are learned: the same loss but for its
-            last bits, and half as fast where the vocabulary is large.
-        threads: Torch threads; the number decides the last bits of the weights.
-        corpus: Arguments of the toy's corpus in ``experiments/pretrain_tiny.py``.
+        length_class: Width, in tokens, of the length classes by which the rows of a step are batched together; 0 pads
+            all rows of a step to the longest.
+        dense: Compute the output layer at every token, not only at the learned tokens. The loss differs only in its
+            last bits; with a large vocabulary a step takes twice as long.
+        threads: Torch threads; another number changes the last bits of the weights.
+        corpus: Arguments of the toy's corpus, a class in ``CORPORA`` of ``experiments/pretrain_tiny.py``.
     """
 
     name: str = MISSING
@@ -282,15 +283,16 @@ class WarmStartConfig(RunConfig):
     """``experiments.warm_start``: a model learns the form of an environment's conversations before any comparison.
 
     Args:
-        demonstration: Who writes the attempts, a name in :data:`experiments.demonstrations.DEMONSTRATIONS`.
-        demonstration_options: That function's own options: shares of right answers, copies, corrections.
-        n_conversations: How many, one a training task; the tasks are gone through again where there are fewer.
-        epochs: Passes over them.
+        demonstration: Function that writes the attempts; a name in
+            :data:`experiments.demonstrations.DEMONSTRATIONS`.
+        demonstration_options: Options of that function: shares of right answers, copies, corrections.
+        n_conversations: Number of conversations, one per training task; tasks are reused if there are fewer.
+        epochs: Passes over the conversations.
         batch_size: Conversations per optimiser step.
-        learn_slips: Whether wrong first attempts are learned. Without, they are only read, so that the model
-            becomes sure of its own answers instead of spreading over the slips that were written for it.
-        optim: The optimiser.
-        output: Where the model goes, beside the run's folder; ``null`` for nowhere.
+        learn_slips: Whether wrong first attempts are part of the loss. ``false`` keeps them as context only, so that
+            the model does not learn to make the written mistakes.
+        optim: Optimiser settings.
+        output: Folder for a second copy of the model, besides the run's folder; ``null`` writes no copy.
     """
 
     demonstration: str = MISSING
@@ -308,11 +310,11 @@ class WarmStartConfig(RunConfig):
 
 @dataclass
 class PlayConfig(ProgramConfig):
-    """``experiments.play``: a person is the policy.
+    """``experiments.play``: a person answers in place of the model.
 
     Args:
-        split: Which tasks.
-        seed: Which of them, in which order.
+        split: Split from which the tasks are taken.
+        seed: Random seed that selects the tasks and their order.
         data_dir: Folder of published data sets.
     """
 
@@ -327,18 +329,18 @@ class PlayConfig(ProgramConfig):
 
 @dataclass
 class CheckConfig(ProgramConfig):
-    """``experiments.check``: an environment and a model, looked at before a run.
+    """``experiments.check``: inspects an environment and a model before a run.
 
     Args:
-        seed: Of the sampled episodes.
-        threads: Torch threads; 0 leaves torch's own choice.
+        seed: Random seed of the sampled episodes.
+        threads: Torch threads; 0 leaves the choice to torch.
         data_dir: Folder of published data sets.
-        samples: Episodes that are sampled.
-        shown: How many of them are printed token by token.
-        golds: How many golds of each split are graded; 0 for all.
+        samples: Number of episodes to sample.
+        shown: Number of sampled episodes that are printed token by token.
+        golds: Number of golds (reference answers) of each split that are graded; 0 for all.
     """
 
-    needs_model: ClassVar[bool] = False  # what can be said without one is said
+    needs_model: ClassVar[bool] = False  # Without a model, the checks that need none are still done.
     env: EnvConfig = field(default_factory=EnvConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -355,13 +357,13 @@ class CheckConfig(ProgramConfig):
 
 @dataclass
 class WatchConfig(ProgramConfig):
-    """``experiments.watch``: a run while it goes.
+    """``experiments.watch``: shows a run while it is working.
 
     Args:
         run: Folder of a run, a comparison, a sweep, or of several runs.
-        every_s: Seconds between two looks.
-        once: Print once and end, for logs and pipes.
-        newest: How many of the newest episodes are shown.
+        every_s: Seconds between two refreshes.
+        once: Print once and exit, for logs and pipes.
+        newest: Number of the newest episodes that are shown.
     """
 
     run: str = MISSING
@@ -375,12 +377,12 @@ class WatchConfig(ProgramConfig):
 
 @dataclass
 class PushConfig(ProgramConfig):
-    """``experiments.push``: the policy of a finished run, with a card, to the Hugging Face hub.
+    """``experiments.push``: uploads the policy of a finished run, with a model card, to the Hugging Face hub.
 
     Args:
         run: Folder of the run.
-        repo: ``<owner>/<name>``.
-        private: Whether a repository that is not there yet is made a private one.
+        repo: Repository on the hub, written as ``<owner>/<name>``.
+        private: Whether a repository that does not exist yet is created as private.
     """
 
     run: str = MISSING
@@ -394,13 +396,13 @@ class PushConfig(ProgramConfig):
 
 @dataclass
 class ExportConfig(ProgramConfig):
-    """``experiments.export``: episodes and tables of a folder of runs, for other tools.
+    """``experiments.export``: writes episodes and tables of a folder of runs for other tools.
 
     Args:
-        run: A run, a comparison, a sweep's ``multirun`` folder, a study, or a folder of several.
-        to: ``jsonl``, ``datasets`` or ``inspect`` for conversations, ``csv`` or ``latex`` for tables, or another name
-            in :data:`experiments.export.FORMATS`.
-        out: Where to; empty for ``export/<format>`` below the folder.
+        run: Folder of a run, a comparison, a sweep (``multirun``), a study, or of several runs.
+        to: Format: ``jsonl``, ``datasets`` or ``inspect`` for conversations, ``csv`` or ``latex`` for tables, or
+            another name in :data:`experiments.export.FORMATS`.
+        out: Where to write; empty for ``export/<format>`` below the folder ``run``.
     """
 
     run: str = MISSING
@@ -410,13 +412,13 @@ class ExportConfig(ProgramConfig):
 
 @dataclass
 class ReportConfig(ProgramConfig):
-    """``experiments.report``: tables, figures and page of a folder of runs.
+    """``experiments.report``: writes tables, figures and the HTML page of a folder of runs.
 
     Args:
-        run: A comparison, a sweep's ``multirun`` folder, a run, or a folder of several; ``[<folder>,<folder>]``
-            compares them in a new folder beside them.
+        run: Folder of a comparison, a sweep (``multirun``), a run, or of several runs; ``[<folder>,<folder>]`` compares
+            several folders and writes the report into a new folder beside them.
         only: Ids of tables and figures, such as ``F4`` or ``[T1,F4]``; empty for everything and the page.
-        page_episodes: Most evaluated episodes that the page carries.
+        page_episodes: Largest number of evaluated episodes that the page contains.
     """
 
     run: Any = MISSING
@@ -433,13 +435,13 @@ class ReportConfig(ProgramConfig):
 
 @dataclass
 class ThesisConfig(ProgramConfig):
-    """``experiments.thesis``: what all studies together say.
+    """``experiments.thesis``: combines the results of all studies.
 
     Args:
-        studies: Folder of studies' runs; the newest of each study is read.
-        size: Of the runs that count.
-        comparisons: Folder of comparisons; the newest that is finished is the system that corrects itself.
-        output: Folder that gets the page, tables and figures.
+        studies: Folder of the studies' runs; the newest run of each study is read.
+        size: Size of the runs to read; other runs are ignored.
+        comparisons: Folder of comparisons; the newest finished one is read as the system that corrects itself.
+        output: Folder for the page, tables and figures.
     """
 
     studies: str = "runs/study"

@@ -1,6 +1,7 @@
-"""Sums of two to five digits in the head, and a score after each answer: ``S 3 1 4 _ _ : t8 | s4 <end>``.
+"""Sums of two to five digits, answered without working and followed by a score: ``S 3 1 4 _ _ : t8 | s4 <end>``.
 
-An answer and a score are one token each; five scores stand for the probabilities from 0 to 1.
+An answer and a score are one token each. The score is the model's own confidence in its answer: five values from 0 to
+1.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ T0, D0, S0, BLANK, SEPARATOR, END = ID["t0"], ID["0"], ID["s0"], ID["_"], ID["|"
 
 
 def draw(rng: np.random.Generator, n: int, test: bool = False) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Prompts ``[n, 7]``, their sums, and how many sixes each has; a fifth of all questions is for tests alone."""
+    """Samples prompts ``[n, 7]``, their sums ``[n]``, and the number of sixes in each ``[n]``.
+
+    About a fifth of all questions is reserved for tests.
+    """
     m = 10 * n if test else 2 * n + 50
     used = np.arange(PLACES) < rng.integers(2, PLACES + 1, (m, 1))
     digits = rng.integers(0, DIGITS, (m, PLACES))
@@ -36,12 +40,12 @@ def draw(rng: np.random.Generator, n: int, test: bool = False) -> tuple[Tensor, 
 
 
 def column(ids: np.ndarray | Tensor | int, n: int) -> Tensor:
-    """``[n, 1]`` token ids."""
+    """Token ids as a column ``[n, 1]``; a single id is repeated n times."""
     return torch.full((n, 1), ids) if isinstance(ids, int) else torch.as_tensor(ids).reshape(n, 1)
 
 
 def scored(prompts: Tensor, answers: Tensor, score: Tensor) -> Learned:
-    """Rows that tell a score of an answer, and end."""
+    """Rows of prompt, answer, separator and score, of which the score and the end token are learned."""
     n = len(prompts)
     ids = [prompts, answers[:, None], column(SEPARATOR, n), S0 + score[:, None], column(END, n)]
     return learn_last(torch.cat(ids, 1), 2)
@@ -49,13 +53,13 @@ def scored(prompts: Tensor, answers: Tensor, score: Tensor) -> Learned:
 
 @dataclass
 class Completed:
-    """Groups of K completions ``answer | score`` in a row.
+    """Sampled completions ``answer | score``, K for each question and adjacent to each other.
 
     Args:
-        prompts: ``[N * K, 7]``.
+        prompts: ``[N * K, 7]`` token ids.
         new: ``[N * K, 3]`` sampled tokens.
-        correct: ``[N * K]`` 1 for a right answer.
-        k: Completions of a question.
+        correct: ``[N * K]`` 1 for a right answer, else 0.
+        k: Number of completions per question.
     """
 
     prompts: Tensor
@@ -65,7 +69,7 @@ class Completed:
 
     @property
     def paid(self) -> Tensor:
-        """What answer and separator earn."""
+        """Reward of answer and separator: 1 for a right answer that is followed by the separator, else 0."""
         return self.correct * (self.new[:, 1] == SEPARATOR)
 
     @property
@@ -75,15 +79,15 @@ class Completed:
 
     @property
     def told(self) -> Tensor:
-        """The scores, from 0 to 1; 0 where there is none."""
+        """The scores, from 0 to 1; 0 where there is no score."""
         return torch.where(self.is_score, (self.new[:, 2] - S0).float() / (SCORES - 1), 0.0)
 
     def grouped(self, values: Tensor) -> np.ndarray:
-        """``[N, K]``."""
+        """Values ``[N * K]`` as an array ``[N, K]``."""
         return values.view(-1, self.k).numpy()
 
     def meters(self) -> dict[str, float]:
-        """How right what is paid for the answers is, and their own scores, which pay nothing."""
+        """Accuracy of the reward, of the model's scores (which earn nothing) and of verdicts, scores above 0.5."""
         truth, scored = self.grouped(self.correct), torch.where(self.is_score, self.correct, torch.nan)
         agrees = ((self.told > 0.5) == (self.correct > 0.5))[self.is_score].float()
         return {

@@ -1,6 +1,7 @@
-"""What tuning varies, how the next trial is drawn, and what a trial is judged by. Optuna draws; it is imported late.
+"""Search spaces, samplers and objectives of tuning.
 
-Another module adds an objective or a sampler by registering it in :data:`OBJECTIVES` or :data:`SAMPLERS`.
+Optuna proposes the trials; it is imported only when it is needed. Other modules can add an objective or a sampler by
+registering it in :data:`OBJECTIVES` or :data:`SAMPLERS`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,28 +14,28 @@ from rewards import Lookup
 from rl.config.checks import check_numbers
 
 OBJECTIVES: Lookup[Callable[[Mapping[str, Any]], float]] = Lookup("objective")
-"""``(result.json of a trial on validation tasks) -> number``, more of which is better. ``sampled=True`` declares
-that it reads sampled episodes, which are played for no other."""
+"""``(result.json of a run on validation tasks) -> number``, where larger is better. ``sampled=True`` declares that the
+objective reads sampled episodes; for other objectives no episodes are sampled in the evaluation."""
 SAMPLERS: Lookup[Callable[..., Any]] = Lookup("sampler")
 """``(seed, **options) -> optuna.samplers.BaseSampler``."""
 
 
 @OBJECTIVES.register("last_accuracy")
 def last_accuracy(result: Mapping[str, Any]) -> float:
-    """Greedy accuracy at the last attempt: what the policy is used for, so an arm cannot win by a worse first one."""
+    """Greedy accuracy of the last attempt, which a worse first attempt cannot raise (unlike ``delta``)."""
     greedy = result["greedy"]
     return greedy[max((name for name in greedy if name.startswith("accuracy_t")), key=lambda name: int(name[10:]))]
 
 
 @OBJECTIVES.register("delta")
 def delta(result: Mapping[str, Any]) -> float:
-    """Greedy accuracy at the last attempt minus that at the first."""
+    """Greedy accuracy of the last attempt minus greedy accuracy of the first."""
     return result["greedy"]["delta"]
 
 
 @OBJECTIVES.register("sampled_last_accuracy", sampled=True)
 def sampled_last_accuracy(result: Mapping[str, Any]) -> float:
-    """Sampled accuracy at the last attempt; needs ``evaluation.samples_per_task``."""
+    """Accuracy of the last attempt in sampled episodes; needs ``evaluation.samples_per_task``."""
     return last_accuracy({"greedy": result["sampled"]})
 
 
@@ -43,7 +44,7 @@ class TpeOptions:
     """Options of ``tpe``.
 
     Args:
-        startup: Random trials before the first one that looks at the others.
+        startup: Number of random trials before the first one that depends on earlier results.
     """
 
     startup: int = 3
@@ -54,7 +55,7 @@ class TpeOptions:
 
 @SAMPLERS.register("tpe", options=TpeOptions)
 def tpe(seed: int, *, startup: int) -> Any:
-    """Tree-structured Parzen estimator: more trials where the good ones were."""
+    """Tree-structured Parzen estimator: samples more trials close to good earlier trials."""
     import optuna
 
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
@@ -62,7 +63,7 @@ def tpe(seed: int, *, startup: int) -> Any:
 
 @SAMPLERS.register("random")
 def at_random(seed: int) -> Any:
-    """Every trial by itself; arms with the same dimensions get the same trials."""
+    """Random search, independent of earlier results; arms with the same dimensions get the same trials."""
     import optuna
 
     return optuna.samplers.RandomSampler(seed=seed)
@@ -70,14 +71,15 @@ def at_random(seed: int) -> Any:
 
 @dataclass(frozen=True)
 class Dimension:
-    """One thing that is varied.
+    """One dimension of a search space: a list of values, or a range.
 
     Args:
-        values: To choose among.
-        low: Least value of a range, in place of ``values``.
-        high: Greatest value of the range.
-        log: Whether the range is even in the logarithm.
-        factor: Whether what is drawn multiplies what the arm's file says, each entry of a list alike.
+        values: Values to choose from.
+        low: Lower end of a range, in place of ``values``.
+        high: Upper end of the range.
+        log: Whether the range is sampled uniformly in the logarithm.
+        factor: Whether the sampled number multiplies the arm's untuned value (every entry, if that is a list) instead
+            of replacing it.
     """
 
     values: tuple[Any, ...] = ()
@@ -93,7 +95,7 @@ class Dimension:
             raise ValueError(f"low={self.low}, high={self.high}: low is below high, and positive for log")
 
     def distribution(self) -> Any:
-        """As Optuna's."""
+        """The dimension as an Optuna distribution."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution
 
         if self.values:
@@ -101,20 +103,20 @@ class Dimension:
         return FloatDistribution(self.low, self.high, log=self.log)
 
     def holds(self, value: Any) -> bool:
-        """Whether the value could have been drawn."""
+        """Whether the dimension contains the value."""
         return value in self.values if self.values else self.low <= value <= self.high
 
 
 def dimensions(space: Mapping[str, Any], family: str, arm: str) -> dict[str, Dimension]:
-    """What is varied of an arm, by dotted path in its config; ``*`` stands for every key there.
+    """Dimensions of an arm by dotted path in its config, where ``*`` stands for every key at that place.
 
     Args:
         space: ``TuneConfig.space``.
-        family: Kind of the arm.
-        arm: Its key; what ``space.arms.<arm>`` says replaces what the family says, and ``null`` takes it away.
+        family: Kind of the arm, a key of ``space``.
+        arm: Key of the arm. Entries of ``space.arms.<arm>`` override those of the family; ``null`` removes one.
 
     Raises:
-        ValueError: If the family has no space, or an entry is no dimension.
+        ValueError: If the family has no space, an entry is no dimension, or no dimension is left.
     """
     if family not in space:
         raise ValueError(f"space: nothing says what to vary of {arm}, an arm of kind {family}; add space.{family}")
@@ -148,10 +150,10 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def at_hand(entry: Any, varied: Mapping[str, Dimension]) -> dict[str, Any]:
-    """The values that an arm has as it is, by path; 1 for factors.
+    """Values of the untuned arm by path of the dimension; 1 for factors.
 
     Raises:
-        ValueError: If the arm has no such key.
+        ValueError: If the arm has no key at a path.
     """
     return {
         path: 1.0 if one.factor else next(iter(value for _, value in places(entry, path)))
@@ -160,19 +162,19 @@ def at_hand(entry: Any, varied: Mapping[str, Dimension]) -> dict[str, Any]:
 
 
 def changes(entry: Any, varied: Mapping[str, Dimension], drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trial changes of an arm's config, as a nested mapping of what is different.
+    """Changes that a trial makes to an arm's config, as a nested mapping that holds only the changed values.
 
     Args:
-        entry: The arm's config, as it is.
-        varied: Its dimensions.
-        drawn: What was drawn, by path.
+        entry: The untuned config of the arm.
+        varied: Dimensions of the arm, by path.
+        drawn: Sampled values, by path.
     """
     nested: dict[str, Any] = {}
     for path, value in drawn.items():
-        # A path with * leads to several places, which all get the one number that was drawn.
+        # A path with * leads to several places, which all get the same sampled number.
         for keys, before in places(entry, path):
             new = _times(before, value) if varied[path].factor else _rounded(value)
-            # Only differences are kept, so that what a file of winners says is what tuning changed.
+            # Only differences are kept, so that the file of chosen values shows what tuning changed.
             if new == before:
                 continue
             node = nested
@@ -183,10 +185,10 @@ def changes(entry: Any, varied: Mapping[str, Dimension], drawn: Mapping[str, Any
 
 
 def places(entry: Any, path: str) -> list[tuple[tuple[str, ...], Any]]:
-    """Where a dotted path leads in a config, with the values there.
+    """Places to which a dotted path (with ``*`` for every key) leads in a config: tuples of keys, and the values there.
 
     Raises:
-        ValueError: If it leads nowhere.
+        ValueError: If the path leads nowhere.
     """
     found: list[tuple[tuple[str, ...], Any]] = [((), entry)]
     for part in path.split("."):
@@ -206,5 +208,5 @@ def _times(value: Any, factor: float) -> Any:
 
 
 def _rounded(value: Any) -> Any:
-    """To three digits, so that a file of what was chosen can be read."""
+    """Rounds a float to three significant digits, so that the file of chosen values stays readable."""
     return float(f"{value:.3g}") if isinstance(value, float) else value

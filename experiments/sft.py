@@ -1,4 +1,4 @@
-"""An offline arm: ``python -m experiments.sft offline=star env=modchain``."""
+"""Trains with an offline method: ``python -m experiments.sft offline=star env=modchain``."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from rl.config import SFTConfig
 
 
 def run(cfg: SFTConfig) -> Path:
-    """Samples, keeps, fine-tunes, evaluates, and prints what came out; returns the run's folder."""
+    """Samples, filters, fine-tunes, evaluates and prints the results; returns the run's folder."""
     from experiments.arms import run_offline
     from experiments.folders import open_run
     from experiments.progress import shown_run

@@ -1,6 +1,6 @@
-"""Ends of a run that are nobody's mistake: a signal of the cluster, a disk that is full, a folder that was lost.
+"""Stops a run cleanly after a signal, on a full disk, or when another process has taken over its folder.
 
-In all of them what was computed is kept, and the same command with ``resume`` goes on.
+In all three cases finished work is kept, and the same command with ``resume`` continues the run.
 """
 
 import os
@@ -19,19 +19,19 @@ from rl.tracking import is_disk_full
 from rl.types import RunStoppedError
 
 EXIT_PREEMPTED = os.EX_TEMPFAIL
-"""Exit status of a run that a signal ended: it can go on."""
+"""Exit status of a run that a signal ended and that can be resumed."""
 
 
 class Preempted(Terminated):
-    """A signal ended the run, which was saved first; the program ends with :data:`EXIT_PREEMPTED`."""
+    """A signal ended the run after it was saved; the program exits with :data:`EXIT_PREEMPTED`."""
 
 
 class Stopping:
-    """Around the work of a run: holds its folder, notes signals, and says in words that the disk is full.
+    """Context manager around the work of a run: locks its folder, records signals, and explains a full disk.
 
     Args:
-        folder: Of the run.
-        distributed: Processes; a signal to one of them stops all at the same step.
+        folder: Folder of the run.
+        distributed: Process group; a signal to one process stops all at the same step.
     """
 
     def __init__(self, folder: Path, distributed: Distributed | None = None) -> None:
@@ -45,7 +45,7 @@ class Stopping:
     def __enter__(self) -> "Stopping":
         if self._hold is not None:
             self._lock: Lock | None = self._hold.__enter__()
-        # Python lets only the main thread handle signals; a run in another one is stopped by whoever started it.
+        # Python handles signals only in the main thread; a run in another thread is stopped by its caller.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
@@ -61,24 +61,24 @@ class Stopping:
                 f"with resume={self._folder}"
             ) from error
 
-    # The handler only notes: a checkpoint in the middle of a step would hold half of it.
+    # The handler only sets a flag: a checkpoint that is written in the middle of a step would be inconsistent.
     def _note(self, *_: Any) -> None:
         self._signalled = True
 
     def check(self, save: Callable[[], None]) -> None:
-        """Leaves the run if it is to be left; all processes call it at the same places.
+        """Ends the run if one process got a signal or the folder was lost; all processes must call it together.
 
         Args:
-            save: Called before the run is left.
+            save: Called before the run ends after a signal.
 
         Raises:
-            Preempted: If a signal came to one of the processes.
+            Preempted: If one of the processes got a signal.
             RunStoppedError: If another process has taken over the folder.
         """
         lost = self._lock is not None and self._lock.lost
         state = 2 if lost else int(self._signalled)
-        # The worst of all processes: one that left alone would leave the others waiting in their next collective. 2, a
-        # lost folder, comes before 1, a signal, since then nothing may be saved any more.
+        # The maximum over all processes: if a single process left, the others would wait forever in their next
+        # collective. A lost folder (2) ranks above a signal (1), because then nothing may be saved any more.
         state = state if self._distributed is None else max(self._distributed.gather([state]))
         if state == 2:
             raise RunStoppedError(f"another process has taken over {self._folder}; this one writes nothing more")
@@ -87,7 +87,7 @@ class Stopping:
             raise self._preempted
 
     def asked_by(self, report: Report) -> Report:
-        """A report of progress after which a run of one process is left, where nothing has to be saved for it."""
+        """Wraps ``report`` so that a run of one process also ends after a signal in phases that need no saving."""
 
         def reported(what: str, share: float, metrics: dict[str, float]) -> None:
             report(what, share, metrics)

@@ -1,11 +1,13 @@
-"""The claims of a published system, measured: ``python -m experiments.study study=verification_gap [size=tiny]``.
+"""Measures the claims of a published system: ``python -m experiments.study study=verification_gap [size=tiny]``.
 
 Runs every arm of a study with every seed through the executor and writes ``study.json`` (rows, and each claim with its
-statistic, interval and verdict), tables, figures and the page. What is finished stays finished: an interrupted study
-goes on with ``resume=<folder>``, which may also add seeds; several (``-m study=a,b``) with the folder of their sweep.
+statistic, interval and verdict), tables, figures and the page. Finished seeds are not run again: ``resume=<folder>``
+resumes an interrupted study and may also add seeds. Several studies (``-m study=a,b``) are resumed with the folder of
+their sweep.
 
-``size=full`` is the paper's setting for models of 1 to 8B: it prints setting, expectation and cost, and runs the same
-code on random weights of the same architecture; ``dry_run=false settings.model=<folder>`` runs it for real.
+``size=full`` is the paper's setting for models of 1 to 8B parameters: it prints setting, expectations and cost, and
+runs the same code on random weights of the same architecture; ``dry_run=false settings.model=<folder>`` runs it for
+real.
 """
 
 import json
@@ -33,11 +35,11 @@ from rl.analysis.claims import Figure, Finding, judge
 from rl.tracking import describe_run, write_json
 
 DRY_MODEL = "dry_model"
-"""Folder of the random weights below a dry run's."""
+"""Name of the folder for the random weights, inside the folder of a dry run."""
 
 
 def chosen(cfg: StudyConfig) -> dict[str, Any]:
-    """The settings of the size, with those that were given over them.
+    """The settings of the chosen size, overridden by ``cfg.settings``.
 
     Raises:
         UserError: If the study has no such size.
@@ -49,17 +51,21 @@ def chosen(cfg: StudyConfig) -> dict[str, Any]:
 
 
 def is_full(cfg: StudyConfig) -> bool:
-    """Whether this is a full size that a module of :mod:`experiments.full` holds; others may bear the name, too."""
+    """Whether ``size=full`` is one with its own module in :mod:`experiments.full`; a plugin's study may lack one."""
     return cfg.size == "full" and cfg.study.name in FULL
 
 
 def is_dry(cfg: StudyConfig) -> bool:
-    """Whether random weights stand for those of the model."""
+    """Whether the study runs on random weights instead of the real model."""
     return is_full(cfg) and cfg.dry_run is not False
 
 
 def plan(cfg: StudyConfig, folder: Path) -> list[Job]:
-    """A job for each seed, with all arms; a dry run has one seed, settings of its own, and its model in the folder."""
+    """Returns one job per seed, which runs all arms.
+
+    A dry run has only the first seed, the settings ``DRY`` of its module below the given ones, and its model in the
+    study's folder.
+    """
     settings, seeds = chosen(cfg), cfg.seeds
     if is_dry(cfg):
         seeds = seeds[:1]
@@ -70,11 +76,11 @@ def plan(cfg: StudyConfig, folder: Path) -> list[Job]:
 
 
 def run(cfg: StudyConfig) -> Path:
-    """Runs what is not finished yet, and says what the data say of the claims; returns the folder."""
-    refuse_wrong_settings(cfg.study.name, cfg.size, chosen(cfg))  # before torch is loaded
+    """Runs all unfinished seeds and prints the verdict on each claim; returns the folder."""
+    refuse_wrong_settings(cfg.study.name, cfg.size, chosen(cfg))  # Checked before torch is loaded, which is slow.
     from experiments.folders import open_run
 
-    settings = settings_of(load(cfg.study.name, cfg.size), chosen(cfg))  # what is wrong is said before a folder is made
+    settings = settings_of(load(cfg.study.name, cfg.size), chosen(cfg))  # Refuses settings before a folder is made.
     if is_full(cfg):
         announce(cfg, settings)
     with open_run(cfg, "study") as folder:
@@ -86,7 +92,7 @@ main = entry_point("study")(run)
 
 
 def announce(cfg: StudyConfig, settings: Any) -> None:
-    """Prints what the full size would do and cost, and whether that is done now."""
+    """Prints the plan and cost of the full size, and whether this is a dry run or a real one."""
     from experiments.full.plan import lines, planned
 
     for line in lines(planned(cfg.study.name, settings, len(cfg.seeds))):
@@ -96,14 +102,18 @@ def announce(cfg: StudyConfig, settings: Any) -> None:
 
 
 def run_study(cfg: StudyConfig, folder: Path) -> None:
-    """Runs what is not finished yet in a study's folder, and reports."""
+    """Runs all unfinished seeds in a study's folder, and writes the report.
+
+    Raises:
+        UserError: If a seed crashed; the finished seeds are reported first.
+    """
     cfg = resumed(cfg, folder)
     began = time.time()
     with running(cfg, folder) as executor:
         jobs = plan(cfg, folder)
         for job in (done := [job for job in jobs if job.is_done]):
             refuse_changed_config(job)
-        describe_run(folder, resolved_yaml(cfg))  # what was refused is not what the folder is resumed with next time
+        describe_run(folder, resolved_yaml(cfg))  # Written only now: the folder must not keep a refused config.
         if is_dry(cfg):
             from experiments.full.shapes import write_dry_model
 
@@ -114,7 +124,6 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
         console.print(said + (f"; finished already: {counted(len(done), 'seed')}" if done else ""), highlight=False)
         with Display(console, one_run=False) as display:
             crashed = run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)
-    # Whatever is finished is reported, also where some seeds crashed.
     say_crashed(crashed)
     if finished := [job for job in jobs if job.is_done]:
         report(cfg, finished, folder, began)
@@ -124,10 +133,11 @@ def run_study(cfg: StudyConfig, folder: Path) -> None:
 
 
 def resumed(cfg: StudyConfig, folder: Path) -> StudyConfig:
-    """The config with the seeds that its folder holds already in front: a folder that is resumed may grow by seeds.
+    """Returns the config with the seeds of its folder in front of its own, since resuming may add seeds.
 
     Raises:
-        UserError: If the folder holds something else.
+        UserError: If the folder holds another study, or one with another size or ``dry_run`` setting, of which at least
+            one is the full size.
     """
     if not (folder / "config.yaml").exists():
         return cfg
@@ -142,7 +152,7 @@ def resumed(cfg: StudyConfig, folder: Path) -> StudyConfig:
 
 
 def report(cfg: StudyConfig, finished: Sequence[Job], folder: Path, began: float) -> None:
-    """Writes and prints what the finished seeds say, and the page over all studies."""
+    """Writes and prints the results of the finished seeds, and updates the overview page of all studies."""
     findings = write_study(cfg, finished, folder)
     for one in findings:
         if one.by_seed:
@@ -162,7 +172,7 @@ def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Fin
     study = load(cfg.study.name, cfg.size)
     rows = [row for job in jobs for row in json.loads((job.folder / "result.json").read_text("utf-8"))["rows"]]
     lines = [line for job in jobs for line in (job.folder / "rows.jsonl").read_text("utf-8").splitlines()]
-    # Sentences, titles and captions name settings in braces.
+    # Sentences, titles and captions contain names of settings in braces, which are filled in here.
     settings = asdict(settings_of(study, jobs[0].arm.config.settings))
     claims = [replace(one, sentence=one.sentence.format(**settings)) for one in study.CLAIMS]
     figures = [
@@ -171,9 +181,9 @@ def write_study(cfg: StudyConfig, jobs: Sequence[Job], folder: Path) -> list[Fin
         else one
         for one in study.EXHIBITS
     ]
-    findings = [judge(claim, [] if is_dry(cfg) else rows) for claim in claims]  # random weights support no claim
+    findings = [judge(claim, [] if is_dry(cfg) else rows) for claim in claims]  # Random weights support no claim.
     shown = rows
-    if is_dry(cfg):  # nor any prediction
+    if is_dry(cfg):  # Random weights support no prediction of the gate, either.
         shown = [{key: value for key, value in row.items() if not key.startswith("gate_")} for row in rows]
     made = exhibits(findings, shown, figures)
     result = {

@@ -1,7 +1,8 @@
-"""Two made-up families of questions for a tiny model: subset sums, and a table of facts.
+"""Two toy families of questions for a tiny model: subset sums, and a table of facts.
 
-Sums are hard to make and easy to check: solutions of one are few, and checks can be written without end. A fact is
-checked with the same knowledge that answers it. Both are rows of token ids of one small vocabulary.
+Subset sums are hard to solve and easy to check: a question has few solutions, but any number of checks can be generated
+for training. Checking a fact takes the same knowledge as answering it. Both families are rows of token ids of one small
+vocabulary.
 """
 
 from collections.abc import Sequence
@@ -25,25 +26,30 @@ N0, T0, K0, V0, YES, NO, END = (ID[word] for word in ("n0", "t0", "k0", "v0", "y
 
 
 def line(*parts: np.ndarray | str) -> np.ndarray:
-    """Token ids of rows, from arrays ``[n, ...]`` and words that stand in every row."""
+    """Token ids of rows, from arrays ``[n, ...]`` and words that are repeated in every row."""
     n = next(len(part) for part in parts if not isinstance(part, str))
     columns = [np.full((n, 1), ID[part]) if isinstance(part, str) else part.reshape(n, -1) for part in parts]
     return np.concatenate(columns, 1)
 
 
 class Sums:
-    """``S t17 n3 n5 n2 n4 n0 n0 :`` is answered by each number or n0; the check is ``V ... : answer ? yes|no``."""
+    """Subset sums: which of the numbers add up to the target?
+
+    The question ``S t17 n3 n5 n2 n4 n0 n0 :`` is answered with six tokens: each number that is taken, else n0. The
+    check of an answer is ``V ... : answer ? yes|no``.
+    """
 
     n_answer = PLACES
 
     def draw(self, rng: np.random.Generator, n: int, test: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Questions ``[n, 7]`` (target, list), a subset of each that fits ``[n, 6]``, how many numbers each has."""
-        # More than enough: a fifth of all questions is held out, and the split is decided by the question itself.
+        """Samples questions ``[n, 7]`` (target, list), a solution of each ``[n, 6]``, and the length of each list."""
+        # More questions than needed are sampled, because the split depends on the question itself: about a fifth of
+        # all questions is held out for tests.
         m = n * (10 if test else 2) + 50
         level = rng.integers(3, PLACES + 1, m)
         numbers = rng.integers(1, LARGEST + 1, (m, PLACES)) * (np.arange(PLACES) < level[:, None])
         taken = rng.random((m, PLACES)) < 0.5
-        # At least one number is taken, or the target would be 0, which taking nothing answers.
+        # At least one number is taken: otherwise the target is 0, and the empty subset solves the question.
         taken[:, 0] |= ~(taken & (numbers > 0)).any(1)
         subset = numbers * taken
         questions = np.concatenate([subset.sum(1, keepdims=True), numbers], 1)
@@ -55,21 +61,21 @@ class Sums:
         return line(head, questions[:, :1] + T0, questions[:, 1:] + N0, ":")
 
     def check(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Token ids of the question whether an answer is right."""
+        """Token ids of the prompt that asks whether an answer is right."""
         return line(self.prompt(questions, "V"), answers, "?")
 
     def right(self, questions: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """The oracle: every place holds its number or nothing, and the sum is the target."""
+        """Whether answers are right, by the oracle: every place holds its number or 0, and the sum is the target."""
         numbers = answers - N0
         fits = ((numbers == 0) | (numbers == questions[:, 1:])).all(1)
         return fits & (numbers.sum(1) == questions[:, 0])
 
     def is_answer(self, answers: np.ndarray) -> np.ndarray:
-        """Whether all tokens are numbers."""
+        """Whether all tokens of an answer are numbers."""
         return np.all((answers >= N0) & (answers <= N0 + LARGEST), axis=1)
 
     def wrong(self, rng: np.random.Generator, questions: np.ndarray, subset: np.ndarray) -> np.ndarray:
-        """The subset with one place flipped, mostly two."""
+        """Mostly wrong answers: the subset with one or two random places flipped (two with probability 0.7)."""
         numbers, taken, rows = questions[:, 1:], subset > 0, np.arange(len(questions))
         places = (rng.random((2, len(rows))) * (numbers > 0).sum(1)).astype(int)
         taken[rows, places[0]] ^= True
@@ -78,7 +84,7 @@ class Sums:
         return numbers * taken
 
     def check_rows(self, rng: np.random.Generator, n: int) -> Learned:
-        """Checks with their verdicts; 45 % are of right answers and a few flips happen to be right, too."""
+        """Samples checks with their verdicts: 45 % of solutions, the rest of changed ones, few of which are right."""
         questions, subset, _ = self.draw(rng, n, test=False)
         kept = rng.random(len(questions)) < 0.45
         answers = np.where(kept[:, None], subset, self.wrong(rng, questions, subset)) + N0
@@ -87,7 +93,11 @@ class Sums:
 
 
 class Facts:
-    """``F k1 k2 :`` is answered by a value, checked by ``G k1 k2 : value ? yes|no``; keys are seen unequally often."""
+    """A table of facts: which value belongs to a pair of keys?
+
+    The question ``F k1 k2 :`` is answered with a value; the check is ``G k1 k2 : value ? yes|no``. In training some
+    pairs of keys are frequent, some rare, and some never seen.
+    """
 
     n_answer = 1
 
@@ -99,9 +109,9 @@ class Facts:
         self.held_out = rng.permutation(KEYS * KEYS) % 2 == 0
 
     def draw(self, rng: np.random.Generator, n: int, test: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Keys ``[n]`` of one half of the table, their values, and how often they were seen: 0 never to 3 often.
+        """Samples keys ``[n]`` from one half of the table, their values, and their frequency band, 0 (never seen) to 3.
 
-        No test key comes twice, so that there are at most 128 of them.
+        Test keys are never repeated, so at most 128 are returned.
         """
         half = np.flatnonzero(self.held_out == test)
         keys = rng.permutation(half)[:n] if test or n <= len(half) else rng.choice(half, n)
@@ -112,11 +122,11 @@ class Facts:
         return line(head, K0 + keys // KEYS, K0 + keys % KEYS, ":")
 
     def check(self, keys: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """Token ids of the question whether an answer is right."""
+        """Token ids of the prompt that asks whether an answer is right."""
         return line(self.prompt(keys, "G"), answers, "?")
 
     def right(self, keys: np.ndarray, answers: np.ndarray) -> np.ndarray:
-        """The oracle."""
+        """Whether answers are right, by the oracle."""
         return answers[:, 0] - V0 == self.value[keys]
 
     def is_answer(self, answers: np.ndarray) -> np.ndarray:
@@ -124,7 +134,7 @@ class Facts:
         return (answers[:, 0] >= V0) & (answers[:, 0] < V0 + VALUES)
 
     def rows(self, rng: np.random.Generator, n: int) -> list[Learned]:
-        """Facts, and as many checks of which half are right."""
+        """Samples n facts and n checks, by frequency; half of the checks get the true value, half a random one."""
         share = self.often / self.often.sum()
         stated, asked = rng.choice(KEYS * KEYS, (2, n), p=share)
         told = np.where(rng.random(n) < 0.5, self.value[asked], rng.integers(0, VALUES, n))
@@ -138,11 +148,11 @@ class Sampled:
     """K answers of A tokens to each of N questions.
 
     Args:
-        questions: ``[N, ...]``.
-        level: ``[N]`` difficulty.
+        questions: ``[N, ...]`` questions.
+        level: ``[N]`` difficulty: length of the list, or frequency band of the fact.
         answers: ``[N, K, A]`` token ids.
-        right: ``[N, K]`` by the oracle.
-        odds: ``[N, K]`` the own verifier's log odds of yes; ``-inf`` for what is no answer.
+        right: ``[N, K]`` whether each answer is right, by the oracle.
+        odds: ``[N, K]`` log odds of yes when the model verifies its own answer; ``-inf`` for a malformed answer.
         meters: Entropy, distinct answers and length (:func:`rl.backends.meters.answer_meters`).
     """
 
@@ -156,7 +166,7 @@ class Sampled:
 
 @torch.no_grad()
 def ask(model: Any, family: Any, drawn: Sequence[np.ndarray], k: int, generator: torch.Generator) -> Sampled:
-    """Samples answers at temperature 1 and lets the model verify each; a malformed one is never accepted."""
+    """Samples k answers per question at temperature 1 and lets the model verify each; malformed ones are rejected."""
     questions, n = np.repeat(drawn[0], k, axis=0), len(drawn[0])
     prompts = torch.from_numpy(family.prompt(questions))
     tokens = sample(model, prompts, family.n_answer, 1.0, generator)
@@ -169,7 +179,7 @@ def ask(model: Any, family: Any, drawn: Sequence[np.ndarray], k: int, generator:
 
 
 def show(found: Sampled, family: Any, step: int, samples: list[dict[str, Any]]) -> None:
-    """Two answers to each of the first questions, to be read."""
+    """Adds two answers to each of the first 50 questions to ``samples``, in readable form."""
     words = TOKENIZER.convert_ids_to_tokens
     for i, prompt in enumerate(family.prompt(found.questions[:50]).tolist()):
         for j in range(2):

@@ -1,9 +1,9 @@
-"""What all studies together say of the thesis: ``python -m experiments.thesis``, after ``make studies``.
+"""Tests the thesis on the results of all studies: ``python -m experiments.thesis``, after ``make studies``.
 
 *Self-generated data works precisely when the generation stays anchored to a verifiable reality.* Reads the newest run
-of each study and the newest comparison of arms that correct themselves; draws held-out gain against the accuracy of
-the signal before training, and the gate's predictions against what came; lists every system, what it is anchored to,
-what it gained and which of its claims do not hold. The sentence on top is computed.
+of each study and the newest comparison of self-correcting arms. Plots held-out gain against the accuracy of the signal
+before training, and the gate's predictions against the outcomes. Lists every system with its anchor, its gain and those
+of its claims that do not hold. The sentence at the top of the page is computed from the results.
 """
 
 import html
@@ -50,14 +50,14 @@ SIGNAL = (
     "better, the share that it orders so, a tie counting half (a coin has .5, and what calls all alike). In collapse "
     "and instruction_extraction nothing pays answers: there it is the share of texts to be learned that are right."
 )
-"""What the accuracy of a signal is, in one place (:func:`rl.analysis.gate.signal_accuracy`)."""
+"""Definition of the accuracy of a signal (:func:`rl.analysis.gate.signal_accuracy`), which several captions share."""
 SELF_CORRECTION = "self_correction"
-"""What the comparison is called among the studies."""
+"""Name under which the comparison is listed among the studies."""
 
 
 @entry_point("thesis")
 def main(cfg: ThesisConfig) -> None:
-    """Reads, computes, writes the page, and prints the sentence."""
+    """Reads the results, writes the page, and prints the computed sentence."""
     found = read_studies(Path(cfg.studies), cfg.size)
     if cfg.size == "tiny" and (corrects := read_comparison(Path(cfg.comparisons))):
         found[SELF_CORRECTION] = corrects
@@ -70,7 +70,7 @@ def main(cfg: ThesisConfig) -> None:
 
 @dataclass(frozen=True)
 class Read:
-    """A study as it was found: how the thesis reads it, its rows, its claims' verdicts by name, and where it lies."""
+    """One study's results: how the thesis interprets it, its rows, its claims' verdicts by name, and its folder."""
 
     thesis: Thesis | None
     rows: list[Row]
@@ -79,7 +79,7 @@ class Read:
 
 
 def read_studies(root: Path, size: str) -> dict[str, Read]:
-    """The newest run of each study below a folder, by the study's name."""
+    """Reads the newest run of the given size of each study below a folder; returns them by the study's name."""
     found: dict[str, Read] = {}
     for path in oldest_first(root, "study.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -96,9 +96,10 @@ def read_studies(root: Path, size: str) -> dict[str, Read]:
 
 
 def read_comparison(root: Path) -> Read | None:
-    """Arms of the newest comparison below a folder as a study: online RL is the system, offline arms stand beside it.
+    """Reads the newest comparison below a folder as a study: an online arm is the system, offline arms are compared.
 
-    The gain is the accuracy of the last attempt minus that of the base, greedy, on test tasks.
+    The gain is the greedy accuracy of the last attempt on test tasks, minus that of the base. ``None`` if there is no
+    comparison, or it lacks the base or an online arm.
     """
     paths = oldest_first(root, "comparison.json")
     if not paths:
@@ -127,7 +128,8 @@ def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
     read = [(name, one.thesis, one.rows, one.claims) for name, one in found.items() if one.thesis is not None]
     lines = [line(name, thesis, rows, claims) for name, thesis, rows, claims in read]
     every = [point for name, thesis, rows, _ in read for point in points(name, thesis, rows)]
-    # An oracle's signal is right by definition: with its points the correlation would be there by construction.
+    # The signal of an oracle is right by definition, so including its points would produce a correlation by
+    # construction.
     unsure = [point for point in every if point.kind != "oracle"]
     within, of_own = within_studies(unsure), within_studies([point for point in every if point.kind == "self"])
     all_at_once = pooled(unsure)
@@ -163,12 +165,12 @@ def write_thesis(found: Mapping[str, Read], folder: Path) -> str:
 
 
 def about(thesis: Thesis) -> dict[str, Any]:
-    """What a system is, in words, without the functions that read its rows."""
+    """The descriptive fields of a system, without the functions that read its rows."""
     return {name: getattr(thesis, name) for name in ("system", "signal", "anchor", "anchored", "headline", "measure")}
 
 
 def systems_table(lines: Sequence[Line]) -> Table:
-    """A row for each system."""
+    """A table with a row for each system: verdict, gain, oracle, signal and claims."""
     cells = [
         [
             f"{one.thesis.system}\n{one.study}",
@@ -193,7 +195,7 @@ def systems_table(lines: Sequence[Line]) -> Table:
 
 
 def within_table(within: Within, of_own: Within, all_at_once: Interval) -> Table:
-    """The rank correlation of each study."""
+    """A table of the rank correlation of gain and signal accuracy within each study."""
     both = (within, of_own)
     cells = [[study, *(fixed(one.by_study.get(study, np.nan), 2, signed=True) for one in both)]
              for study in within.by_study]  # fmt: skip
@@ -212,7 +214,7 @@ def within_table(within: Within, of_own: Within, all_at_once: Interval) -> Table
 
 
 def points_table(every: Sequence[Point]) -> Table:
-    """The numbers of the figure, arm by arm."""
+    """A table of the numbers behind the gain figure, with a row for each arm."""
     cells = []
     for study, arm, kind in dict.fromkeys((one.study, one.arm, one.kind) for one in every):
         mine = [one for one in every if (one.study, one.arm) == (study, arm)]
@@ -223,7 +225,7 @@ def points_table(every: Sequence[Point]) -> Table:
 
 
 def gain_figures(every: Sequence[Point], within: Within, of_own: Within, all_at_once: Interval) -> list[Figure]:
-    """Gain against the accuracy of the signal: by study, and the same points by what an arm is trained on."""
+    """Figures of gain against the accuracy of the signal, by study and by what an arm is trained on."""
 
     def cloud(name: str, mine: Sequence[Point], lines: Sequence[tuple[list[float], list[float]]] = ()) -> Series:
         x, y = [one.reward_accuracy for one in mine], [one.gain for one in mine]
@@ -251,7 +253,7 @@ def gain_figures(every: Sequence[Point], within: Within, of_own: Within, all_at_
 
 
 def fitted(mine: Sequence[Point]) -> list[tuple[list[float], list[float]]]:
-    """Both ends of the least-squares line through points; none where all stand at one place of the x axis."""
+    """Both ends of the least-squares line through points; empty if all points have the same x value."""
     x, y = (np.array([getattr(one, name) for one in mine]) for name in ("reward_accuracy", "gain"))
     if not mine or np.ptp(x) == 0:
         return []
@@ -261,7 +263,7 @@ def fitted(mine: Sequence[Point]) -> list[tuple[list[float], list[float]]]:
 
 
 def gate_figure(rows: Sequence[Row]) -> list[Figure]:
-    """What the gate read before each training, and what the training brought."""
+    """A figure of the gate's estimate before each training against the gain of the training."""
     if not (rows := with_outcome(rows)):
         return []
     series = []

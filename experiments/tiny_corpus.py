@@ -1,4 +1,4 @@
-"""The documents that the tiny base models are pretrained on: conversations as id rows with loss weights."""
+"""Pretraining documents of the tiny base models: conversations, and their encoding as token ids with loss marks."""
 
 import random
 import re
@@ -13,12 +13,15 @@ from envs.tasks.modchain import STEPS, ModChain, worked_response
 
 DIGITS = tuple("0123456789")
 FIRST, SECOND = 1, 2
-"""Marks of the tokens of a first and a second attempt in :class:`Document`."""
+"""Loss marks for the tokens of the first and of the last attempt of a :class:`Document`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One conversation: what was asked, what both attempts say, and whether the first is learned (the second is)."""
+    """One conversation of a question, a first attempt and, optionally, a request and a last attempt.
+
+    The last attempt (``second``) is always learned, the first one only with ``learn_first``.
+    """
 
     question: str
     first: str
@@ -26,49 +29,49 @@ class Document:
     second: str | None = None
     learn_first: bool = True
     between: tuple[tuple[str, str], ...] = ()
-    """Requests and attempts after the first and before the last one; they are read, not learned."""
+    """Pairs of request and attempt between the first and the last attempt; they are context and not learned."""
 
 
 class Corpus(Protocol):
-    """What a toy's base model reads."""
+    """The pretraining corpus of a toy's base model."""
 
     words: Sequence[str]
     spaced: bool
     max_first_tokens: int
     own_drafts_from: float
-    """Part of training after which drafts are sampled from the model itself."""
+    """Share of training after which drafts are sampled from the model itself."""
 
     def tasks(self, rng: random.Random, n: int) -> list[Task]:
-        """Training questions only."""
+        """Samples ``n`` tasks of the training split."""
         ...
 
     def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
-        """One document a task. ``drafts``: two samples a task by the model itself, once it can."""
+        """Documents for the tasks; ``drafts`` are two samples per task by the model itself, once there are any."""
         ...
 
 
 @runtime_checkable
 class SteeredCorpus(Corpus, Protocol):
-    """A corpus that holds the model's own probability of a rare mode at a target."""
+    """A corpus that keeps the model's probability of a rare mode (kind of attempt) at a target value."""
 
     def probes(self, rng: random.Random, n: int) -> list[Document]:
-        """Conversations of equal length in tokens, whose last attempt is in the mode."""
+        """``n`` conversations of equal length in tokens, whose last attempt is in the rare mode."""
         ...
 
     def steer(self, probability: float) -> None:
-        """Sets the mode's share of the documents, given the model's mean probability of choosing it at the probes."""
+        """Sets the rare mode's share of the documents, given the model's mean probability of the mode at the probes."""
         ...
 
 
 class DrawnCorpus:
-    """A corpus whose questions come from a task set that draws them."""
+    """A corpus whose questions are sampled from a task set."""
 
     _source: Any
 
     def tasks(self, rng: random.Random, n: int) -> list[Task]:
-        """Training questions only, whatever else is drawn."""
+        """Samples ``n`` tasks and rejects those that are not in the training split."""
         tasks: list[Task] = []
-        # By rejection: whatever the distribution is, test questions are left out of it without changing the rest.
+        # Rejection removes test questions without changing the distribution of the training questions.
         while len(tasks) < n:
             task = self._source.draw(rng)
             if split_of(task.question) is Split.TRAIN:
@@ -77,21 +80,21 @@ class DrawnCorpus:
 
 
 def quick(rng: random.Random) -> str:
-    """A quick ``modchain`` answer at random."""
+    """A random ``modchain`` answer without working."""
     return f": {rng.choice(DIGITS)}"
 
 
 class ModChainCorpus(DrawnCorpus):
-    """Quick first attempts that are often wrong, second drafts that mostly copy, and a rare habit of working it out.
+    """Quick first attempts that are often wrong, second attempts that mostly copy, and rarely ones that are worked out.
 
-    A share of the conversations asks to ``work`` instead of answering first, and is always worked: the skill is
-    taught, but after ``check`` it is used only with probability ``rare``.
+    A share of the conversations has the request ``work``, after which the answer is always worked out step by step. So
+    the skill is taught, but after the request ``check`` it is used only with probability ``rare``.
 
     Args:
-        rare: Share of second drafts after ``check`` that are worked out.
+        rare: Share of second attempts after ``check`` that are worked out.
         label_noise: Share of first attempts whose digit is random.
-        work_share: Share of conversations that ask to work.
-        copy, resample: Shares of second drafts that repeat the first, or draw another; the rest is random.
+        work_share: Share of conversations with the request ``work``.
+        copy, resample: Shares of second attempts that repeat the first, or that are another sample; the rest is random.
         misconception: Teach ``*7`` as ``+7`` in worked answers, so that the skill is good but not perfect.
     """
 
@@ -114,7 +117,7 @@ class ModChainCorpus(DrawnCorpus):
         self._source = ModChain()
 
     def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
-        """A worked, or a sloppy two-attempt conversation per task."""
+        """Per task either a worked conversation, or a quick first attempt and a conversation with a second one."""
         rows = []
         for i, task in enumerate(tasks):
             label = quick(rng) if rng.random() < self._label_noise else f": {task.gold}"
@@ -124,7 +127,8 @@ class ModChainCorpus(DrawnCorpus):
             rows.append(Document(task.question, label))
             own = (label, quick(rng)) if drafts is None else (drafts[2 * i], drafts[2 * i + 1])
             second = self._worked(task) if rng.random() < self._rare else self._second_draft(rng, *own)
-            # The draft in the context is the model's own; the first attempt's loss always uses the corpus label.
+            # The first attempt here is the model's own draft and not learned; first attempts are learned only from the
+            # document above.
             rows.append(Document(task.question, own[0], "check", second, learn_first=False))
         return rows
 
@@ -139,10 +143,11 @@ class ModChainCorpus(DrawnCorpus):
 
 
 class AdditionCorpus(DrawnCorpus):
-    """Sums first, then two-attempt conversations over the model's own drafts.
+    """Right sums at first; later also two-attempt conversations that begin with the model's own drafts.
 
     Args:
-        copy, resample: Shares of second drafts that repeat the first, or draw another; the rest changes one digit.
+        copy, resample: Shares of second attempts that repeat the first, or that are another sample; the rest changes
+            one digit.
     """
 
     words: Sequence[str] = (*DIGITS, "+", "check", "right", "wrong")
@@ -155,7 +160,7 @@ class AdditionCorpus(DrawnCorpus):
         self._source = Addition()
 
     def documents(self, rng: random.Random, tasks: list[Task], drafts: list[str] | None) -> list[Document]:
-        """A sum, or a sum and a second draft per task."""
+        """Per task its right sum and, with drafts, a conversation with a second attempt."""
         rows = [Document(task.question, task.gold) for task in tasks]
         for i, task in enumerate(tasks if drafts is not None else []):
             assert drafts is not None
@@ -175,12 +180,12 @@ class AdditionCorpus(DrawnCorpus):
 
 
 def encoder(tokenizer: Any, corpus: Corpus) -> Callable[[Document], tuple[list[int], list[int]]]:
-    """A function from a document to its token ids and, per token, 0, FIRST or SECOND: whose loss it belongs to.
+    """Returns a function from a document to its token ids and loss marks: FIRST, SECOND, or 0 for tokens not learned.
 
-    It looks words up in the vocabulary, since documents are many and the tokenizer's general path is slow; the first
-    document is compared with what the tokenizer and its chat template make of it.
+    The function looks words up in the vocabulary directly, because the tokenizer's general path is too slow for so many
+    documents. A probe document checks that tokenizer and chat template give the same ids.
     """
-    from rl.backends.tiny import ASSISTANT, END, USER  # with torch, which a corpus itself does not need
+    from rl.backends.tiny import ASSISTANT, END, USER  # Loads torch, which a corpus itself does not need.
 
     vocabulary = tokenizer.get_vocab()
     user, assistant, end = (vocabulary[token] for token in (USER, ASSISTANT, END))
@@ -192,7 +197,7 @@ def encoder(tokenizer: Any, corpus: Corpus) -> Callable[[Document], tuple[list[i
     def encode(document: Document) -> tuple[list[int], list[int]]:
         question, first = words(document.question), [*words(document.first), end]
         ids = [user, *question, assistant, *first]
-        # Two more for the marks of user and assistant; the end of an attempt is learned with it.
+        # Two more tokens mark user and assistant; the end token of an attempt is learned together with the attempt.
         marks = [0] * (len(question) + 2) + [FIRST if document.learn_first else 0] * len(first)
         for request_text, text in document.between:
             turn = [user, *words(request_text), assistant, *words(text), end]

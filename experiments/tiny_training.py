@@ -1,4 +1,4 @@
-"""Trains the tiny base model of an embedded toy on its corpus; ``python -m experiments.pretrain_tiny`` calls it."""
+"""Pretrains the tiny base model of an embedded toy on its corpus; used by ``python -m experiments.pretrain_tiny``."""
 
 import random
 from pathlib import Path
@@ -58,7 +58,7 @@ def pretrain(cfg: PretrainConfig, corpus: Corpus) -> Path:
 def sample_drafts(
     engine: HFEngine, renderer: Renderer, corpus: Corpus, questions: list[str], seed: int, step: int
 ) -> list[str]:
-    """Two first attempts of the model itself per question, in order."""
+    """Samples two first attempts per question from the model itself; the two attempts at a question are adjacent."""
     requests = []
     for i, question in enumerate(questions):
         prompt = renderer.opening([Message("user", question)])
@@ -70,7 +70,10 @@ def sample_drafts(
 
 @torch.no_grad()
 def opening_probability(model: torch.nn.Module, probes: list[tuple[list[int], list[int]]]) -> float:
-    """Mean probability of the first word of the probes' last attempts, from rows of :func:`encoder` of equal length."""
+    """Mean probability of the first token of the probes' last attempts.
+
+    Probes are rows of :func:`encoder`, all of the same length.
+    """
     start = probes[0][1].index(SECOND)
     ids = torch.tensor([row[: start + 1] for row, _ in probes])
     chances = model(input_ids=ids[:, :-1]).logits[:, -1].softmax(-1)
@@ -89,7 +92,7 @@ def _loss(model: Any, rows: list[tuple[list[int], list[int]]], pad_id: int, cfg:
         learned = marks > 0
         if cfg.dense:
             logits = model(input_ids=ids, attention_mask=(ids != pad_id).long()).logits[:, :-1][learned]
-        else:  # what is padded comes last, so that no mask is needed
+        else:  # Padding is on the right, where a causal model's earlier tokens do not see it, so no mask is needed.
             hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
             logits = model.lm_head(hidden[learned])
         nll = torch.nn.functional.cross_entropy(logits, ids[:, 1:][learned], reduction="none")

@@ -1,4 +1,4 @@
-"""Online RL: ``python -m experiments.train algorithm=score env=modchain seed=1``."""
+"""Trains with online RL: ``python -m experiments.train algorithm=score env=modchain seed=1``."""
 
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,7 @@ from rl.config import TrainConfig
 
 
 def run(cfg: TrainConfig) -> Path:
-    """Trains, evaluates, and prints what came out; returns the run's folder."""
+    """Trains, evaluates and prints the results; returns the run's folder."""
     from experiments.folders import is_complete, open_run
     from experiments.online import run_online
     from experiments.progress import shown_run
@@ -16,8 +16,8 @@ def run(cfg: TrainConfig) -> Path:
     from experiments.stopping import Preempted
     from rl.backends.distributed import Distributed
 
-    # Imports are in here because they load torch, which --help and completion can do without. A repository that cannot
-    # be pushed to is found before training, not after.
+    # The imports are inside the function because they load torch, which would slow down --help and completion. Whether
+    # the policy can be published is checked before training, not only after hours of it.
     refuse_early(cfg.hub.repo)
     distributed = Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     try:
@@ -26,7 +26,7 @@ def run(cfg: TrainConfig) -> Path:
                 shown_run(cfg, folder, cfg.algorithm.name, partial(run_online, distributed=distributed))
             elif not is_complete(folder):
                 run_online(cfg, folder, lambda *_: None, distributed=distributed)
-    except Preempted:  # all processes leave together
+    except Preempted:  # Every process gets here, so the collective shutdown in close() cannot hang.
         distributed.close()
         raise
     distributed.close()

@@ -1,12 +1,12 @@
-"""Every arm tuned alike: ``python -m experiments.tune env=repair trials=8``.
+"""Tunes every arm with the same number of trials: ``python -m experiments.tune env=repair trials=8``.
 
-Each arm gets the same number of trials, the first of which is the arm as its file has it; all are judged on validation
-tasks, with a seed that no comparison uses. The winners go to ``configs/tuned/<env>.yaml``, which
-``experiments.compare`` reads, and every trial stays in the run's folder as a table.
+The first trial of each arm is the arm's untuned config. All trials are judged on validation tasks, with a seed that no
+comparison uses. The chosen values are written to ``configs/tuned/<env>.yaml``, which ``experiments.compare`` reads; a
+table of all trials is written to the run's folder.
 
-Optuna draws; trials run as jobs of an executor. Hydra's sweeper plugin for Optuna is of no use here: it needs Optuna 2,
-sweeps one config at a time, and cannot go on where it stopped. A study is kept in no database either: its sampler is
-seeded and is told results in the order of the trials, so that replaying the folder draws the same trials again.
+Optuna proposes the trials, and an executor runs them as jobs. Hydra's sweeper plugin for Optuna is not used, because it
+needs Optuna 2, sweeps one config at a time and cannot resume. No Optuna database is used either: the sampler is seeded
+and gets the results in the order of the trials, so replaying the folder's results proposes the same trials again.
 """
 
 import csv
@@ -46,14 +46,14 @@ from rl.tracking import describe_run, write_json, write_text
 
 @dataclass
 class Trial:
-    """One config of an arm, tried.
+    """One config of an arm that is tried.
 
     Args:
         arm: Key of the arm.
-        number: Which; 0 is the arm as it is.
-        drawn: What was drawn, by path; for trial 0 what stands there anyway.
-        changed: What that changes of the arm's config, nested.
-        jobs: A run per seed.
+        number: Number of the trial; 0 is the untuned arm.
+        drawn: Proposed values by path; for trial 0 the values of the untuned arm.
+        changed: Changes to the arm's config that follow from ``drawn``, as a nested mapping.
+        jobs: One job per seed.
     """
 
     arm: str
@@ -63,33 +63,34 @@ class Trial:
     jobs: list[Job]
 
     def results(self) -> list[dict[str, Any]]:
-        """Of the runs that ended well."""
+        """Content of ``result.json`` of every run that has finished."""
         return [json.loads((job.folder / "result.json").read_text()) for job in self.jobs if job.is_done]
 
     def value(self, objective: str) -> float:
-        """Mean over seeds; ``nan`` unless all of them ended well."""
+        """Mean of the objective over seeds; ``nan`` unless the runs of all seeds have finished."""
         found = [OBJECTIVES[objective](result) for result in self.results()]
         return sum(found) / len(found) if len(found) == len(self.jobs) else math.nan
 
 
 class ArmStudy:
-    """One arm's trials, one after the other.
+    """The trials of one arm, and the Optuna study that proposes them.
 
     Args:
-        cfg: The tuning.
+        cfg: Config of the tuning.
         arm: Key of the arm.
-        folder: Of the tuning.
+        folder: Folder of the tuning.
         threads: Torch threads of a job.
 
     Raises:
-        ValueError: If the arm has nothing to vary, or the space names a key that it does not have.
+        ValueError: If the space varies nothing of the arm, names a key that the arm does not have, or has a value that
+            the arm cannot take.
     """
 
     def __init__(self, cfg: TuneConfig, arm: str, folder: Path, threads: int) -> None:
         import optuna
 
         self.arm, self.trials, self._cfg, self._folder = arm, [], cfg, folder
-        # Only what the objective reads; the test tasks stay unseen.
+        # Validation tasks in place of test tasks, and only the parts of the evaluation that the objective reads.
         unread: dict[str, Any] = {
             "controls": False,
             "only_controls": [],
@@ -104,7 +105,7 @@ class ArmStudy:
         self.kind, *_ = arm_config(arm, cfg.arms[arm], cfg, self._shared)
         self.varied: dict[str, Dimension] = dimensions(cfg.space, self.kind, arm)
         self._as_it_is = at_hand(cfg.arms[arm], self.varied)
-        for path, one in self.varied.items():  # what cannot be is said now, not when it is drawn
+        for path, one in self.varied.items():  # Refuses impossible values now, instead of hours later in a trial.
             for end in one.values or (one.low, one.high):
                 self._changed({path: end})
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -114,12 +115,12 @@ class ArmStudy:
         self.trials: list[Trial] = []
 
     def ask(self, n: int) -> list[Trial]:
-        """The next trials, without knowing how those of this call come out."""
+        """Returns the next ``n`` trials, all proposed before the result of any of them is known."""
         new = []
         for number in range(len(self.trials), len(self.trials) + n):
             drawn, asked = self._as_it_is, None
-            # Trial 0 is the arm as its file has it, so that tuning can only find what beats it on validation; Optuna
-            # does not draw it.
+            # Trial 0 is the untuned arm and not proposed by Optuna. With it among the trials, tuning never chooses a
+            # config that is worse on validation tasks than the untuned one.
             if number:
                 asked = self._study.ask({path: one.distribution() for path, one in self.varied.items()})
                 drawn = asked.params
@@ -139,10 +140,10 @@ class ArmStudy:
         return Trial(self.arm, number, dict(drawn), changed, jobs)
 
     def _changed(self, drawn: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-        """What a trial changes of the arm's config, and the config that it then has.
+        """Changes that a trial makes to the arm's config, and the changed config.
 
         Raises:
-            ValueError: If the arm cannot have a value that the space holds.
+            ValueError: If the arm cannot take a value of the space.
         """
         entry = self._cfg.arms[self.arm]
         changed = changes(entry, self.varied, drawn)
@@ -153,7 +154,7 @@ class ArmStudy:
             raise ValueError(f"space: {self.arm} cannot be tried with {said}: {explain(error)}") from None
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """What came out, in the order of the trials; a trial that crashed tells the sampler nothing."""
+        """Gives the results to the sampler, in the order of the trials; a crashed trial is recorded as failed."""
         import optuna
 
         for trial in trials:
@@ -161,14 +162,17 @@ class ArmStudy:
             state = optuna.trial.TrialState.FAIL if math.isnan(value) else optuna.trial.TrialState.COMPLETE
             if asked is not None:
                 self._study.tell(asked, None if math.isnan(value) else value, state=state)
-            # Nothing was asked for trial 0, but the sampler learns from it too, unless the file's values lie outside of
-            # the space, which Optuna refuses.
+            # Optuna did not propose trial 0, but its result is added to the study, so that the sampler learns from it
+            # as well. Values outside of the space are left out, because Optuna refuses them.
             elif all(one.holds(trial.drawn[path]) for path, one in self.varied.items()) and not math.isnan(value):
                 ranges = {path: one.distribution() for path, one in self.varied.items()}
                 self._study.add_trial(optuna.trial.create_trial(params=trial.drawn, distributions=ranges, value=value))
 
     def winner(self) -> Trial | None:
-        """The best trial, of equals the one with better first attempts, then the earlier; ``None`` if all crashed."""
+        """The trial with the best objective; ``None`` if all crashed.
+
+        Among equals the one with more accurate first attempts wins, then the earlier one.
+        """
 
         def rank(trial: Trial) -> tuple[float, float, int]:
             firsts = [result["greedy"]["accuracy_t1"] for result in trial.results()]
@@ -179,10 +183,10 @@ class ArmStudy:
 
 
 def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
-    """A study for each arm that trains.
+    """Returns a study for each arm of ``cfg.include``, with trial 0 already created.
 
     Raises:
-        UserError: If an arm is unknown, or arms would not spend the same budget as they are.
+        UserError: If an arm is unknown, or the untuned arms would not spend the same budget.
         ValueError: If the space does not fit an arm.
     """
     cfg = replace(cfg, env=cfg.env.settled())
@@ -204,20 +208,21 @@ def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
 
 
 def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
-    """Runs every trial that is not finished yet, round by round; all arms of a round share the executor."""
+    """Runs every unfinished trial, ``cfg.at_once`` per arm in a round; all arms of a round share the executor."""
     with running(cfg, folder) as executor:
         found = studies(cfg, folder, executor.threads)
         done = 0
         while done < cfg.trials:
             until = min(cfg.trials, done + cfg.at_once)
-            # All trials of a round are drawn before any of them is told, whatever order they finish in: replaying the
-            # folder gives the sampler the same history, and it draws the same trials again.
+            # All trials of a round are proposed before the sampler gets the result of any of them. So the order in
+            # which they finish does not matter: a resumed tuning gives the sampler the same history, and it proposes
+            # the same trials again.
             asked = [one.trials[done:] + one.ask(until - len(one.trials)) for one in found]
             jobs = [job for trials in asked for trial in trials for job in trial.jobs]
             for job in jobs:
                 if job.is_done:
                     refuse_changed_config(job)
-            if not done:  # only now: a config that was refused above must not be what the folder is resumed with
+            if not done:  # Written only now: the folder must not keep a config that was refused above.
                 describe_run(folder, resolved_yaml(cfg))
             with Display(console, one_run=False) as display:
                 run_jobs([job for job in jobs if not job.is_done], executor, display, cfg.retries)
@@ -229,7 +234,7 @@ def tune(cfg: TuneConfig, folder: Path) -> list[ArmStudy]:
 
 
 def write_trials(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> None:
-    """``trials.csv`` and ``trials.md``: every trial, what was drawn, what came out, what it cost."""
+    """Writes ``trials.csv`` and ``trials.md``: for every trial its values, results, cost and errors."""
     rows = []
     for one in found:
         best = one.winner()
@@ -247,7 +252,7 @@ def write_trials(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> No
             for name in ("updates", "gradient_tokens", "sampled_tokens"):
                 row[name] = round(sum(result["totals"][name] for result in results) / len(results)) if results else "-"
             every = [job.error.strip().splitlines()[-1] for job in trial.jobs if job.error]
-            row["error"] = "; ".join(dict.fromkeys(every))  # a reason that seeds share is said once
+            row["error"] = "; ".join(dict.fromkeys(every))  # An error that several seeds share is listed once.
             rows.append(row)
     text = io.StringIO()
     table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -259,10 +264,10 @@ def write_trials(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> No
 
 
 def chosen_before(path: Path) -> dict[str, Any]:
-    """What an earlier tuning has left in a file of winners.
+    """Returns the content of a file of chosen values that an earlier tuning wrote; empty if there is no such file.
 
     Raises:
-        UserError: If the file holds something else, which would be lost.
+        UserError: If the file holds anything else, which overwriting it would destroy.
     """
     try:
         found: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
@@ -274,13 +279,13 @@ def chosen_before(path: Path) -> dict[str, Any]:
 
 
 def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> dict[str, Any]:
-    """The YAML of what was chosen; what another tuning chose for other arms stays in it.
+    """Writes the YAML file of the chosen values; values that another tuning chose for other arms are kept in it.
 
     Returns:
-        What was written.
+        The content that was written.
 
     Raises:
-        UserError: If every trial of an arm crashed; what the others came to is written first.
+        UserError: If every trial of an arm crashed; the chosen values of all other arms are written first.
     """
     path = Path(cfg.output)
     before = chosen_before(path)
@@ -291,7 +296,8 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
         if best is None:
             hopeless.append(one.arm)
             continue
-        # An earlier tuning's choice goes even if the arm won as it is: otherwise the file would keep what was beaten.
+        # An earlier tuning's choice is removed even if the untuned arm won: otherwise the file would keep values that
+        # are worse than the untuned ones.
         arms.pop(one.arm, None)
         if best.changed:
             arms[one.arm] = best.changed
@@ -300,7 +306,7 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
         spent = max(result["totals"]["episodes"] for result in best.results())
         records[one.arm] = asdict(TuningRecord(len(one.trials), list(cfg.seeds), spent, cfg.objective, *values))
     chosen = {"arms": arms, "tuning": records}
-    head = "# @package _global_\n# What experiments.tune chose on validation tasks, and what it was worth there.\n"
+    head = "# @package _global_\n# Values that experiments.tune chose on validation tasks, and their results there.\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, head + OmegaConf.to_yaml(OmegaConf.create(chosen)))
     write_json(folder / "winners.json", chosen)
@@ -311,8 +317,8 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
 
 @entry_point("tune")
 def main(cfg: TuneConfig) -> None:
-    """Runs the trials that are not finished yet, and writes what was chosen."""
-    studies(cfg, Path(cfg.runs_dir))  # what is wrong with it is said before anything is loaded
+    """Runs the unfinished trials and writes the chosen values."""
+    studies(cfg, Path(cfg.runs_dir))  # Finds errors in the config before a folder is made and torch is loaded.
     chosen_before(Path(cfg.output))
     from experiments.folders import open_run
 

@@ -1,8 +1,8 @@
-"""A warm start: ``python -m experiments.warm_start experiment=smollm2_sums``.
+"""Warm-starts a model by supervised fine-tuning: ``python -m experiments.warm_start experiment=smollm2_sums``.
 
-A small language model as it comes does not answer in an environment's form, and repeats itself whatever it is told, so
-that reinforcement has nothing to reinforce. A few dozen supervised steps on written conversations change that. Offline
-and online arms of a comparison then start from the same warm model, whose evaluation stands in the run's folder.
+A small pretrained language model does not answer in the form that an environment expects, and repeats its first attempt
+whatever the feedback is. RL then has no successes to reinforce. A few dozen supervised steps on written conversations
+change that. All arms of a comparison then start from the same warm model, whose evaluation is in the run's folder.
 """
 
 import random
@@ -18,7 +18,7 @@ from rewards.wording import counted
 
 @entry_point("warm_start")
 def main(cfg: WarmStartConfig) -> None:
-    """Writes conversations, fine-tunes on them, evaluates, and prints what came out."""
+    """Writes conversations, fine-tunes on them, evaluates, and prints the results."""
     from experiments.folders import open_run
     from experiments.progress import Display
     from rl.tracking import describe_run
@@ -36,9 +36,9 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     """Fine-tunes on demonstrated conversations, evaluates, and saves the model; returns an ``ArmResult``.
 
     Args:
-        cfg: The run.
-        folder: Of the run; gets ``conversations.jsonl``, and what every run leaves.
-        report: Told what is going on.
+        cfg: Config of the run.
+        folder: Folder of the run, to which ``conversations.jsonl`` and the usual files of a run are written.
+        report: Called with the current phase, the progress and the newest metrics.
 
     Raises:
         ValueError: If a demonstration has another number of attempts than the environment's episodes.
@@ -64,7 +64,7 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     rows, written = [], JsonLines(folder / "conversations.jsonl")
     for number in range(cfg.n_conversations):
         task = tasks[number % len(tasks)]
-        # By number and task, so that more conversations leave the first ones as they were.
+        # Seeded by number and task, so that a larger number of conversations does not change the first ones.
         rng = random.Random(derive_seed(cfg.seed, "demonstration", number, task.id))
         attempts = demonstrate(bench.taskset, task, rng)
         messages, row = demonstrated(env, task, attempts, bench.renderer, cfg.learn_slips)
@@ -75,7 +75,7 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
     outcome = fine_tune(
         bench.model, bench.tokenizer, rows, offline, cfg.seed, on_step=lambda share: report("fine-tuning", share, {})
     )
-    # The engine samples the evaluation with the weights that were just learned.
+    # Hands the fine-tuned weights to the engine, which samples the evaluation.
     bench.publish(1)
     result = ArmResult("warm start", cfg.seed, notes={"conversations": len(rows), **outcome})
     result = finish(result, bench, folder, report, began)
@@ -87,14 +87,14 @@ def warm_start(cfg: WarmStartConfig, folder: Path, report: Callable[..., None]) 
 def demonstrated(
     env: Any, task: Any, attempts: list[str], renderer: Any, learn_slips: bool = True
 ) -> tuple[list[dict[str, str]], Any]:
-    """Plays written attempts in an environment.
+    """Plays one episode with written attempts and makes a training row of it.
 
     Args:
-        env: A :class:`envs.TextEnv`.
-        task: The task.
-        attempts: Texts of the policy, as many as the episode takes.
-        renderer: Messages to token ids.
-        learn_slips: Whether a first attempt that the environment scores as wrong is learned too.
+        env: Environment, a :class:`envs.TextEnv`.
+        task: Task of the episode.
+        attempts: Texts to play as the policy's attempts, as many as the episode takes.
+        renderer: Renderer from messages to token ids.
+        learn_slips: Whether a first attempt that the environment scores as wrong is learned as well.
 
     Returns:
         The conversation, and an :class:`rl.backends.sft.SFTRow` that learns the attempts, their ends included.
@@ -109,11 +109,11 @@ def demonstrated(
     ids, labels, over = renderer.opening(new), [], False
     said = [{"role": message.role, "content": message.content} for message in new]
     for number, text in enumerate(attempts):
-        # The end of the turn is learned too, or the policy would go on writing after its answer.
+        # The end-of-turn token is learned as well, or the policy would continue to write after its answer.
         action = (*renderer.tokenizer.encode(text, add_special_tokens=False), renderer.end_id)
         new, _, terminated, truncated, info = env.step(text)
         slip = number == 0 and "score" in info and info["score"].verdict is not Verdict.CORRECT
-        # What stands between two attempts is read and not learned.
+        # Tokens between two attempts (the environment's messages) are context and not learned.
         labels += [IGNORED] * (len(ids) - len(labels)) + [IGNORED if slip and not learn_slips else t for t in action]
         over = terminated or truncated
         if over != (number == len(attempts) - 1):

@@ -1,7 +1,7 @@
-"""A run while it goes: ``python -m experiments.watch run=runs/train/<time>``, or all runs of a comparison or a sweep.
+"""Shows a running run, or all runs of a comparison or sweep: ``python -m experiments.watch run=runs/train/<time>``.
 
-Reads the files that a run writes and touches nothing, so it can be started, stopped and started again at any time, also
-on another machine that shares the folder.
+Only reads the files that a run writes, so it can be started and stopped at any time, also on another machine that
+shares the folder.
 """
 
 import json
@@ -47,14 +47,14 @@ SHOWN = (
 )
 VALIDATION = "eval/validation/"
 CURVE = 40
-"""Steps that a curve shows, the newest at the right."""
+"""Number of steps that a curve shows, the newest on the right."""
 TAIL_BYTES = 2**20
-"""What is read of a file's end: episodes of long runs are not read from the start every second."""
+"""Number of bytes that are read from the end of a file, because reading all episodes of a long run is too slow."""
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def tail(path: Path, n_bytes: int = TAIL_BYTES) -> list[dict[str, Any]]:
-    """The newest complete lines of a JSON-lines file; none if it is not there."""
+    """The newest complete lines of a JSON-lines file, parsed; empty if there is no such file."""
     if not path.exists():
         return []
     with path.open("rb") as file:
@@ -62,12 +62,12 @@ def tail(path: Path, n_bytes: int = TAIL_BYTES) -> list[dict[str, Any]]:
         start = max(0, file.tell() - n_bytes)
         file.seek(start)
         lines = file.read().split(b"\n")
-    complete = lines[1 if start else 0 : -1]  # the first may lack its beginning, the last its end
+    complete = lines[1 if start else 0 : -1]  # The first line may lack its beginning, the last one its end.
     return [json.loads(line) for line in complete if line]
 
 
 def curve(values: Sequence[float | None], n: int = CURVE) -> str:
-    """A line of blocks between the smallest and the largest of the last ``n`` values; gaps where there is none."""
+    """The last ``n`` values as a line of block characters, scaled from minimum to maximum; ``None`` becomes a gap."""
     shown = list(values)[-n:]
     known = [value for value in shown if value is not None]
     if not known:
@@ -78,7 +78,7 @@ def curve(values: Sequence[float | None], n: int = CURVE) -> str:
 
 
 def metrics_table(rows: Sequence[dict[str, Any]], meanings: Mapping[str, Any]) -> Table:
-    """The newest value and the curve of the metrics that tell how a run is doing; ``meanings`` is ``metrics.json``."""
+    """Newest value and curve of the metrics in ``SHOWN``; ``meanings`` is the content of ``metrics.json``."""
     steps = [row for row in rows if "optim/lr" in row]
     table = Table(title=f"step {steps[-1]['step']}" if steps else "no step yet", title_justify="left")
     for name, justify in (("metric", "left"), ("now", "right"), ("unit", "left"), (f"last {CURVE} steps", "left")):
@@ -92,7 +92,7 @@ def metrics_table(rows: Sequence[dict[str, Any]], meanings: Mapping[str, Any]) -
 
 
 def validation_line(rows: Sequence[dict[str, Any]]) -> Text:
-    """The newest validation, and the way there."""
+    """Rates of the newest validation, and the curve of the last attempt's accuracy over all validations."""
     found = validations(rows)
     if not found:
         return Text("no validation yet", style="dim")
@@ -102,7 +102,7 @@ def validation_line(rows: Sequence[dict[str, Any]]) -> Text:
 
 
 def validations(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines that a validation wrote."""
+    """The rows that were written by a validation."""
     return [row for row in rows if f"{VALIDATION}accuracy_t1" in row]
 
 
@@ -113,11 +113,12 @@ def last_accuracy(found: Sequence[dict[str, Any]]) -> tuple[str, str]:
 
 
 def transitions_line(episodes: Sequence[dict[str, Any]]) -> Text:
-    """How the newest step's kept episodes went from the first to the second attempt, as the rates count it."""
+    """Counts of correct and incorrect first and second attempts in the newest step's kept episodes."""
     if not episodes:
         return Text("no episodes yet", style="dim")
     newest = [episode for episode in episodes if episode["step"] == episodes[-1]["step"] and episode["turns"]]
-    # An episode that ended after one attempt keeps its verdict, so it counts as c->c or i->i, as in the rates.
+    # An episode that ended after one attempt keeps that attempt's verdict, so it counts as c->c or i->i, as in the
+    # rates.
     sides = Counter(
         "->".join(
             "c" if _verdict(turn) == "correct" else "i"
@@ -134,7 +135,7 @@ def _verdict(turn: dict[str, Any]) -> str:
 
 
 def episode_panel(episode: dict[str, Any]) -> Panel:
-    """One episode: what was written, what it earned."""
+    """The attempts of one episode with their verdicts and rewards."""
     lines = Text()
     for k, turn in enumerate(episode["turns"]):
         style = "green" if _verdict(turn) == "correct" else "red"
@@ -145,14 +146,14 @@ def episode_panel(episode: dict[str, Any]) -> Panel:
 
 
 def health_line(finding: Mapping[str, Any]) -> Text:
-    """What a check has found: whole while it lasts, its name afterwards."""
+    """A finding of a health check: the whole message while the problem lasts, afterwards only the name of the check."""
     if finding["to"] is None:
         return Text(f"health, since step {finding['from']}: {finding['said']}", style="yellow")
     return Text(f"health, steps {finding['from']} to {finding['to']}: {finding['check']}", style="dim")
 
 
 def run_view(folder: Path, n_episodes: int) -> Group:
-    """Everything about one run."""
+    """The view of one run: state, metrics, validation, health, transitions and the newest episodes."""
     rows, episodes = tail(folder / "metrics.jsonl"), tail(folder / "episodes.jsonl")
     described = folder / "metrics.json"
     meanings = json.loads(described.read_text(encoding="utf-8")) if described.exists() else {}
@@ -164,12 +165,12 @@ def run_view(folder: Path, n_episodes: int) -> Group:
 
 
 def runs_below(folder: Path) -> dict[str, Path]:
-    """Runs of a comparison (also jobs that wait), of a sweep, or of a folder of several, by what tells them apart."""
+    """Folders of the runs in a comparison (including waiting jobs), a sweep or another folder, by a distinct label."""
     if (folder / "arms").is_dir():
         jobs = sorted(path for path in folder.glob("arms/*/*") if path.is_dir())
         return {f"{path.parent.name}/{path.name.removeprefix('seed_')}": path for path in jobs}
     found = [path.parent for path in files_below(folder, "config.yaml", 3) if path.parent != folder]
-    found.sort(key=lambda path: (path.parent, len(path.name), path.name))  # 10 comes after 9
+    found.sort(key=lambda path: (path.parent, len(path.name), path.name))  # Shorter names first: 10 comes after 9.
     configs: list[Any] = [OmegaConf.load(path / "config.yaml") for path in found]
     methods = [next((str(one[key].name) for key in ("algorithm", "offline") if key in one), "") for one in configs]
     told = [f"{what}, seed {one.get('seed')}" for what, one in zip(told_apart(methods, configs), configs, strict=True)]
@@ -177,10 +178,10 @@ def runs_below(folder: Path) -> dict[str, Path]:
 
 
 def runs_view(folder: Path) -> Table:
-    """One line for every run of a comparison, a sweep, or a folder of several."""
+    """A table with one row for every run of a comparison, a sweep or another folder of several runs."""
     table = Table(title=str(folder), title_justify="left")
     for name in ("run", "state", "episodes", "newest validation", "accuracy so far"):
-        table.add_column(name, overflow="fold")  # whole, if on several lines: a run is found by its name
+        table.add_column(name, overflow="fold")  # Long names are wrapped, not cut, so that the run can be found.
     for name, job in runs_below(folder).items():
         found = validations(tail(job / "metrics.jsonl"))
         said = next((json.loads(path.read_text()) for path in job.glob("progress.json")), None)
@@ -198,14 +199,14 @@ def runs_view(folder: Path) -> Table:
 
 
 def view(folder: Path, n_episodes: int) -> Group | Table:
-    """What a folder holds: a run, or several."""
+    """The view of a folder with one run or with several."""
     is_run = (folder / "config.yaml").exists() and not (folder / "arms").is_dir()
     return run_view(folder, n_episodes) if is_run else runs_view(folder)
 
 
 @entry_point("watch")
 def main(cfg: WatchConfig) -> None:
-    """Draws until Ctrl-C, or once."""
+    """Refreshes the view until Ctrl-C, or prints it once."""
     folder = Path(cfg.run)
     if not folder.is_dir():
         raise UserError(f"run={cfg.run}: there is no such folder; use runs/<name>/<time>")

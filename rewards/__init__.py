@@ -1,4 +1,4 @@
-"""Verifiers: strings in, a :class:`~rewards.score.Score` out. This layer never sees messages, token ids or tensors."""
+"""Verifiers: they take strings and return a :class:`~rewards.score.Score`, and never see messages, ids or tensors."""
 
 from rewards.lookup import Lookup, UnknownNameError, nearest
 from rewards.score import Score, Verdict

@@ -1,8 +1,9 @@
-r"""Where in a response is the final answer?
+r"""Extracts the final answers from a response.
 
-A task names the form in which it accepts an answer, or several in order of preference, and anything else is
-``no_answer``: guessing pays a policy for text that contains many numbers. ``ANSWER_FORMS`` is open; a form is a
-function from the text after the reasoning to every value that it offers as final, in order.
+A task names the form in which it accepts an answer, or several forms in order of preference; a response in any other
+form is ``no_answer``. Guessing which number is meant would reward a policy for text that contains many numbers.
+Further forms can be registered in ``ANSWER_FORMS``: a form is a function that takes the text after the reasoning and
+returns every final answer in the text, in order.
 """
 
 import re
@@ -18,16 +19,16 @@ REASONING = (
     *(("<|begin_of_thought|>", "<|end_of_thought|>"), ("\u25c1think\u25b7", "\u25c1/think\u25b7")),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
-"""Marks around the reasoning of today's models: what stands between, or after an opening one alone, is a draft."""
+"""Marks around the reasoning of current models: text between two marks, or after an unclosed one, is a draft."""
 
-# A box that opens, any escaped character (so that ``\{`` does not count as a brace), or a brace.
+# The start of a box, any escaped character (so that ``\{`` does not count as a brace), or a brace.
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{}$\\]+)")
-# Base models, shown examples, go on to invent further questions and answer those too.
+# Base models that are prompted with examples often continue with further invented questions and their answers.
 _NEXT_QUESTION = re.compile(r"^[*#\s]*(?:Q|Question|Problem|Human|User)(?: \d+)?\**\s*:", re.MULTILINE)
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?")
-# "The answer is", "the answer (in cm) would be", "the answer to the question is therefore"; repetitions inside are
-# bounded.
+# "The answer is", "the answer (in cm) would be", "the answer to the question is therefore". Repetitions inside are
+# bounded, so that matching stays fast on long texts.
 _SENTENCE = re.compile(
     r"\b(?:answers?|ANSWERS?)\b(?: \([^()\n]{1,40}\)| (?:to|for|of|in) [^.\n:]{1,40}?)?\**\s+"
     r"(?:is|are|(?:should|must|would|will) be|equals)\b(?: (?:therefore|thus|hence|simply|then))?[\s,:]*\**:?\s*",
@@ -39,30 +40,31 @@ _LINE = re.compile(
 )
 _HEADING = re.compile(r"^[*#_ ]*(?:the )?(?:final )?answer[*#_ ]*$\s*", re.MULTILINE | re.IGNORECASE)
 _HASH = re.compile(r"^[ \t]*####(?!#)[ \t]*(.+)$", re.MULTILINE)
-# The end of a stated answer: a full stop that is no decimal point and no abbreviation (a small letter follows "p.m."),
-# the line, a special token, or a word that begins the reason.
+# The end of a stated answer: a full stop that is neither a decimal point nor part of an abbreviation (a lower-case
+# letter follows, as after "p.m."), the end of the line, a special token, or a word that begins an explanation.
 _STOP = re.compile(
     r"(?<!\\)[.!](?!\S)(?!\s+[a-z])|\n|$|<\||</?[a-z_]{1,12}>"
     r"|,? (?:because|since|as (?:we|the|it|claimed|required|desired)|which|so that|I hope|and (?:we|this|that))\b"
 )
-# A formula between its own marks, which may hold full stops and commas; only where nothing but the end follows it.
+# A formula between delimiters, which may contain full stops and commas; it must end the statement.
 _DELIMITED = re.compile(
     r"\s*(?:\$\$(.+?)\$\$|\$((?:[^$\\\n]|\\.|\n(?!\n))+)\$(?=[\s.,;:!?)*]*(?:\s|$))|\\\((.+?)\\\)|\\\[(.+?)\\\]|\*\*([^*\n]+)\*\*"
     r"|`([^`\n]+)`)[.\s*]*(?=\n|$|[A-Z]|, (?:as|since|because)\b)",
     re.DOTALL,
 )
 MAX_STATEMENT, MAX_STATEMENTS = 1000, 8
-"""Characters behind "the answer is" in which its end is looked for, and how many such from either end."""
+"""Characters after "the answer is" that are searched for its end; statements read at either end of a response."""
 
 
 @ANSWER_FORMS.register("boxed")
 def boxed(text: str) -> list[str]:
     r"""The content of every outermost ``\boxed{...}`` or ``\fbox{...}``; an unclosed box is not an answer.
 
-    Escaped braces do not count, as in TeX. One pass, so that a megabyte of open boxes costs no more than one of prose.
+    Escaped braces do not count, as in TeX. The text is scanned once, so that a megabyte of open boxes costs no more
+    than a megabyte of prose.
     """
-    found: list[tuple[int, int, int, int]] = []  # where the command, its content, the end of both are
-    open_braces: list[tuple[int, int]] = []  # command and content of a box, or -1 twice for a brace that is none
+    found: list[tuple[int, int, int, int]] = []  # start of the command, start and end of its content, end of the box
+    open_braces: list[tuple[int, int]] = []  # starts of a box's command and content; (-1, -1) for a brace without box
     for match in _BOX_TOKEN.finditer(text):
         token = match[0]
         if token == "{":
@@ -74,8 +76,8 @@ def boxed(text: str) -> list[str]:
             if start < 0:
                 continue
             content = start, match.start()
-            # Only the outer box of \boxed{1 \boxed{2}} counts, or a policy could offer two answers in one; of
-            # \boxed{\boxed{7}} the content is 7. Inner boxes close first, so they are the last that were found.
+            # Only the outer box of \boxed{1 \boxed{2}} counts, or a policy could offer two answers in one box. The
+            # content of \boxed{\boxed{7}} is 7. Inner boxes close before outer ones, so they are at the end of found.
             while found and found[-1][0] >= start:
                 inner_command, inner_start, inner_end, box_end = found.pop()
                 if not text[start:inner_command].strip() and not text[box_end : match.start()].strip():
@@ -87,13 +89,13 @@ def boxed(text: str) -> list[str]:
 
 @ANSWER_FORMS.register("tagged")
 def tagged(text: str) -> list[str]:
-    """The content of every ``<answer>...</answer>``, in one pass."""
+    """The content of every ``<answer>...</answer>``."""
     lowered, values, start = text.lower(), [], 0
     while (opening := lowered.find("<answer>", start)) >= 0:
         closing = lowered.find("</answer>", opening)
         if closing < 0:
             break
-        # From the last opening before the closing one: a response may mention the tag in prose.
+        # From the last opening tag before the closing tag, since a response may mention ``<answer>`` in prose.
         values.append(text[lowered.rfind("<answer>", opening, closing) + len("<answer>") : closing].strip())
         start = closing
     return values
@@ -101,25 +103,25 @@ def tagged(text: str) -> list[str]:
 
 @ANSWER_FORMS.register("sentence")
 def sentence(text: str) -> list[str]:
-    """What follows "the answer is", up to the end of the sentence or of the formula."""
+    """The text after "the answer is", up to the end of the sentence or of the formula."""
     return _statements(text, _SENTENCE)
 
 
 @ANSWER_FORMS.register("answer_line")
 def answer_line(text: str) -> list[str]:
-    """What follows "Answer:" at the beginning of a line, or stands below such a heading."""
+    """The text after "Answer:" at the beginning of a line or sentence, or below a heading "Answer"."""
     return _statements(text, _LINE) or _statements(text, _HEADING)
 
 
 @ANSWER_FORMS.register("hash")
 def hash_line(text: str) -> list[str]:
-    """What follows ``####`` at the beginning of a line, as in GSM8K."""
+    """The text after ``####`` at the beginning of a line, as in GSM8K."""
     return [match[1].strip().strip("*_`") for match in _HASH.finditer(text)]
 
 
 @ANSWER_FORMS.register("last_number")
 def last_number(text: str) -> list[str]:
-    """The last number of the response; only for tasks whose responses hold little else."""
+    """The last number of the response; only suitable for tasks whose responses contain little else."""
     return _NUMBER.findall(text)[-1:]
 
 
@@ -130,16 +132,16 @@ def whole(text: str) -> list[str]:
 
 
 def _statements(text: str, opening: re.Pattern[str]) -> list[str]:
-    """What stands behind each opening: a formula between its marks, or the rest of the sentence; a box in it counts."""
+    """The answer behind each opening: a delimited formula or the rest of the sentence; if it has a box, the content."""
     openings = list(opening.finditer(text))
-    # Both ends, so that what is offered first and last shows a hedge, whatever is repeated between.
+    # Statements at both ends are kept, so that a hedge between the first and the last answer is noticed.
     if len(openings) > 2 * MAX_STATEMENTS:
         openings = openings[:MAX_STATEMENTS] + openings[-MAX_STATEMENTS:]
     values = []
     for match in openings:
         rest = text[match.end() : match.end() + MAX_STATEMENT]
         delimited, stop = _DELIMITED.match(rest), _STOP.search(rest)
-        if not delimited and stop and stop.start() == MAX_STATEMENT:  # longer than that: all of its line, unsearched
+        if not delimited and stop and stop.start() == MAX_STATEMENT:  # no end found in reach: take the whole line
             rest, stop = text[match.end() :].partition("\n")[0], None
         stated = next(filter(None, delimited.groups()), "") if delimited else rest[: stop.start() if stop else None]
         values.append((boxed(stated) or [stated.strip().strip("*_`").strip()])[-1])
@@ -153,43 +155,44 @@ STATED = {
     "answer_line": "Answer: {}",
     "hash": "#### {}",
 }
-"""How an answer is given in a form; in the others it stands alone."""
+"""Template of a response for each form; in forms that are not listed, the answer stands alone."""
 
 
 def in_form(answer: str, form: str | Sequence[str]) -> str:
-    """A response that gives an answer in a form, or in the first one of several."""
+    """A response that states an answer in the given form, or in the first of several forms."""
     return STATED.get(form if isinstance(form, str) else form[0], "{}").format(answer)
 
 
 def final_part(text: str, reasoning: Sequence[tuple[str, str]] = REASONING) -> str:
-    """What follows the reasoning of a model that marks it; what is boxed in there is a draft."""
-    # Behind the last closing mark, of whatever kind: a model may think several times.
+    """The text after a model's marked reasoning; boxes inside the reasoning are drafts."""
+    # After the last closing mark of any kind, since a model may think several times.
     return text[max((text.rfind(close) + len(close) for _, close in reasoning if close in text), default=0) :]
 
 
 def candidates(
     text: str, form: str | Sequence[str] = "boxed", reasoning: Sequence[tuple[str, str]] = REASONING
 ) -> list[str]:
-    """Every value that the response offers as final, in order; empty if none.
+    """Every final answer in the response, in order; empty if there is none.
 
     Args:
-        text: The response. What a base model writes after its answer, from the next "Question:" on, does not count.
-        form: A name of ``ANSWER_FORMS``, or several: the first one in which anything is offered counts.
-        reasoning: Opening and closing marks of what is a draft; one that is never closed runs to the end.
+        text: The response. If it goes on with a next "Question:", only the first part that has an answer counts.
+        form: A name in ``ANSWER_FORMS``, or several names: the first form with an answer counts.
+        reasoning: Pairs of opening and closing marks of drafts; a draft that is never closed extends to the end.
 
     Raises:
-        UnknownNameError: For an unknown form; names the nearest one.
-        TypeError: If the text is no text.
+        UnknownNameError: If a form is unknown; the message names the nearest known form.
+        ValueError: If ``form`` is an empty list.
+        TypeError: If ``text`` is not a string.
     """
     if not isinstance(text, str):
         raise TypeError(f"a response must be text, got {text!r}")
     finders = answer_forms(form)
     text = final_part(text, reasoning)
-    # A mark that opens after that is never closed: the response was cut off while the model still thought.
+    # An opening mark left in the final part is never closed: the response was cut off while the model still reasoned.
     for opening, _ in reasoning:
         text = text.partition(opening)[0]
     starts = [0, *(match.start() for match in _NEXT_QUESTION.finditer(text)), len(text)]
-    # The first form in which anything is offered, and of it the first part up to the next question.
+    # The first form that finds an answer counts, and in that form the first part, from one question to the next.
     for find in finders:
         for start, end in pairwise(starts):
             if values := [value for value in find(text[start:end]) if value]:
@@ -198,7 +201,12 @@ def candidates(
 
 
 def answer_forms(form: str | Sequence[str]) -> list[Callable[[str], list[str]]]:
-    """The functions behind one name or several; raises ``UnknownNameError`` for an unknown one."""
+    """The functions of one or several forms.
+
+    Raises:
+        UnknownNameError: If a form is unknown.
+        ValueError: If no form is given.
+    """
     names = [form] if isinstance(form, str) else list(form)
     if not names:
         raise ValueError("answer_form=[]: name at least one form")

@@ -1,11 +1,11 @@
-"""From assertions in Python to declared cases: which call, with what, equals what.
+"""Turns Python assertions into declared cases: a call, its arguments and the value that it must return.
 
-A declared case is compared by the supervisor itself, so a program needs no judge's process beside its own: twice the
-throughput, and the whole test is data. Whatever is not of a form listed here stays code, for the judge.
+A declared case is plain data that the grader compares itself, without a second process for a judge, which doubles the
+throughput. Assertions of any other form than those below stay code and are run by the judge.
 
-Forms: ``assert f(ARGS) == VALUE``, either side, with a message or without; ``assert abs(f(ARGS) - NUMBER) < NUMBER``.
-ARGS and VALUE are literals, or put together from them by ``+``, ``-``, ``*``, ``**`` (small), ``float("inf")``,
-``set()`` and the like.
+Forms: ``assert f(ARGS) == VALUE``, with the call on either side, with or without a message; and
+``assert abs(f(ARGS) - NUMBER) < NUMBER``, also with ``<=``. ARGS and VALUE are literals, or made from literals by
+``+``, ``-``, ``*``, ``/``, ``**`` (small), ``float("inf")``, ``set()`` and similar constructors.
 """
 
 import ast
@@ -26,12 +26,12 @@ class Case:
     """One call of a function and the value that it must return.
 
     Args:
-        name: The function; ``Solution.f`` is the method of a new instance of a class.
+        name: Name of the function; ``Solution.f`` is a method that is called on a new instance of the class.
         args: Positional arguments, plain data.
-        expected: What it must return, plain data.
+        expected: The value that the call must return, plain data.
         kwargs: Keyword arguments, plain data.
         tolerance: If not ``None``, numbers in the result may differ by less than this.
-        at_most: By just as much, too.
+        at_most: Whether a difference of exactly ``tolerance`` is allowed too.
     """
 
     name: str
@@ -52,11 +52,11 @@ class _NotDeclarableError(ValueError):
 
 
 def declare(statement: ast.stmt, aliases: dict[str, str] | None = None) -> Case | None:
-    """The case that an assertion states, or ``None`` if it is of no known form.
+    """The case that an assertion states, or ``None`` if the statement has none of the known forms.
 
     Args:
         statement: A parsed statement.
-        aliases: Names under which the tests call a function (``candidate``), with the function's own name.
+        aliases: Own names of functions by the name that the tests use instead, such as ``candidate``.
     """
     if not isinstance(statement, ast.Assert) or not isinstance(statement.test, ast.Compare):
         return None
@@ -66,7 +66,7 @@ def declare(statement: ast.stmt, aliases: dict[str, str] | None = None) -> Case 
     left, operator, right = compare.left, compare.ops[0], compare.comparators[0]
     try:
         if isinstance(operator, ast.Eq):
-            # ``assert 3 == f(1)``, and ``assert set([1]) == f(1)``: the call of the program may stand on either side.
+            # The call of the program may stand on the right: ``assert 3 == f(1)``, ``assert set([1]) == f(1)``.
             if not isinstance(left, ast.Call) or _is_constructor(left):
                 left, right = right, left
             return _case(left, _value(right), None, aliases or {})
@@ -78,12 +78,12 @@ def declare(statement: ast.stmt, aliases: dict[str, str] | None = None) -> Case 
 
 
 def declare_all(code: str, aliases: dict[str, str] | None = None) -> tuple[Case, ...] | None:
-    """The cases of a piece of test code, or ``None`` unless every statement of it is one.
+    """The cases of a piece of test code; ``None`` if it has none, or any statement cannot be declared as a case.
 
-    ``assert True`` and bare strings state nothing and are skipped.
+    ``pass``, ``assert True`` and bare constants test nothing and are skipped.
 
     Args:
-        code: Assertions, one after the other.
+        code: Test code that consists of assertions.
         aliases: See :func:`declare`.
     """
     try:
@@ -94,20 +94,20 @@ def declare_all(code: str, aliases: dict[str, str] | None = None) -> tuple[Case,
 
 
 def cases_of(statements: list[ast.stmt], aliases: dict[str, str]) -> tuple[Case, ...] | None:
-    """The same for statements that are parsed already, such as the body of ``def check(candidate)``."""
+    """Like :func:`declare_all`, for parsed statements, such as the body of ``def check(candidate)``."""
     cases = [declare(statement, aliases) for statement in statements if not _states_nothing(statement)]
-    # All or nothing: a judge that ran only what is left over would miss what the other lines set up.
+    # All or nothing: if a judge ran only the statements left over, it would miss what the others set up.
     return None if None in cases or not cases else tuple(case for case in cases if case is not None)
 
 
 def check_body(code: str, function: str = "check") -> list[ast.stmt] | None:
-    """Statements of ``def check(candidate)``, if the code holds nothing else that does anything; else ``None``."""
+    """Statements of ``def check(candidate)``; ``None`` if the code holds more than that, imports and constants."""
     try:
         statements = parse(code).body
     except (SyntaxError, ValueError):
         return None
     found = [node for node in statements if isinstance(node, ast.FunctionDef) and node.name == function]
-    # Imports and constants (HumanEval's METADATA) beside it may be left out: they do nothing to the program.
+    # Imports and constants beside the function, such as HumanEval's METADATA, do not affect the program.
     for node in (node for node in statements if node not in found):
         constant = isinstance(node, ast.Assign) and not any(isinstance(part, ast.Call) for part in ast.walk(node))
         if not constant and not isinstance(node, ast.Import | ast.ImportFrom):
@@ -119,14 +119,14 @@ def free_names(code: str) -> tuple[list[str], list[str]]:
     """Names that the code reads but neither defines, imports, nor finds among the builtins.
 
     Returns:
-        Those that the program must provide, and modules of the standard library (``math`` in ``math.isclose(...)``),
-        which the tests must have from the library and not from the program.
+        Names that the program must provide, and modules of the standard library (``math`` in ``math.isclose(...)``),
+        which the tests must take from the library and not from the program.
 
     Raises:
-        SyntaxError: If the code is none.
+        SyntaxError: If the code is not valid Python.
     """
-    # Scopes are not told apart: a name that is bound anywhere counts as the tests' own. Where the program defines one
-    # of that name, ``CheckCode.names`` says so.
+    # Scopes are not distinguished: a name that is bound anywhere counts as defined by the tests. If the program must
+    # define such a name, list it in ``CheckCode.names``.
     tree = parse(code)
     bound: set[str] = set()
     read: set[str] = set()
@@ -141,9 +141,10 @@ def free_names(code: str) -> tuple[list[str], list[str]]:
             bound.add((node.asname or node.name).partition(".")[0])
         elif isinstance(node, ast.ExceptHandler) and node.name:
             bound.add(node.name)
-    # A program that defines ``abs`` must not get at the ``abs`` of the tests.
+    # Builtins are never free: the tests must use their own ``abs``, even if the program defines one.
     free = {name for name in read - bound if not hasattr(builtins, name)}
-    # ``math.isclose(...)`` without an import: a name of the standard library that is used as a module is one.
+    # ``math.isclose(...)`` without an import: a free name that has an attribute read from it and is the name of a
+    # standard module counts as that module.
     owners = {_name(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     modules = free & owners & sys.stdlib_module_names
     return sorted(free - modules), sorted(modules)
@@ -185,10 +186,10 @@ def _states_nothing(statement: ast.stmt) -> bool:
 def _case(call: ast.expr, expected: Any, tolerance: float | None, aliases: dict[str, str]) -> Case:
     if not isinstance(call, ast.Call) or not (name := _called(call.func)) or name in _CONSTRUCTORS:
         raise _NotDeclarableError
-    # ``assert len(f(1)) == 3`` calls a builtin, so what the program returns is not compared itself.
+    # ``assert len(f(1)) == 3`` compares the result of a builtin, not the value that the program returns.
     if hasattr(builtins, name) and name not in aliases:
         raise _NotDeclarableError
-    # ``f(**options)``: which arguments these are only running it would tell.
+    # The arguments in ``f(**options)`` are known only when the code runs.
     if any(keyword.arg is None for keyword in call.keywords):
         raise _NotDeclarableError
     kwargs = tuple((str(keyword.arg), _value(keyword.value)) for keyword in call.keywords)
@@ -196,7 +197,7 @@ def _case(call: ast.expr, expected: Any, tolerance: float | None, aliases: dict[
 
 
 def _called(function: ast.expr) -> str:
-    """``f`` of ``f(...)``, ``Solution.f`` of ``Solution().f(...)``."""
+    """The name of a called function: ``f`` for ``f(...)``, ``Solution.f`` for ``Solution().f(...)``, else empty."""
     if isinstance(function, ast.Attribute) and isinstance(owner := function.value, ast.Call):
         return (
             f"{_name(owner.func)}.{function.attr}" if _name(owner.func) and not (owner.args or owner.keywords) else ""
@@ -230,7 +231,7 @@ def _is_constructor(node: ast.Call) -> bool:
 
 
 def _value(node: ast.expr) -> Any:
-    """The value of a constant expression. Never evaluates anything but the forms above."""
+    """The value of a constant expression; only the forms listed at the top of this module are evaluated."""
     if isinstance(node, ast.BinOp):
         return _arithmetic(node.op, _value(node.left), _value(node.right))
     if isinstance(node, ast.Call) and not node.keywords:
@@ -255,7 +256,7 @@ def _arithmetic(operator: ast.operator, left: Any, right: Any) -> Any:
         return left + right
     if isinstance(operator, ast.Sub):
         return left - right
-    # Bounded, since a data set may write [0] * 10**9 and would fill our memory while it loads.
+    # Bounded, since [0] * 10**9 in a data set would fill this process's memory.
     if isinstance(operator, ast.Mult) and max(_length(left), _length(right)) <= MAX_REPEAT:
         return left * right
     if isinstance(operator, ast.Pow) and abs(left) <= 1000 and abs(right) <= MAX_POWER:

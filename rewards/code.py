@@ -1,11 +1,11 @@
-"""Is this program right? Function-level tests and whole programs on standard input, in the sandbox.
+"""Grades programs in the sandbox, by tests of functions or by standard input and output of whole programs.
 
-The tests never enter the program's process: it gets the arguments of its calls and returns plain data, which is
-compared here, or by a judge in a process of its own where a test is arbitrary code. *Public* tests are those that the
-task's text shows. They come first, and the output is read before a hidden argument is sent: nothing that a program
-prints, raises or returns about a hidden test can reach the observation.
+The tests never enter the program's process. That process receives the arguments of each call and returns plain data,
+which is compared here, or, if a test is arbitrary code, by a judge in a separate process. *Public* tests are those that
+the text of the task shows. They run first, and the program's output is read before any hidden argument is sent, so that
+nothing a program prints, raises or returns about a hidden test can reach the observation.
 
-Not covered: a program that knows its task set by heart, and one that is right on the hidden inputs only.
+Not covered: a program that memorised the answers of its task set, and one that is correct on the hidden inputs only.
 """
 
 import logging
@@ -30,17 +30,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckCode:
-    """Test code that is no list of plain cases; it runs in a judge's process, against proxies of the program.
+    """Tests that are arbitrary code; they run in a judge's process and call the program through proxies.
 
     Args:
-        tests: Pieces of code, each one test: it passes if it raises nothing.
-        setup: Runs before them: trusted helpers, ``def check(candidate): ...``. What it defines is the tests' own,
-            whatever the program calls by that name, except ``names``.
-        names: What the program must define and the tests use; empty finds out from the code.
-        aliases: Other names under which the tests use one of ``names``.
+        tests: Pieces of code, each of which is one test; a test passes if it raises nothing.
+        setup: Trusted code that runs before the tests, such as helpers or ``def check(candidate): ...``. The tests use
+            its definitions even if the program defines the same names, except for ``names``.
+        names: Names that the program must define and the tests use; if empty, they are inferred from the code.
+        aliases: Pairs of an alias that the tests use and the name in ``names`` that it stands for.
 
     Raises:
-        ValueError: If the tests are no Python, or use nothing that a program could define: all would be paid.
+        ValueError: If the tests are not valid Python, or use no name that a program could define, since then every
+            program would pass.
     """
 
     tests: tuple[str, ...]
@@ -60,22 +61,22 @@ class CheckCode:
 
     @cached_property
     def free_names(self) -> tuple[list[str], list[str]]:
-        """Names that the tests take from the program, and modules that they take from the library."""
+        """Names that the tests take from the program, and modules that they take from the standard library."""
         return free_names("\n".join([self.setup, *self.tests]))
 
 
 @dataclass(frozen=True)
 class FunctionTests:
-    """Tests of a function. ``public`` ones may be shown to the policy; ``hidden`` and ``code`` never are.
+    """Tests of functions; ``public`` tests may be shown to the policy, ``hidden`` and ``code`` tests never are.
 
     Args:
         public: Cases that the question shows.
-        hidden: Further cases.
-        code: Tests that are no plain cases.
-        prelude: Runs before the program, in its namespace: imports and helpers that the question gives.
-        alike: A tuple counts as equal to a list of the same items.
-        gold: A program that must pass, or several of which one must. If the tests refuse it they are broken, and
-            every other verdict than ``correct`` is an ``error``; it is run once, when that question first arises.
+        hidden: Cases that the question does not show.
+        code: Tests that are arbitrary code.
+        prelude: Code that runs before the program, in its namespace: imports and helpers that the question gives.
+        alike: Whether a tuple equals a list of the same items.
+        gold: A solution that must pass, or several, one of which must pass. If none passes, the tests are broken, and
+            programs that fail them are graded ``error``. Solutions are run once, when a program first fails.
     """
 
     public: tuple[Case, ...] = ()
@@ -94,9 +95,9 @@ class FunctionTests:
 
     @cached_property
     def calls(self) -> list[dict[str, Any]]:
-        """Requests for the public and for the hidden calls; a group of samples shares them."""
-        # Public calls are answered one by one ("eager"): the observation needs the first wrong one and what was printed
-        # until then. Hidden answers may travel together.
+        """Requests for the public and for the hidden calls, built once for all samples of the task."""
+        # Public calls are answered one by one ("eager"), because the observation shows the first wrong answer and what
+        # was printed up to it. The answers to hidden calls may be sent together.
         parts = ((self.public, True), (self.hidden, False))
         return [{"kind": "calls", "calls": _calls(cases), "eager": shown} for cases, shown in parts if cases]
 
@@ -107,11 +108,11 @@ class ScriptTests:
 
     Args:
         public: Pairs that the question shows.
-        hidden: Further pairs.
-        compare: When an output is the expected one: a name of ``COMPARISONS``, or a function of the expected output,
-            the actual one and the input.
-        compare_options: Of that name.
-        gold: As for functions.
+        hidden: Pairs that the question does not show.
+        compare: How outputs are compared: a name in ``COMPARISONS``, or a function of the expected output, the actual
+            output and the input.
+        compare_options: Options of the comparison that ``compare`` names.
+        gold: One or several solutions, as in :class:`FunctionTests`.
     """
 
     public: tuple[tuple[str, str], ...] = ()
@@ -126,7 +127,7 @@ class ScriptTests:
 
     @cached_property
     def comparison(self) -> Comparison:
-        """Compares an output."""
+        """The function that compares an output with the expected output."""
         return comparison(self.compare, self.compare_options) if isinstance(self.compare, str) else self.compare
 
 
@@ -134,11 +135,13 @@ Tests = FunctionTests | ScriptTests
 
 
 def as_tests(tests: Tests | str | Sequence[str]) -> Tests:
-    """Tests as they are, or made of assertions in Python: cases where they are plain, code for the judge where not.
+    """Returns tests unchanged, or makes them from Python assertions.
+
+    If every assertion can be declared as a plain case, the result holds cases; otherwise it holds code for the judge.
 
     Raises:
-        TypeError: If they are neither.
-        ValueError: If they are no Python.
+        TypeError: If ``tests`` are neither tests nor text.
+        ValueError: If the assertions are not valid Python.
     """
     if isinstance(tests, FunctionTests | ScriptTests):
         return tests
@@ -158,23 +161,24 @@ def score_code(
     sandbox: Runner | None = None,
     cache: VerdictCache | None = None,
 ) -> Score:
-    """Grades the program in a response, see :func:`rewards.program.program_in`.
+    """Grades the program in a response; :func:`rewards.program.program_in` extracts it.
 
     Args:
-        response: What the policy wrote.
-        tests: What the program must do; assertions as text are taken too.
-        limits: Of one process; 5 s of processor time for a test by default.
-        partial_credit: Pay a wrong program the share of tests that it passes, instead of 0.
-        sandbox: Where to run it; ``None`` takes the shared one.
-        cache: Where verdicts are remembered; ``None`` runs every program.
+        response: Text that the policy wrote.
+        tests: Tests that the program must pass; assertions as text are accepted too.
+        limits: Limits of one process; by default, 5 s of processor time for a test.
+        partial_credit: Whether a wrong program scores the share of tests that it passes, instead of 0.
+        sandbox: Sandbox that runs the program; ``None`` uses the shared sandbox.
+        cache: Cache of earlier verdicts; ``None`` runs every program.
 
     Returns:
-        ``correct`` only if every test passes; ``timeout`` if it was killed at a limit, ``no_answer`` without a program.
-        A sandbox or a test that fails by itself is an ``error``, never a reward of 0.
+        A score whose verdict is ``correct`` only if every test passes, ``timeout`` if the program was killed at a time
+        limit, and ``no_answer`` if the response has no program. If the sandbox or a test itself fails, the verdict is
+        ``error``, which is masked instead of being trained on as a reward of 0.
 
     Raises:
-        SandboxError: If this machine does not give the isolation that is asked for.
-        TypeError: If the response is no text, or the tests are none.
+        SandboxError: If this machine does not provide the required isolation.
+        TypeError: If the response is not a string, or ``tests`` are not tests.
     """
     if not isinstance(response, str):
         raise TypeError(f"a response must be text, got {response!r:.100}")
@@ -186,7 +190,7 @@ def score_code(
 
 
 def wanted_names(tests: Tests) -> set[str]:
-    """What a program must define at its top level."""
+    """Names that a program must define at its top level."""
     if isinstance(tests, ScriptTests):
         return set()
     names = set(tests.code.names or tests.code.free_names[0]) if tests.code else set()
@@ -201,9 +205,9 @@ def score_program(
     sandbox: Runner | None = None,
     cache: VerdictCache | None = None,
 ) -> Score:
-    """Grades a program as it stands; arguments and result as for :func:`score_code`."""
+    """Grades a program that has already been extracted; other arguments and result are as for :func:`score_code`."""
     limits = limits or Limits()
-    # A byte-order mark, which some editors write; ``compile`` takes it for a character of the program.
+    # Some editors write a byte-order mark, which ``compile`` would reject as a character of the program.
     program = program.lstrip("\ufeff")
     if len(program) > MAX_PROGRAM_CHARS:
         return Score(0.0, Verdict.WRONG, None, "guard", f"The program is longer than {MAX_PROGRAM_CHARS} characters.")
@@ -212,19 +216,20 @@ def score_program(
         def run() -> Score:
             return score_program(program, tests, limits, partial_credit, sandbox)
 
-        # Besides its tests and limits a verdict depends on what the sandbox lets a program import, open and allocate.
+        # A verdict also depends on what the sandbox lets a program import, open and allocate, so those settings are
+        # part of the key.
         return cache.score(program, tests, (limits, partial_credit, getattr(sandbox, "settings", ())), run)
     sandbox = sandbox or get_sandbox()
     score = _score(program, tests, limits, partial_credit, sandbox)
-    # Only a verdict that costs the policy something is worth asking whether the tests are to blame.
+    # The solution is run only if a program failed, since only then broken tests would cost the policy its reward.
     if score.verdict in (Verdict.WRONG, Verdict.TIMEOUT) and (broken := _broken(tests, limits, sandbox)):
         return Score(0.0, Verdict.ERROR, score.answer, broken)
     return score
 
 
 def _broken(tests: Tests, limits: Limits, sandbox: Runner) -> str:
-    """What is wrong with the tests, as their own solution shows; empty if nothing is, or there is no solution."""
-    # Kept with the tests, beside their cached properties: the solution is run once, whatever many samples fail.
+    """What is wrong with the tests, judged by running their own solution; empty if it passes or there is none."""
+    # The finding is stored on the tests, beside their cached properties, so that the solution runs only once.
     known = tests.__dict__
     if not tests.gold or "_broken" in known:
         return known.get("_broken", "")
@@ -234,7 +239,7 @@ def _broken(tests: Tests, limits: Limits, sandbox: Runner) -> str:
         if score.verdict is Verdict.CORRECT:
             said = ""
             break
-        # Not kept: that the sandbox failed says nothing about the tests.
+        # Not stored: a failure of the sandbox says nothing about the tests.
         if score.verdict is Verdict.ERROR and score.reason.startswith("sandbox"):
             return score.reason
         said = f"tests: their own solution is {score.verdict}"
@@ -245,23 +250,24 @@ def _broken(tests: Tests, limits: Limits, sandbox: Runner) -> str:
 
 @dataclass(slots=True)
 class _Tally:
-    """How many tests a program passed, and how its processes ended."""
+    """Number of tests that a program passed, and how its processes ended."""
 
     total: int
     passed: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
     fault: str = ""
-    """Of the tests themselves."""
+    """A failure of the tests themselves, if there was one."""
     why: str = "tests"
 
     def ended(self, ending: Ending) -> Outcome | None:
-        """The first process that ended so."""
+        """The outcome of the first process that ended in this way; ``None`` if no process did."""
         return next((outcome for outcome in self.outcomes if outcome.ending is ending), None)
 
     def score(self, program: str, observation: str, partial_credit: bool, limits: Limits) -> Score:
-        """The verdict."""
+        """The score that follows from the tests passed and the endings."""
         answer = program.strip()
-        # Our own failures first: they are masked, whatever else was found. Then limits, then the tests.
+        # Failures of the sandbox and the tests come first, since they are masked whatever else was found; then time
+        # limits; then the tests.
         if broken := self.ended(Ending.BROKEN):
             return Score(0.0, Verdict.ERROR, answer, f"sandbox: {broken.detail}")
         if self.fault:
@@ -270,7 +276,7 @@ class _Tally:
             return Score(0.0, Verdict.TIMEOUT, answer, "timeout_in_all", observation)
         if self.passed == self.total and not self.ended(Ending.TIMEOUT):
             return Score(1.0, Verdict.CORRECT, answer, "tests", observation)
-        # A program that answers every test and then hangs is not right, and so is not paid as one that is.
+        # A program that passes every test and then hangs is not correct, so it scores less than 1.
         value = min(self.passed, self.total - 1) / self.total if partial_credit else 0.0
         if self.ended(Ending.TIMEOUT):
             return Score(value, Verdict.TIMEOUT, answer, "timeout", observation)
@@ -282,23 +288,23 @@ def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, san
         return _score_script(program, tests, limits, partial_credit, sandbox)
     cases, code = (*tests.public, *tests.hidden), tests.code
     tally = _Tally(len(cases) + (len(code.tests) if code else 0))
-    # Public and hidden calls in one process. Only where partial credit is paid do further ones follow a crash.
+    # Public and hidden calls run in one process. After a crash, further processes are started only for partial credit.
     first = sandbox.run(_conversation(program, tests, tests.calls), limits)
     loaded = bool(first.replies) and _is_loaded(first.replies[0])
 
     def call(start: int) -> tuple[Outcome, list[Any]]:
         rest = [{"kind": "calls", "calls": _calls(cases[start:]), "eager": True}]
         outcome = first if not tally.outcomes else sandbox.run(_conversation(program, tests, rest), limits)
-        # A program that raises while it is loaded has failed, even if the function was defined before that.
+        # A program that raises while it is loaded has failed, even if its function was defined before the exception.
         return outcome, list(outcome.replies[1:]) if outcome.replies and _is_loaded(outcome.replies[0]) else []
 
     results = _answers(len(cases), call, partial_credit and loaded, tally)
-    # Cases behind the last answer have no result, and so have not passed.
+    # Cases after the last answer have no result and count as failed.
     passed = [_passes(case, result, tests.alike) for case, result in zip(cases, results, strict=False)]
     tally.passed = sum(passed)
     n_public = len(tests.public)
     observation = of_calls(program, tests.public, results, passed[:n_public], first)
-    # The judge costs a second process, so plain cases come first and a program that fails them is not judged.
+    # The judge needs a second process, so it runs only if the program passed all plain cases or gets partial credit.
     if code and loaded and (partial_credit or tally.passed == len(cases)):
         request = _judgement(program, tests.prelude, code)
 
@@ -306,7 +312,7 @@ def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, san
             outcome = sandbox.run(Judgement(request | {"tests": list(code.tests[start:])}), limits)
             return outcome, list(outcome.replies)
 
-        # The judge's process is ours: its word counts.
+        # The judge's process is trusted, so its verdicts need no check.
         verdicts = _answers(len(code.tests), judge, partial_credit, tally)
         tally.passed += sum(bool(verdict and verdict["passed"]) for verdict in verdicts)
         if any(verdict and verdict.get("object") for verdict in verdicts):
@@ -317,18 +323,19 @@ def _score(program: str, tests: Tests, limits: Limits, partial_credit: bool, san
 
 
 def _answers(n: int, run: Callable[[int], tuple[Outcome, list[Any]]], go_on: bool, tally: _Tally) -> list[Any]:
-    """Answers to as many of ``n`` tests as were run; ``None`` for one that killed or hung its process.
+    """Answers to the first tests out of ``n`` that were run; ``None`` for a test that killed or hung its process.
 
-    With ``go_on`` such a test costs itself alone: the tests behind it run in a process of their own.
+    With ``go_on``, the tests after such a test still run, in another process, so that only that test fails.
     """
     outcome, further = run(0)
     tally.outcomes.append(outcome)
     answers, again = list(further), False
     while go_on and len(answers) + again < n and outcome.ending is not Ending.BROKEN:
-        # The judge could not even begin (no such module, a broken set-up): further runs would end the same way.
+        # The judge failed before its first test (a missing module, a broken set-up), and would fail so again.
         if answers and isinstance(answers[-1], dict) and answers[-1].get("setup"):
             break
-        # The first run keeps quick answers back, so the next test may not be the one at fault; the second tells.
+        # A run that ends early may lose answers that were buffered, so the next test in order is not necessarily the
+        # one at fault. Only a second run that starts with that test and fails at it shows that it is.
         if again and (outcome.ending is not Ending.FINISHED or not further):
             answers.append(None)
         again = True
@@ -340,7 +347,8 @@ def _answers(n: int, run: Callable[[int], tuple[Outcome, list[Any]]], go_on: boo
 
 def _conversation(program: str, tests: FunctionTests, calls: list[dict[str, Any]]) -> Conversation:
     load = {"kind": "load", "source": program, "prelude": tests.prelude}
-    # The output counts up to the public calls' answers: load, public. Without public tests, up to the end of loading.
+    # Output is recorded up to the reply to the public calls (the second request), or, without public tests, up to the
+    # end of loading (the first request).
     return Conversation((load, *calls), output_after=2 if tests.public else 1)
 
 
@@ -374,7 +382,7 @@ def _judgement(program: str, prelude: str, code: CheckCode) -> dict[str, Any]:
         "names": list(names),
         "modules": modules,
         "aliases": dict(code.aliases),
-        # A stub of the very function, as HumanEval's prompts have it, is no helper.
+        # A stub of the tested function itself, as in HumanEval's prompts, must not replace the program's function.
         "setup": without_definitions(code.setup, names),
     }
 
@@ -386,7 +394,7 @@ def _said(verdict: dict[str, Any]) -> str:
 
 def _score_script(program: str, tests: ScriptTests, limits: Limits, partial_credit: bool, sandbox: Runner) -> Score:
     public, passed = _run_script(program, tests, tests.public, limits, sandbox)
-    # Before the hidden pairs are run, so that it cannot depend on them.
+    # The observation is made before the hidden pairs are run, so that it cannot depend on them.
     observation, seen = of_script(tests.public, public, passed), all(passed)
     tally = _Tally(len(tests.public) + len(tests.hidden), sum(passed), public)
     if all(passed) or partial_credit:
@@ -401,7 +409,7 @@ def _run_script(
     program: str, tests: ScriptTests, pairs: Sequence[tuple[str, str]], limits: Limits, sandbox: Runner
 ) -> tuple[list[Outcome], list[bool]]:
     waiting = []
-    for stdin, expected in pairs:  # a right output must have room, and one that is too long must be seen to be
+    for stdin, expected in pairs:  # enough room for the expected output, and for recognising that an output is too long
         room = max(limits.output_bytes, 2 * len(expected.encode()) + 1024)
         waiting.append(sandbox.submit(Script(program, stdin.encode()), replace(limits, output_bytes=room)))
     outcomes = [future.result() for future in waiting]

@@ -1,7 +1,7 @@
-"""When is what a program printed the expected output? Ways to compare, by name; a task's author may add one.
+"""Named ways to compare a program's output with the expected output; authors of tasks may register their own.
 
-A comparison gets the expected output, what was printed, and the input, and says yes or no. One that raises says no: it
-must not be up to a response whether there is a verdict.
+A comparison gets the expected output, the actual output and the input, and returns whether the output is accepted. If a
+comparison raises, the output is not accepted; otherwise a response could avoid its verdict by making it raise.
 """
 
 import re
@@ -13,19 +13,19 @@ from typing import Any
 from rewards.lookup import Lookup
 
 Comparison = Callable[[str, str, str], bool]
-"""From expected output, actual output and standard input to a verdict."""
+"""A function of expected output, actual output and standard input that returns whether the output is accepted."""
 COMPARISONS: Lookup[Callable[..., Comparison]] = Lookup("env.options.compare")
-"""By name, what makes a comparison of its options (``None`` if it has none)."""
+"""Functions by name, each of which makes a comparison from its options (``None`` if it has none)."""
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
-# No nan, no infinity and no exponent beyond three digits: as a fraction 1e999999999 has that many digits.
+# No nan, no infinity, and exponents of at most three digits: the fraction of 1e999999999 would fill the memory.
 _FINITE = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
-# Longer numbers are compared as text alone.
+# Numbers with more characters are compared as text only.
 _MAX_NUMBER = 400
 
 
 @COMPARISONS.register("lines")
 def _lines(options: None) -> Comparison:
-    """Line by line without trailing white space, and without empty lines at the end: what judges of programs do."""
+    """Compares line by line, ignoring trailing white space and empty lines at the end, as programming judges do."""
 
     def lines(text: str) -> list[str]:
         return [line.rstrip() for line in text.rstrip().split("\n")]
@@ -35,23 +35,23 @@ def _lines(options: None) -> Comparison:
 
 @COMPARISONS.register("exact")
 def _exact(options: None) -> Comparison:
-    """Every character."""
+    """Requires that every character is equal."""
     return lambda expected, actual, _: expected == actual
 
 
 @COMPARISONS.register("tokens")
 def _tokens(options: None) -> Comparison:
-    """What stands between white space."""
+    """Compares the tokens between white space."""
     return lambda expected, actual, _: expected.split() == actual.split()
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far numbers may lie apart; to be within one of the two is enough.
+    """How far numbers may differ; it is enough to be within one of the two tolerances.
 
     Args:
-        absolute: Difference.
-        relative: Difference as a share of the expected number.
+        absolute: Largest difference allowed.
+        relative: Largest difference allowed, as a share of the expected number.
     """
 
     absolute: float = 1e-6
@@ -60,7 +60,7 @@ class Tolerance:
 
 @COMPARISONS.register("numbers", options=Tolerance)
 def _numbers(options: Tolerance) -> Comparison:
-    """Tokens; numbers may differ a little, but none may be another integer than the expected one, however large."""
+    """Compares tokens; numbers may differ within a tolerance, but an integer never equals another integer."""
 
     def same(expected: str, actual: str) -> bool:
         if expected == actual:
@@ -75,7 +75,7 @@ def _numbers(options: Tolerance) -> Comparison:
         share = Fraction(options.relative) * abs(wanted)
         if _INTEGER.fullmatch(
             expected
-        ):  # 1000000006.0 is not 1000000007 either: a share never reaches the next integer
+        ):  # the relative tolerance never reaches the next integer: 1000000006.0 is not 1000000007
             share = min(share, Fraction(49, 100))
         return abs(wanted - got) <= max(Fraction(options.absolute), share)
 
@@ -87,7 +87,7 @@ def _numbers(options: Tolerance) -> Comparison:
 
 
 def safely(comparison: Comparison, expected: str, actual: str, stdin: str) -> bool:
-    """The verdict of a comparison; one that raises says no."""
+    """Whether a comparison accepts the output; false if the comparison raises."""
     try:
         return bool(comparison(expected, actual, stdin))
     except Exception:
@@ -95,10 +95,10 @@ def safely(comparison: Comparison, expected: str, actual: str, stdin: str) -> bo
 
 
 def comparison(name: str, options: dict[str, Any] | None = None) -> Comparison:
-    """The comparison of a name.
+    """The comparison that is registered under a name, with its options.
 
     Raises:
-        UnknownNameError: If there is none.
-        ValueError: If it has no such option.
+        UnknownNameError: If the name is not registered.
+        ValueError: If an option is unknown or has the wrong type.
     """
     return COMPARISONS[name](COMPARISONS.options(name, options or {}))

@@ -1,4 +1,4 @@
-"""When two values are the same: true, false where both sides are fully understood, else ``UndecidedError``."""
+"""Compares two values of any kind; raises ``UndecidedError`` if their equality cannot be decided."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,21 +16,25 @@ INFINITE = (algebra.apply("*", Fraction(-1), algebra.INFINITY), algebra.INFINITY
 
 
 class UnevaluatedError(ValueError):
-    """The answer is a calculation that leads to the gold."""
+    """Raised if the answer is a calculation whose result is the gold, where the gold is a plain number."""
 
 
 def equal(gold: Value, answer: Value, strict: bool = True) -> bool:
-    """Whether an answer is the gold.
+    """Whether an answer equals the gold.
 
     Args:
-        gold: The right value.
-        answer: The value that is offered.
-        strict: A gold that is a plain number wants a plain number, not a calculation that leads to it.
+        gold: The correct value.
+        answer: The value that the response gives.
+        strict: Whether a gold that is a plain number requires a plain number, not a calculation with that result.
+
+    Raises:
+        UndecidedError: If the equality cannot be decided.
+        UnevaluatedError: If ``strict`` and the answer is such a calculation.
     """
     algebra.spend(5)
-    # A gold "x = 1 or x = 2" is a list of both values; a hedge in an answer equals at most such a list.
+    # A gold "x = 1 or x = 2" is a list of both values; a hedge in an answer can equal only such a list.
     gold, answer = (Sequence("", side.items) if isinstance(side, Hedge) else side for side in (gold, answer))
-    # From here on one of both may be of another kind: a name may be left out, an interval may be an inequality.
+    # In the following cases the two kinds may differ: a name may be omitted, an interval may be given as an inequality.
     if isinstance(gold, Named) or isinstance(answer, Named):
         return _named(gold, answer, strict)
     if isinstance(gold, Region) or isinstance(answer, Region):
@@ -38,7 +42,7 @@ def equal(gold: Value, answer: Value, strict: bool = True) -> bool:
     if isinstance(gold, Family) or isinstance(answer, Family):
         return _families(gold, answer)
     if isinstance(gold, Expression) and isinstance(answer, Equation):
-        # "a + b = 5" and "|z| = 5" state 5; "x + 1 = 5" asks for x, and is not solved.
+        # "a + b = 5" and "|z| = 5" state the value 5; "x + 1 = 5" is an equation that the answer left unsolved.
         left = answer.left.tree
         stated = len(algebra.variables(left)) > 1 or (isinstance(left, tuple) and left[0] not in ("+", "*", "/", "^"))
         return stated and not algebra.variables(answer.right.tree) and equal(gold, answer.right, strict)
@@ -54,16 +58,16 @@ def _named(gold: Value, answer: Value, strict: bool) -> bool:
     left, right = (side.value if isinstance(side, Named) else side for side in (gold, answer))
     differ = False
     if isinstance(gold, Named) and isinstance(answer, Named):
-        # y = 5 is not x = 5. Where one of the names is a word ("Area = 5" and "x = 5") they are no different unknowns.
+        # y = 5 is not x = 5. But if one name is a word ("Area = 5" and "x = 5"), the names may mean the same quantity.
         differ = (gold.name, len(gold.parameters)) != (answer.name, len(answer.parameters))
         differ &= not WORDS.match(gold.name) and not WORDS.match(answer.name)
         if not differ and isinstance(left, Expression) and isinstance(right, Expression):
             for i, (name, theirs) in enumerate(zip(gold.parameters, answer.parameters, strict=False)):
-                # f(x) = x^2 is f(t) = t^2: bound variables are compared by their place. "#" cannot occur in an answer's
-                # own names.
+                # f(x) = x^2 is f(t) = t^2: parameters are replaced by their position. "#" cannot occur in the names of
+                # an answer.
                 left = replace(left, tree=algebra.substitute(left.tree, name, f"#{i}"))
                 right = replace(right, tree=algebra.substitute(right.tree, theirs, f"#{i}"))
-    # Two names may still be one line: y = 2x+3 is x = (y-3)/2.
+    # Values with different names may still be the same line: y = 2x+3 is x = (y-3)/2.
     if differ or isinstance(left, Equation) or isinstance(right, Equation):
         equations = [_as_equation(side) for side in (gold, answer)]
         return None not in equations and _equations(*equations, strict)  # type: ignore[arg-type]
@@ -71,20 +75,21 @@ def _named(gold: Value, answer: Value, strict: bool) -> bool:
 
 
 def _as_equation(value: Value) -> Equation | None:
-    """``y = 2x`` as an equation; ``x = 5`` is a value, and a function is no line."""
+    """An equation, also for a named expression such as ``y = 2x``; ``None`` for a value (``x = 5``) or a function."""
     if isinstance(value, Named) and isinstance(value.value, Expression) and algebra.variables(value.value.tree):
         return None if value.parameters else Equation(Expression(value.name), value.value)
     return value if isinstance(value, Equation) else None
 
 
 def _expressions(gold: Expression, answer: Expression, strict: bool) -> bool:
-    same = algebra.equal(gold.tree, answer.tree)  # first of all as if no percent sign were there
+    same = algebra.equal(gold.tree, answer.tree)  # percent signs are ignored at first
     if gold.percent != answer.percent:
-        # The sign means hundredths; and it is a unit that may be left out, but hardly of a number below 1.
+        # The percent sign means hundredths. It also counts as a unit that may be omitted, but only for numbers above 1,
+        # since 0.5% for 0.5 is more likely an error.
         left_out = same and isinstance(gold.tree, Fraction) and abs(gold.tree) > 1
         trees = [algebra.apply("/", side.tree, Fraction(100)) if side.percent else side.tree for side in (gold, answer)]
         same = left_out or algebra.equal(*trees)
-    # 2+2 has the value of the gold 4 and is the question, copied. An error of its own, since only the form is refused.
+    # 2+2 equals the gold 4 but may be a copy of the question. It raises, since its form is refused, not its value.
     if same and strict and gold.literal and not answer.literal:
         raise UnevaluatedError
     return same
@@ -96,18 +101,19 @@ def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
         columns = _column(gold), _column(answer)
         return columns[0].brackets == columns[1].brackets and _sequences(*columns, strict)
     listed = theirs if gold.brackets else names
-    # "x=3, y=-7" may stand for the point (3, -7) if the names are letters, all different. The mark of words sorts
-    # behind every letter, so that "3 apples, 5 pears" is no point.
+    # "x=3, y=-7" may stand for the point (3, -7) if the names are different letters. The mark of words sorts after
+    # every letter, so the comparison with it excludes "3 apples, 5 pears".
     point = kinds == {"", "()"} and len(set(listed)) == len(listed) > 1 and max(listed) < "\u27e6"
-    # Braces of a set may be left out; any other difference of brackets is another kind: (1,2) is no {1,2} and no [1,2].
+    # The braces of a set may be omitted; otherwise the brackets must agree: (1,2) is neither {1,2} nor [1,2].
     if (len(kinds) > 1 and kinds != {"", "{}"} and not point) or len(gold.items) != len(answer.items):
         return False
-    if point:  # "x=3, y=-7" for (3, -7): in the order of the alphabet
+    if point:  # the coordinates are ordered by the alphabet: "y=-7, x=3" is (3, -7) too
         items = [tuple(sorted(side.items, key=lambda item: getattr(item, "name", ""))) for side in (gold, answer)]
         return all(equal(g, a, strict) for g, a in zip(*items, strict=True))
     if gold.brackets == ":":
         return _ratios(gold.items, answer.items)
-    # x=3, y=5 is y=5, x=3 and not x=5, y=3: by name if all items have one, else sets and lists in any order.
+    # Items are matched by name if all have different names (x=3, y=5 is y=5, x=3 but not x=5, y=3); items of other sets
+    # and lists are matched in any order.
     if len(set(names)) > 1 and theirs and set(names) == set(theirs) and len(set(theirs)) == len(theirs):
         by_name = dict(zip(theirs, answer.items, strict=True))
         return all(equal(item, by_name[name], strict) for name, item in zip(names, gold.items, strict=True))
@@ -117,25 +123,25 @@ def _sequences(gold: Sequence, answer: Sequence, strict: bool) -> bool:
 
 
 def _column(value: Sequence) -> Sequence:
-    """A column vector as the point that it is; anything else as it is."""
+    """A column vector as a point; any other value unchanged."""
     rows = [row.items for row in value.items if isinstance(row, Sequence) and row.brackets == "row"]
     column = value.brackets == "matrix" and all(len(row) == 1 for row in rows)
     return Sequence("()", tuple(row[0] for row in rows)) if column else value
 
 
 def _names(items: tuple[Value, ...]) -> list[str]:
-    """Names of all items, or none if one has none."""
+    """Names of all items; empty if any item has no name."""
     names = [item.name for item in items if isinstance(item, Named)]
     return names if len(names) == len(items) else []
 
 
 def _ratios(gold: tuple[Value, ...], answer: tuple[Value, ...]) -> bool:
-    """Whether one ratio is a multiple of the other: ``2:3`` is ``4:6``, and ``0:0`` is no other one."""
+    """Whether one ratio is a multiple of the other: ``2:3`` is ``4:6``; ``0:0`` equals only itself."""
     sides = [[item.tree for item in side if isinstance(item, Expression)] for side in (gold, answer)]
     if [len(gold)] * 2 != list(map(len, sides)):
         return False
-    # Cross products with the first part that is not 0; and 0 only where the gold has 0, else 0:0 would equal every
-    # ratio.
+    # Compared by cross products with the first part that is not 0. An answer must have 0 exactly where the gold has 0;
+    # otherwise 0:0 would equal every ratio.
     zero, first = Fraction(0), [next((tree for tree in side if tree != 0), Fraction(1)) for side in sides]
     return all(
         algebra.equal(g, zero) == algebra.equal(a, zero)
@@ -145,7 +151,7 @@ def _ratios(gold: tuple[Value, ...], answer: tuple[Value, ...]) -> bool:
 
 
 def _unordered(gold: tuple[Value, ...], answer: tuple[Value, ...], strict: bool) -> bool:
-    # Each item is taken once, so that 1,2,2 is not 1,2,2,2. Pairwise, since values have no order to be sorted by.
+    # Each item is matched once, so that 1,2,2 is not 1,2,1. Compared pairwise, because values cannot be sorted.
     left = list(answer)
     for item in gold:
         found = next((i for i, other in enumerate(left) if equal(item, other, strict)), None)
@@ -170,7 +176,7 @@ def as_region(value: Value) -> Region | None:
     if not isinstance(value, Sequence):
         return None
     if not value.brackets and value.items and not isinstance(value.items[0], Expression):
-        # "(0,1) and (2,3)" for their union. Sets that overlap are offered to choose from, and make no union.
+        # "(0,1) and (2,3)" means their union. Sets that overlap are alternatives to choose from, not a union.
         union = combine(any, *value.items)
         parts = [region for region in map(as_region, value.items) if region is not None]
         return union if len(union.cuts) == sum(len(part.cuts) for part in parts) else None
@@ -183,9 +189,9 @@ def as_region(value: Value) -> Region | None:
 
 
 def between(low: Tree, high: Tree, brackets: str = "[]") -> Region:
-    """An interval; raises ``UndecidedError`` if an end is no real number, or the first one is the larger."""
-    # A cut (value, 0) lies just below the value and (value, 1) just above it: [1,2) runs from (1,0) to (2,0), and (1,2]
-    # from (1,1) to (2,1).
+    """An interval; raises ``UndecidedError`` if an end is not a real number or the interval is empty."""
+    # A cut (value, 0) lies just below the value and a cut (value, 1) just above it: [1,2) runs from (1,0) to (2,0), and
+    # (1,2] from (1,1) to (2,1).
     above = (int(brackets[0] == "(" or low in INFINITE), int(brackets[1] == "]" and high not in INFINITE))
     cuts = ((_place(low), above[0], low), (_place(high), above[1], high))
     if cuts[0][:2] >= cuts[1][:2]:
@@ -198,7 +204,7 @@ def _place(tree: Tree) -> Fraction | float:
         return (-1) ** (1 + INFINITE.index(tree)) * float("inf")
     if isinstance(tree, Fraction):
         return tree
-    # 25 digits on a common grid, so that places of roots and fractions can be sorted and found equal.
+    # Irrational values are rounded to 25 digits after the point, so that they can be sorted and compared.
     (value,), error, _ = algebra.evaluate((tree,), {})
     if abs(value.imag) > error:
         raise UndecidedError("no real number")
@@ -211,7 +217,7 @@ def combine(keep: Callable[[list[bool]], bool], *values: Value) -> Region:
     names = {region.variable for region in regions} - {""}
     if len(regions) < len(values) or len(names) > 1:
         raise UndecidedError("no sets of numbers, or of several variables")
-    # A sweep over all places where some set begins or ends; the result begins or ends where ``keep`` changes its mind.
+    # A sweep over all cuts of all sets; the result has a cut wherever the value of ``keep`` changes.
     cuts, inside, kept = [], [False] * len(regions), False
     places = {cut[:2]: cut for region in regions for cut in region.cuts}
     for place in sorted(places):
@@ -229,7 +235,7 @@ def first_alone(inside: list[bool]) -> bool:
 
 
 def _families(gold: Value, answer: Value) -> bool:
-    """Whether members near 0 of one are members of the other, both ways; a left out "k is an integer" is granted."""
+    """Whether the members of each family near 0 belong to the other one; the answer may omit "k is an integer"."""
     if not isinstance(gold, Family):
         return False
     if not isinstance(answer, Family):
@@ -239,8 +245,9 @@ def _families(gold: Value, answer: Value) -> bool:
         if len(trees) != len(items) or len(names) != 1:
             return False
         answer = Family(names.pop(), trees)
-    # k runs from -3 to 3 on one side and from -12 to 12 on the other: k\pi - \pi/2 are the same numbers as k\pi +
-    # \pi/2, by another k. 2k\pi lies within k\pi but not the other way round.
+    # Members for k from -3 to 3 must be among the other family's members for k from -12 to 12, since equal families may
+    # number their members differently: k\pi - \pi/2 and k\pi + \pi/2. The check runs in both directions, because 2k\pi
+    # is contained in k\pi but not the other way round.
     near, far = ([_members(family, n) for family in (gold, answer)] for n in (3, 12))
     return near[0] <= far[1] and near[1] <= far[0]
 
@@ -251,23 +258,23 @@ def _members(family: Family, n: int) -> set[int]:
 
 
 def _equations(gold: Equation, answer: Equation, strict: bool) -> bool:
-    r"""Whether the same points solve both: one is a multiple of the other, or what solves each for a variable does."""
+    r"""Whether two equations have the same solutions: one is a multiple of the other, or both solve to equal values."""
     left, right = (algebra.subtract(side.left.tree, side.right.tree) for side in (gold, answer))
     if algebra.variables(left) != algebra.variables(right):
         return False
     if _factor(left, right) is not None:
         return True
-    # No multiple, such as x/y = 2 and x = 2y. If both can be solved for a variable, its values decide.
+    # Not a multiple, as with x/y = 2 and x = 2y. If both can be solved for the same variable, its values decide.
     for name in sorted(algebra.variables(left)):
         roots = [_solved(side, name) for side in (left, right)]
         if roots[0] is not None and roots[1] is not None:
             return algebra.equal(roots[0], roots[1])
-    return False  # sympy has no more to say: it solves neither, and calls two empty lists of solutions equal
+    return False  # not passed on to sympy, which solves neither and would call two empty lists of solutions equal
 
 
 def _factor(left: Tree, right: Tree) -> Any:
     """The number c for which the first tree is c times the second; ``None`` if there is none."""
-    # The quotient must be the same at every point; compared by products, since either may be 0 there.
+    # The quotient must be the same at every point. Products are compared, because either value may be 0 at a point.
     reference: tuple[Any, Any, Any] | None = None
     for a, b, error in algebra.samples(left, right):
         first, other, margin = reference = reference or (a, b, error)
@@ -279,8 +286,8 @@ def _factor(left: Tree, right: Tree) -> Any:
 
 
 def _solved(tree: Tree, name: str) -> Tree | None:
-    """The value of the variable at which the tree is 0; ``None`` unless it occurs to the first power only."""
-    # Linear if the second difference is 0: tree = at[0] + slope * name.
+    """The value of a variable for which the tree is 0; ``None`` if the tree is not linear in the variable."""
+    # The tree is linear if its second difference is 0: tree = at[0] + slope * name.
     at = [algebra.substitute(tree, name, Fraction(k)) for k in (0, 1, 2)]
     slope = algebra.subtract(at[1], at[0])
     try:
@@ -293,7 +300,8 @@ def _solved(tree: Tree, name: str) -> Tree | None:
 def _relations(gold: Relation, answer: Relation, strict: bool) -> bool:
     if gold.signs != answer.signs:
         return False
-    # a < b < c side by side; a single inequality by the difference of its sides, up to a positive factor.
+    # Chains such as a < b < c are compared side by side; a single inequality by the difference of its sides, which must
+    # agree up to a positive factor.
     if len(gold.signs) > 1:
         return all(map(algebra.equal, gold.sides, answer.sides))
     left, right = (algebra.subtract(side.sides[1], side.sides[0]) for side in (gold, answer))
@@ -304,11 +312,12 @@ def _relations(gold: Relation, answer: Relation, strict: bool) -> bool:
 def _labels(gold: Label, answer: Label, strict: bool) -> bool:
     if gold.kind == answer.kind == "time":
         (seconds, clock), (theirs, their_clock) = gold.key, answer.key  # type: ignore[misc]
-        # ``clock`` says how the gold tells the half of the day: by p.m., by 24 hours (13:00, 05:00), or not at all.
+        # ``clock`` tells how the gold states the half of the day: by a.m. or p.m. ("half"), by a 24-hour clock ("24":
+        # 13:00, 05:00), or not at all. The answer may add the half of the day to a gold without it, but not omit it.
         if clock and (their_clock or clock == "24"):
             return seconds == theirs
-        return not clock and seconds % 43200 == theirs % 43200  # the half of the day may be added, not left out
-    if gold.kind == answer.kind == "words":  # John and Mary are Mary and John
+        return not clock and seconds % 43200 == theirs % 43200
+    if gold.kind == answer.kind == "words":  # "John and Mary" equals "Mary and John"
         return sorted(str(gold.key).split(" and ")) == sorted(str(answer.key).split(" and "))
     return gold == answer
 
@@ -323,7 +332,7 @@ _COMPARISONS: dict[type, Callable] = {
 
 
 def identity(value: Value) -> str:
-    """A text that equal values share; for a number that is not rational it holds a digest of the value."""
+    """A text that equal values share; for a number that is not rational, it is a digest of the numerical value."""
     if isinstance(value, Named):
         return identity(value.value)
     if isinstance(value, Expression):
@@ -340,7 +349,7 @@ def identity(value: Value) -> str:
 def _digest(tree: Tree) -> str:
     if isinstance(tree, Fraction | str):
         return str(tree)
-    # Two points tell values apart well enough for counting answers; 12 digits do not show rounding.
+    # For counting answers, two points distinguish values well enough, and at 12 digits rounding errors do not show.
     names = algebra.variables(tree)
     try:
         found = [algebra.evaluate((tree,), point)[0][0] for point in algebra.points(names)[:2]]

@@ -1,4 +1,4 @@
-"""What kind of thing an answer is. Kinds never mix: a point is no set, a ratio no fraction, ``12_7`` no ``12_8``."""
+"""Kinds of values that an answer can have; a point is not a set, and a ratio is not a fraction."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,7 +9,7 @@ from rewards.algebra import Tree
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A single value, ``literal`` if it is written as one number, ``percent`` if that sign followed."""
+    """A single value; ``literal`` if it is written as one number, ``percent`` if a percent sign follows it."""
 
     tree: Tree
     literal: bool = False
@@ -18,12 +18,13 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """Several values, and what holds them together.
+    """Several values, and the brackets that tell what they form together.
 
     Args:
-        brackets: ``()``, ``[)`` and so on, ``{}`` for a set, an empty text for a bare list, ``:`` for a ratio,
-            ``matrix`` of items ``row``, ``||`` for a determinant, ``phrase`` for words among symbols.
-        items: In the order in which they are written.
+        brackets: ``()``, ``[)`` and so on for points and intervals, ``{}`` for a set, an empty text for a bare list,
+            ``:`` for a ratio, ``matrix`` (whose items are of the kind ``row``), ``||`` for a determinant, ``phrase``
+            for words among symbols.
+        items: The values, in the order in which they are written.
     """
 
     brackets: str
@@ -35,9 +36,10 @@ class Region:
     """A set of real numbers: a union of intervals.
 
     Args:
-        cuts: Where membership changes, ascending, beginning outside: the value as a number that can be sorted, 0 for
-            just below it or 1 for just above it, and its exact tree. ``[1, 2)`` has the cuts (1, 0) and (2, 0).
-        variable: The variable of an inequality; empty where none is named.
+        cuts: Places where membership changes, ascending; below the first, numbers are not in the set. Each cut holds
+            the place as a sortable number, 0 if membership changes just below the place or 1 if just above it, and the
+            exact tree of the place. ``[1, 2)`` has the cuts (1, 0) and (2, 0).
+        variable: The variable of an inequality; empty if none is named.
     """
 
     cuts: tuple[tuple[Fraction | float, int, Tree], ...]
@@ -46,7 +48,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """Two sides."""
+    """An equation of two expressions."""
 
     left: Expression
     right: Expression
@@ -54,7 +56,7 @@ class Equation:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """An ascending chain of inequalities; ``signs`` stand between the sides."""
+    """A chain of inequalities; each of ``signs`` stands between two adjacent ``sides``."""
 
     signs: tuple[str, ...]
     sides: tuple[Tree, ...]
@@ -62,7 +64,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A value with the name that was given to it; ``parameters`` of a function."""
+    """A value with the name that the answer gives to it, as in ``x = 5``; ``parameters`` are those of a function."""
 
     name: str
     value: "Value"
@@ -71,7 +73,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A value that equals another only if both have the same key: ``words``, a ``base``, a ``time``, ``symbols``."""
+    """A value that is compared by its key; the kind is ``words``, ``base``, ``time`` or ``symbols``."""
 
     kind: str
     key: Any
@@ -79,7 +81,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The values of all trees for every integer in the place of the parameter, such as ``k\\pi``."""
+    """All values that the trees take when the parameter runs through the integers, such as ``k\\pi``."""
 
     parameter: str
     trees: tuple[Tree, ...]
@@ -87,7 +89,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Hedge:
-    """Several different values offered as final."""
+    """Several different values that are all given as the final answer."""
 
     items: tuple["Value", ...]
 

@@ -1,8 +1,7 @@
-r"""From LaTeX, or the plain notation that models mix with it, to a tree. A small precedence parser.
+r"""A small precedence parser from LaTeX, and from the plain notation that models mix with LaTeX, to expression trees.
 
-It reads numbers, variables, the four operations, powers, fractions, roots, brackets, absolute values and the usual
-functions. It refuses, with :class:`~rewards.algebra.UndecidedError`, whatever it does not know: better no verdict here
-than a wrong one.
+It parses numbers, variables, the four operations, powers, fractions, roots, brackets, absolute values and the usual
+functions. Anything else raises :class:`~rewards.algebra.UndecidedError`, because no verdict is better than a wrong one.
 """
 
 import re
@@ -18,14 +17,14 @@ _GREEK = """
 alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau
 upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar pi infty
 """
-# ``\bar z`` is no ``z``: a decorated letter is a variable of its own.
+# A decorated letter is a variable different from the plain letter: ``\bar z`` is not ``z``.
 _DECORATIONS = {"overline": "bar", "bar": "bar", "hat": "hat", "widehat": "hat", "tilde": "tilde", "dot": "dot"}
 _KNOWN = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp"
 _NAMES, _FUNCTIONS = _GREEK.split(), _KNOWN.split()
 _TIMES, _OVER = {"*", "\\cdot", "\\times", "\\ast"}, {"/", "\\div"}
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _ENDS = {"", "+", "-", "|", ",", "^", "_", *_CLOSING.values()}
-# 2\frac{1}{3} and 2 1/3, but not behind ^ or _ or a decimal point: x^2\frac{1}{3} is a product.
+# Mixed numbers, 2\frac{1}{3} and 2 1/3, but not after ^ or _ or a decimal point: x^2\frac{1}{3} is a product.
 _MIXED = re.compile(r"(?<![\^_.\d])(\d+) ?(?:\\frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+))")
 
 
@@ -34,11 +33,11 @@ def parse(text: str) -> Tree:
     """The tree of an expression.
 
     Raises:
-        UndecidedError: If it is no expression that is understood here completely.
+        UndecidedError: If any part of the text cannot be parsed.
     """
     parser = _Parser(text)
     tree = parser.sum()
-    # Whatever is left was not understood, and half of an answer is no answer.
+    # A token is left that was not understood; the value of the part before it would be a wrong reading.
     if parser.next:
         raise UndecidedError(f"unexpected {parser.next!r}")
     return tree
@@ -75,7 +74,7 @@ class _Parser:
         return negative
 
     def _product(self, negative: bool) -> Tree:
-        # The sign goes onto the first factor only after its power: -x^2 is -(x^2).
+        # The sign is applied after the power of the first factor: -x^2 is -(x^2).
         value = self._power()
         if negative:
             value = algebra.apply("*", MINUS, value)
@@ -88,10 +87,10 @@ class _Parser:
                 value = algebra.apply("/", value, self._signed())
             elif self.next in _ENDS:
                 return value
-            # "3 4" is no product of 3 and 4 but two numbers, of which only one can be meant.
+            # "3 4" is not the product of 3 and 4, but two numbers, of which only one can be the answer.
             elif self.next[0].isdigit():
                 raise UndecidedError("two numbers side by side")
-            else:  # factors side by side: 2x, 3\pi, (x+1)(x-1)
+            else:  # a product without a sign: 2x, 3\pi, (x+1)(x-1)
                 value = algebra.apply("*", value, self._power())
 
     def _signed(self) -> Tree:
@@ -102,22 +101,22 @@ class _Parser:
         while self.next in ("!", "\\circ", "^"):
             if (sign := self._take()) == "!":
                 value = ("!", value)
-                # n!! is the product of every second number, not (n!)!.
+                # n!! means the product of every second number, not (n!)!.
                 if self.next == "!":
                     raise UndecidedError("a double factorial")
-            # Within an expression degrees are a factor, so that \sin 30^\circ + x has the value 1/2 + x.
+            # Inside an expression, the degree sign is the factor pi/180: \sin 30^\circ + x is 1/2 + x.
             elif sign == "\\circ":
                 value = algebra.apply("*", value, algebra.apply("/", algebra.PI, Fraction(180)))
-            else:  # a second ^ is no TeX; 2^{3^2} is grouped by its braces
+            else:  # returns, since a second ^ is not valid TeX; in 2^{3^2} the braces group the exponent
                 return algebra.power(value, self._argument())
         return value
 
     def _argument(self) -> Tree:
-        """What follows ``^`` or a command: a group, or a single token (one digit of a number, as in TeX)."""
+        """The argument of ``^`` or a command: a group or a single token (one digit of a number, as in TeX)."""
         if self.next == "-":
             self._take()
             return algebra.apply("*", MINUS, self._argument())
-        # \frac12 is 1 over 2: only the first digit belongs to the argument, the others are put back.
+        # \frac12 is 1 over 2: only the first digit belongs to the argument, and the other digits are put back.
         if len(digits := self.next) > 1 and digits.isdigit():
             self._tokens[self._position] = digits[1:]
             return Fraction(digits[0])
@@ -125,7 +124,7 @@ class _Parser:
 
     def _atom(self) -> Tree:
         self._depth += 1
-        # Before Python's own limit of recursion, which depends on who called.
+        # A limit of its own, since how much of Python's recursion limit is left depends on the caller.
         if self._depth > MAX_DEPTH:
             raise UndecidedError("nested too deeply")
         text = self._take()
@@ -156,7 +155,7 @@ class _Parser:
         return name
 
     def _raw(self) -> str:
-        """A token, or the tokens of a group, as they are written."""
+        """The text of a token or of all tokens of a group."""
         if self.next != "{":
             return self._take()
         start, depth = self._position, 0
@@ -197,34 +196,34 @@ class _Parser:
             else:
                 raise UndecidedError(f"\\{name}_")
         argument = self._function_argument()
-        # log without a base has base 10; \log_e is ln.
+        # log without a base has base 10, and \log_e is ln.
         if name in ("log", "lg"):
             value: Tree = ("ln", argument) if base == algebra.EULER else ("log", base, argument)
-        # By custom \sin^{-1} x is the inverse function and \sin^2 x the power of the value ...
+        # By convention \sin^{-1} x is the inverse function and \sin^2 x is the square of the value.
         elif exponent == -1 and f"arc{name}" in _FUNCTIONS:
             return (f"arc{name}", argument)
         else:
             value = (name, argument)
-        # ... and any other negative exponent may be meant either way.
+        # With any other negative exponent, both an inverse function and a reciprocal may be meant.
         if isinstance(exponent, Fraction) and exponent < 0:
             raise UndecidedError("an inverse function or a reciprocal")
         return algebra.power(value, exponent)
 
     def _function_argument(self) -> Tree:
-        # The argument ends with the bracket: \sin(x)y is y times a sine.
+        # An argument in brackets ends with the bracket: \sin(x)y is y times \sin(x).
         if self.next in ("(", "{", "["):
             return self._atom()
         value = self._signed()
-        # Without one it takes the factors that follow, up to the next function, sign or operator.
+        # An argument without brackets extends over the factors that follow, up to a function, sign or operator.
         while self.next[:1].isalnum() or self.next == "\\frac" or self.next[1:] in _NAMES:  # \sin 2x, \sin 2\pi x
             value = algebra.apply("*", value, self._power())
         return value
 
 
 def _mixed(match: re.Match[str]) -> str:
-    r"""A mixed number, ``2\frac{1}{3}`` or ``2 1/3``, is a sum and no product."""
+    r"""A mixed number, ``2\frac{1}{3}`` or ``2 1/3``, as one fraction, so that it is not parsed as a product."""
     whole, top, bottom = match[1], match[2] or match[4], match[3] or match[5]
-    # Nobody writes a mixed number with an improper fraction, but 2\frac{3}{2} may well be a product.
+    # Mixed numbers have no improper fractions, so 2\frac{3}{2} may be meant as a product.
     if int(top) >= int(bottom):
         raise UndecidedError("a mixed number or a product")
     return f"(\\frac{{{int(whole) * int(bottom) + int(top)}}}{{{bottom}}})"

@@ -1,7 +1,8 @@
-"""Open lookups: whatever a researcher varies is a name with a function behind it, and any module can add one.
+"""Open registries: every choice that a researcher may vary is a named function, and any module can register more.
 
-A config holds the name and, beside it, the function's own options as a free mapping. A dataclass that is registered
-with the function checks them, so that a misspelt option is refused like any other key.
+A config holds the name of a function and, beside the name, the function's own options as a free mapping. The options
+are checked against a dataclass that is registered with the function, so that a misspelt option is refused like any
+other unknown key.
 """
 
 import difflib
@@ -16,25 +17,29 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 
 NEEDED = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-"""What a value must be, in words, by the type that is declared for it."""
+"""Description, for error messages, of the value that is required, by its declared type."""
 
 
 def fits(kind: type, value: Any) -> bool:
-    """Whether a value is of a type of :data:`NEEDED`. A bool is no number here, a whole number is one."""
+    """Whether a value fits a type of :data:`NEEDED`; an integer fits ``float``, but a bool fits no number type."""
     if kind is bool or isinstance(value, bool):
         return kind is bool and isinstance(value, bool)
     return isinstance(value, {int: Integral, float: Real, str: str | PathLike}[kind])
 
 
 def refuse_other_types(key: str, given: Mapping[str, Any], declared: Any) -> None:
-    """Raises ``ValueError`` for a value of another type than a dataclass or a function declares for it.
+    """Checks the types of options against the annotations of a dataclass or function.
 
-    Configs have no schema for a function's own options, and a null or a text would fail far from its key.
+    Configs have no schema for a function's own options. Without this check, a null or a text in place of a number would
+    fail later, with an error that does not name the key.
 
     Args:
-        key: Before the options' names, as in ``env.options``.
-        given: Options by name; names that are not declared are left to others.
-        declared: What has annotations; of a class with a constructor of its own, the constructor.
+        key: Config key that holds the options, such as ``env.options``; error messages begin with it.
+        given: Options by name; names without an annotation are not checked here.
+        declared: A dataclass or function with annotations; for a class with its own constructor, that constructor.
+
+    Raises:
+        ValueError: If an option has another type than the declared one.
     """
     try:
         hints = get_type_hints(declared)
@@ -53,24 +58,24 @@ def refuse_other_types(key: str, given: Mapping[str, Any], declared: Any) -> Non
 
 
 class UnknownNameError(KeyError, ValueError):
-    """A name that nothing is registered under; the message names the nearest known one."""
+    """Raised for a name that is not registered; the message suggests the closest known name."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error's sentence: ``; did you mean 'x'?`` with the closest known name, or a full stop."""
+    """The end of an error message: ``; did you mean 'x'?`` with the closest known name, or a full stop if none is."""
     lowered = {one.lower(): one for one in map(str, known)}
     found = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.5)
     return f"; did you mean {lowered[found[0]]!r}?" if found else "."
 
 
 class Lookup(Mapping[str, T], Generic[T]):
-    """Functions (or classes) by name, in the order of their registration.
+    """Functions or classes by name, in the order of their registration.
 
     Args:
-        key: The config key that holds such a name, ``algorithm.advantage``; errors speak of it.
+        key: Config key that holds such a name, for example ``algorithm.advantage``; error messages begin with it.
     """
 
     def __init__(self, key: str) -> None:
@@ -80,23 +85,24 @@ class Lookup(Mapping[str, T], Generic[T]):
         self._facts: dict[str, dict[str, Any]] = {}
 
     def register(self, name: str, *, options: type | None = None, **facts: Any) -> Callable[[T], T]:
-        """A decorator that makes a function known under a name.
+        """A decorator that registers a function under a name.
 
         Args:
-            name: What configs write.
+            name: Name of the function in configs.
             options: Dataclass of the function's own options, if it has any.
-            **facts: What a caller must know before the call, such as ``groups=True``; see :meth:`fact`.
+            **facts: Properties of the function that a caller needs before calling it, such as ``groups=True``; see
+                :meth:`fact`.
 
         Raises:
-            ValueError: If the name is taken by something else.
-            TypeError: If ``options`` is no dataclass.
+            ValueError: If another function is already registered under the name.
+            TypeError: If ``options`` is not a dataclass.
         """
         if options is not None and not is_dataclass(options):
             raise TypeError(f"{self.key}={name}: options must be a dataclass, got {options!r}")
 
         def add(value: T) -> T:
             taken = self._values.get(name)
-            # A module that is imported twice (as a script and by name) registers the same function again.
+            # A module that is imported twice, as a script and by name, registers the same function again: no error.
             if taken is not None and getattr(taken, "__qualname__", taken) != getattr(value, "__qualname__", value):
                 raise ValueError(f"{self.key}={name} is registered already; choose another name")
             self._values[name], self._options[name], self._facts[name] = value, options, facts
@@ -121,14 +127,13 @@ class Lookup(Mapping[str, T], Generic[T]):
         return len(self._values)
 
     def options(self, name: str, given: Mapping[str, Any]) -> Any:
-        """The options of a function as its dataclass, checked; ``None`` if it has none.
+        """The checked options of a function, as an instance of its options dataclass; ``None`` if it has none.
 
         Raises:
-            UnknownNameError: If nothing has this name.
-            ValueError: If it has no such option, or one without a default is missing.
+            UnknownNameError: If the name is not registered.
+            ValueError: If an option is unknown or has the wrong type, or an option without a default is missing.
         """
-        # An unknown name is named before its options are.
-        self[name]
+        self[name]  # raises for an unknown name before any error about options
         cls = self._options[name]
         known = {} if cls is None else {field.name: field for field in fields(cls)}
         for option in given:
@@ -145,12 +150,12 @@ class Lookup(Mapping[str, T], Generic[T]):
         return None if cls is None else cls(**given)
 
     def fact(self, name: str, fact: str) -> Any:
-        """What was declared of a function when it was registered; ``None`` if nothing was."""
+        """The value of a fact that was registered with a function; ``None`` if the fact was not given."""
         self[name]
         return self._facts[name].get(fact)
 
     def bind(self, name: str, given: Mapping[str, Any]) -> Callable[..., Any]:
-        """The function with its options, checked, as keyword arguments."""
+        """The function with its checked options bound as keyword arguments."""
         options = self.options(name, given)
         value: Any = self[name]
         if options is None:

@@ -1,20 +1,23 @@
-r"""Is this answer equal to the gold?
+r"""Decides whether a mathematical answer equals the gold answer.
 
-In order, each step only where the ones before could not decide: equal strings in normal notation; exact numbers; exact
-values of any kind that :mod:`rewards.values` reads (radicals, polynomials, tuples, sets, intervals, matrices,
-equations, inequalities, words); guards; and last math-verify (sympy), in a worker that is killed at its deadline.
+The following steps run in this order, each only if the steps before it could not decide: comparing the texts in normal
+notation; comparing exact numbers; comparing exact values of any kind that :mod:`rewards.values` reads (radicals,
+polynomials, tuples, sets, intervals, matrices, equations, inequalities, words); guards that refuse dangerous input; and
+finally math-verify (sympy), in a worker process that is killed at its deadline.
 
-What it holds to:
+Rules of the comparison:
 
-- A decimal equals a fraction only if it does so exactly: 0.33 is not 1/3.
-- A gold that is a plain number wants a plain number: ``2+2`` is not an answer of 4, it is the question.
-- Kinds differ: a point is no set, ``[1,2)`` no ``[1,2]``, ``12_7`` neither ``12_8`` nor 12.
-- A unit may be left out or added, but not be another one. ``50\%`` is 50 and is 1/2; ``0.5\%`` is not 0.5.
-- Several different values offered as final are ``ambiguous``, in one box or in several, unless the gold is a list of
-  just those values.
+- A decimal equals a fraction only if both are exactly equal: 0.33 is not 1/3.
+- If the gold is a plain number, the answer must be a plain number: ``2+2`` is refused for 4, because it may be a copy
+  of the question.
+- Values of different kinds differ: a point is not a set, ``[1,2)`` is not ``[1,2]``, and ``12_7`` is neither ``12_8``
+  nor 12.
+- A unit may be omitted or added, but not replaced by another unit. ``50\%`` equals 50 and 1/2; ``0.5\%`` is not 0.5.
+- Several different final answers, in one box or in several, are ``ambiguous``, unless the gold is a list of exactly
+  those values.
 
-Not covered: whether an expression has the *form* that a task asks for (factored, expanded, simplified). A task whose
-question already holds an expression equal to its gold can be answered by copying it: leave such tasks out.
+Not covered: whether an expression has the *form* that a task asks for (factored, expanded, simplified). If the question
+of a task already contains an expression equal to the gold, copying that expression is accepted: leave such tasks out.
 """
 
 import os
@@ -45,22 +48,22 @@ from rewards.pool import Reply, shared_pool
 from rewards.score import Score, Verdict
 from rewards.values import fold, literal, read
 
-# An answer with more digits in a row, or more LaTeX commands, than any gold has is no answer but an attack on the
-# grader's time: sympy would convert or factor it for seconds. It is graded wrong unread.
+# Most digits in a row and most LaTeX commands in an answer. No gold has more, and sympy would spend seconds converting
+# or factoring such an answer, so it is graded wrong without being parsed.
 MAX_DIGIT_RUN, MAX_COMMANDS = 400, 60
-# A response that offers more different values than this lists no solutions, it guesses. The bound also keeps the
-# pairwise comparison of what is offered, which is quadratic, short.
+# A response with more different final answers than this is guessing, not listing solutions. The bound also limits the
+# pairwise comparison of the answers, whose cost is quadratic.
 MAX_OFFERED = 10
 DEADLINE_S = 3.0
 _LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGIT_RUN},}}")
-# What says how to get the value and not what it is: a sum, a limit, a factorial. sympy would do that work and pay for
-# it. ``!(?!=)`` leaves ``!=`` alone.
+# Operations that the answer leaves to be carried out: a sum, a limit, a factorial. sympy would carry them out and so
+# reward an answer that was never worked out. ``!(?!=)`` does not match ``!=``.
 _UNFINISHED = re.compile(r"\\(?:sum|prod|int|lim|binom|tbinom|dbinom|iint|oint)(?![a-z])|!(?!=)|\\choose")
-# ``9^{9^9}`` and ``2^{99999999}``: sympy works out integer powers exactly, whatever memory the digits need.
+# ``9^{9^9}`` and ``2^{99999999}``: sympy evaluates integer powers exactly, however much memory the digits need.
 _TOWER = re.compile(r"\^\s*\{?[^{}+\-=,]*\^|\^\s*\{?\s*-?\d{4,}")
 _BIG_FACTORIAL = re.compile(r"\d{3,}[)}]*!(?!=)")
-"""sympy compares what it cannot simplify in floating point, where the inverses of all of these are 0."""
-# ``(B)``, ``B``, ``(B) 7``, ``B. 7``. A second letter in the text behind it (``A (not B)``) makes it no choice.
+"""sympy compares what it cannot simplify in floating point, where the inverses of all such factorials are 0."""
+# ``(B)``, ``B``, ``(B) 7``, ``B. 7``. With a second letter in the text behind (``A (not B)``) it is not a choice.
 _CHOICE = re.compile(r"(?:\(? ?([A-J]) ?\)?|\( ?([A-J]) ?\)(.+)|([A-J])[.:)](.+))")
 _OTHER_CHOICE = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
 _LETTER = re.compile(r"(.*\S) ?([a-zA-Z](?:\^\{?[23]\}?)?)")
@@ -75,22 +78,23 @@ def score_math(
     deadline_s: float = DEADLINE_S,
     reasoning: Sequence[tuple[str, str]] = REASONING,
 ) -> Score:
-    r"""Grades the final answer of a response against the gold.
+    r"""Grades the final answer of a response against the gold answer.
 
     Args:
-        response: What the policy wrote.
-        gold: The right answer, as LaTeX or plain text, without ``\boxed``.
-        form: Where the task accepts an answer: a name of :data:`rewards.answers.ANSWER_FORMS`, or several in order.
+        response: Text that the policy wrote.
+        gold: The correct answer, as LaTeX or plain text, without ``\boxed``.
+        form: Form in which the task accepts an answer: a name in :data:`rewards.answers.ANSWER_FORMS`, or several
+            names in order of preference.
         deadline_s: Processor seconds after which a comparison is killed and graded ``timeout``.
-        reasoning: Marks around what is a draft.
+        reasoning: Pairs of opening and closing marks; text between such marks is a draft and is not graded.
 
     Returns:
-        A score of 1 or 0, with the rule that decided as its reason. ``error`` only for what the response did not cause:
-        a gold that nothing understands, a worker that cannot start.
+        A score of 1 or 0, with the rule that decided as its reason. The verdict is ``error`` only if the response is
+        not the cause: a gold that cannot be parsed, or a worker that cannot start.
 
     Raises:
-        TypeError: If response or gold is no text.
-        UnknownNameError: If there is no such form.
+        TypeError: If the response or the gold is not a string.
+        UnknownNameError: If the form is unknown.
     """
     return submit_math(response, gold, form, deadline_s, reasoning).result()
 
@@ -102,18 +106,18 @@ def submit_math(
     deadline_s: float = DEADLINE_S,
     reasoning: Sequence[tuple[str, str]] = REASONING,
 ) -> "Future[Score]":
-    """The same without waiting for sympy: ``asyncio.wrap_future`` makes the result awaitable."""
-    longest = _longest(gold)  # a gold that is no text is refused whatever the response offers
+    """Like :func:`score_math`, but does not wait for sympy; ``asyncio.wrap_future`` makes the result awaitable."""
+    longest = _longest(gold)  # raises for a gold that is not a string, even if the response offers no answer
     offered = [_short(answer, longest) for answer in candidates(response, form, reasoning)]
-    # Before the budget begins, so that the response is not charged for what its gold costs. From here on it is cached.
+    # The gold is parsed, and cached, before the budget starts, so that its cost is not charged to the response.
     _read(gold)
-    # One budget for the whole response: many boxes, each of them just affordable, must not add up to minutes.
+    # One budget for the whole response: otherwise many boxes, each within its budget, could take minutes together.
     with limited_work():
         try:
             offered = _different(offered)
             if len(offered) > 1:
-                # Several values are a hedge (AMBIGUOUS), unless the gold is a list of just these: some models put each
-                # solution of an equation into a box of its own.
+                # Several values are a hedge (AMBIGUOUS), unless the gold is a list of exactly these values: some models
+                # put each solution of an equation into its own box.
                 joined = ", ".join(offered)
                 whole = len(offered) <= MAX_OFFERED and decide(joined, gold)[0] is True
                 verdict, answer, reason = (
@@ -130,13 +134,13 @@ def submit_math(
 
 
 def score_answer(answer: str, gold: str, deadline_s: float = DEADLINE_S) -> Score:
-    """Grades an answer that is extracted already; see :func:`score_math`."""
+    """Grades an answer that has already been extracted from its response; see :func:`score_math`."""
     return submit_answer(answer, gold, deadline_s).result()
 
 
 def submit_answer(answer: str, gold: str, deadline_s: float = DEADLINE_S) -> "Future[Score]":
-    """:func:`score_answer` without waiting for sympy."""
-    # Every empty answer would equal an empty gold. That is a fault of the data, not of the response.
+    """Like :func:`score_answer`, but does not wait for sympy."""
+    # An empty gold would equal every empty answer. It is a fault of the data, not of the response, hence an error.
     if not normalise(gold):
         return _done(_score(Verdict.ERROR, "", "gold_empty"))
     with limited_work():
@@ -149,16 +153,16 @@ def submit_answer(answer: str, gold: str, deadline_s: float = DEADLINE_S) -> "Fu
 
 
 def unreadable(golds: Collection[str], deadline_s: float = DEADLINE_S) -> list[str]:
-    """Golds that neither this module nor math-verify reads: an answer other than the same text is ``error``."""
-    # Only golds that neither this module nor the words among them explain are tried. "x" is equal to none of them, so
-    # math-verify has to parse the gold in order to say no.
+    """Golds that neither this module nor math-verify can parse; any answer but the same text is graded ``error``."""
+    # Golds that this module parses, or that contain words, need no check. The others are compared with "x", which
+    # equals none of them, so that math-verify has to parse the gold.
     doubtful = [gold for gold in dict.fromkeys(golds) if _read(gold) is None and not words_in(notate(gold).text)]
     asked = [(gold, submit_answer("x", gold, deadline_s)) for gold in doubtful]
     return [gold for gold, score in asked if score.result().verdict is Verdict.ERROR]
 
 
 def _score(verdict: Verdict, answer: str, reason: str) -> Score:
-    """A score with the answer as it is read, and the key by which two answers are the same."""
+    """A score with the answer in readable form and the key that equal answers share."""
     if not answer:
         return Score(0.0, verdict, None, reason)
     readable, key = _shown(answer)
@@ -167,7 +171,7 @@ def _score(verdict: Verdict, answer: str, reason: str) -> Score:
 
 @lru_cache(maxsize=_CACHE)
 def _shown(answer: str) -> tuple[str, str]:
-    """An answer as LaTeX, and a key that equal answers share, as far as that is known without sympy."""
+    """An answer as LaTeX, and a key that equal answers share as far as their equality can be decided without sympy."""
     readable = key = answer
     with limited_work(), suppress(*_FAILURES, TooMuchWorkError):
         readable = key = as_latex(notate(answer).text)
@@ -176,9 +180,10 @@ def _shown(answer: str) -> tuple[str, str]:
 
 
 def _short(text: str, longest: int) -> str:
-    """A text, or the beginning of one that is longer with a digest of it all, so that different ones stay different.
+    """A text of at most ``longest`` characters as it is; a longer one is cut and gets a digest of the whole appended.
 
-    A megabyte in a box is not copied about any further; and what was cut is still longer than ``longest``.
+    The digest keeps different texts different, and keeps a cut text longer than ``longest``, so that it is still
+    refused as too long. Cutting avoids copying megabytes.
     """
     if len(text) <= longest:
         return text
@@ -186,10 +191,10 @@ def _short(text: str, longest: int) -> str:
 
 
 def _different(offered: list[str]) -> list[str]:
-    """Offered answers without repetitions of a value, in order."""
+    """Offered answers in order, without those whose value was offered before."""
     kept: list[str] = []
     for answer in dict.fromkeys(offered):
-        # ``\boxed{14/2} ... \boxed{7}`` repeats one value and is no hedge.
+        # ``\boxed{14/2} ... \boxed{7}`` states one value twice and is not a hedge.
         if not any(_same(answer, other) for other in kept):
             kept.append(answer)
         if len(kept) > MAX_OFFERED:
@@ -202,21 +207,24 @@ def _same(left: str, right: str) -> bool:
         return True
     value, other = _read(left), _read(right)
     try:
-        # Not strict: both are the policy's, so a calculation beside its result offers one value, not two.
+        # Not strict: both answers are the policy's own, so a calculation and its result count as one value.
         return value is not None and other is not None and equal(value, other, strict=False)
     except _FAILURES:
         return False
 
 
 def _longest(gold: str) -> int:
-    """Characters of the longest answer that is read at all."""
+    """Length in characters up to which an answer to this gold is parsed."""
     if not isinstance(gold, str):
         raise TypeError(f"a gold must be text, got {gold!r}: write it as a string")
     return max(MAX_ANSWER_CHARS, 2 * len(gold))
 
 
 def decide(answer: str, gold: str) -> tuple[bool | None, str]:
-    """The verdict without sympy: equal, different, or ``None``; and the rule that decided. Cached, thread-safe."""
+    """Whether an answer equals the gold, decided without sympy (``None`` if undecided), and the rule that decided.
+
+    Results are cached, and calls from several threads are safe.
+    """
     if len(answer) > _longest(gold):
         return False, "guard"
     with limited_work():
@@ -228,7 +236,6 @@ def decide(answer: str, gold: str) -> tuple[bool | None, str]:
 
 @lru_cache(maxsize=_CACHE)
 def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
-    # The same text in normal notation.
     if normalise(answer) == normalise(gold):
         return True, "exact"
     if not normalise(answer):
@@ -236,9 +243,9 @@ def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
     if max(len(answer), len(gold)) > LONGEST_READ:
         return False, "long_text"
 
-    # Units. Two that are known must agree (10 cm is not 10 m); one that only one side has may be left out or added.
+    # If both units are known they must agree (10 cm is not 10 m); a unit on one side only is accepted.
     ours, theirs = (_unit_of(text) for text in (answer, gold))
-    # A letter behind the value is a variable, unless it is the gold's unit: 2500 m.
+    # A letter behind the answer's value is a variable, unless it is the unit of the gold: 2500 m.
     letter = _LETTER.fullmatch(ours.text) if theirs.known_unit and not ours.unit else None
     if letter and unit_name(re.sub("[{}]", "", letter[2])) == theirs.unit:
         return _decide(letter[1], gold)
@@ -246,7 +253,7 @@ def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
     if ours.known_unit and theirs.known_unit and len(units) > 1:
         return False, "unit"
 
-    # Exact numbers, for which no tree has to be built. Percent and half of the day change the value: further below.
+    # Exact numbers, which need no expression tree. Percent, am and pm change the value and are handled in _by_kind.
     if not units & {"%", "am", "pm"} and (right := literal(theirs.text)) is not None:
         left = literal(ours.text)
         if left is not None:
@@ -256,29 +263,29 @@ def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
 
 
 def _unit_of(text: str) -> Notation:
-    r"""The notation, with the unit that follows the last of equal values: ``\text{Area} = 12 \text{ cm}``."""
+    r"""The notation of a text, with the unit behind its last "=" sign: ``\text{Area} = 12 \text{ cm}``."""
     whole = notate(text)
-    if whole.unit or "=" not in whole.text or "," in whole.text:  # in a list each item has its own unit
+    if whole.unit or "=" not in whole.text or "," in whole.text:  # each item of a list has its own unit
         return whole
     last = notate(whole.text.rpartition("=")[2])
     return Notation(whole.text, last.unit, last.known_unit)
 
 
 def _by_kind(answer: str, gold: str) -> tuple[bool | None, str]:
-    # Letters of a multiple choice, "x = (A)" and "(A) 12" included.
+    # Letters of a multiple choice, including "x = (A)" and "(A) 12".
     gold_value, value = _read(gold), _read(answer)
     letter, said = _choice(notate(gold).text), notate(answer).text
     if letter is not None and (letter_of_answer := _choice(said.rpartition("=")[2])) is not None:
         return letter == letter_of_answer, "choice"
 
-    # A word of up to three letters may also be read as a product of variables: where one side marks it as text (the
-    # gold \text{ACF}, or an answer "The answer is Bob" to the gold Bob), the letters of the other are that word.
+    # A word of up to three letters could also be parsed as a product of variables. If one side marks it as text (gold
+    # \text{ACF}, or answer "The answer is Bob" and gold Bob), the same letters on the other side are a word.
     if isinstance(gold_value, Label) and gold_value.kind == "words" and fold(said) == gold_value.key:
         return True, "words"
     if words_in(said) and WORDS.sub(r"\1", said) == notate(gold).text:
         return True, "words"
 
-    # Values of every other kind, if both sides are understood completely.
+    # Values of every other kind, if both sides were parsed completely.
     try:
         if isinstance(value, Hedge) and not (gold_value is not None and equal(gold_value, value)):
             return False, "hedged"
@@ -289,7 +296,7 @@ def _by_kind(answer: str, gold: str) -> tuple[bool | None, str]:
     except UnevaluatedError:
         return False, "unevaluated"
     except _FAILURES:
-        pass  # undecided: sympy may know
+        pass  # undecided here; sympy may be able to decide
     return _guarded(answer, gold)
 
 
@@ -313,10 +320,10 @@ def _read(text: str) -> Value | None:
 
 
 def _guarded(answer: str, gold: str) -> tuple[bool | None, str]:
-    """Refuses what must not reach sympy, because it would pay for it or never come back; ``None`` lets it pass."""
+    """Refuses pairs that sympy would wrongly accept or never finish; ``None`` lets a pair through to sympy."""
     ours, theirs = notate(answer).text, notate(gold).text
-    # math-verify takes a number out of prose, the last entry of "2,4,...,100", and 4210 for 4210_7; and its products
-    # commute, so that a x b would equal b x a.
+    # math-verify extracts a number from prose, takes the last entry of "2,4,...,100", and reads 4210_7 as 4210. Its
+    # products commute, so the cross product a x b would equal b x a.
     if (
         words_in(theirs)
         or words_in(ours)
@@ -325,35 +332,36 @@ def _guarded(answer: str, gold: str) -> tuple[bool | None, str]:
         or re.search(r"\d\)?_", ours + theirs)
     ):
         return False, "words"
-    # Long or deep expressions and huge numbers, which a gold may hold but an answer may not bring in.
+    # Long expressions and huge numbers, which sympy may take very long to evaluate. The gold may contain more commands
+    # than the limit, and then the answer may too.
     if len(re.findall(r"\\[a-z]", ours)) > max(MAX_COMMANDS, theirs.count("\\")) or _LONG_NUMBER.search(ours):
         return False, "guard"
     if _BIG_FACTORIAL.search(ours) or (_TOWER.search(ours) and not _TOWER.search(theirs)):
         return False, "guard"
     if _UNFINISHED.search(ours) and not _UNFINISHED.search(theirs):
         return False, "unfinished"
-    # Signs alone: "?", "...", a lone brace.
+    # Punctuation without any letter or digit: "?", "...", a lone brace.
     if not re.search(r"[\w\\]", ours):
         return False, "empty"
     right = _read(gold)
     if isinstance(right, Expression) and right.literal:
-        # The answer is no number in plain sight: whatever it comes to, it is not worked out.
+        # The gold is a plain number and the answer is not: whatever its value, the answer was not worked out.
         return False, "unevaluated"
     if isinstance(right, Region | Label | Family):
         return False, "structure"  # sympy has no such kinds
     return None, ""
 
 
-# The slow path.
+# The slow path: comparison by math-verify in worker processes.
 
 _lock = threading.Lock()
 _known: dict[tuple[str, str], Score] = {}
 _under_way: "dict[tuple[str, str], Future[Score]]" = {}
-"""Samples of one task repeat each other: the same pair is in a worker once."""
+"""Pairs of answer and gold that are being compared; samples of one task often agree, so each pair is submitted once."""
 
 
 def _forget() -> None:
-    """In a forked child nobody answers what the parent asked."""
+    """Clears the state in a forked child, whose copies of the parent's pending futures would never be resolved."""
     global _lock
     _lock = threading.Lock()
     _known.clear()
@@ -377,14 +385,14 @@ def _submit_slowly(answer: str, gold: str, deadline_s: float) -> "Future[Score]"
         if pair in _under_way:
             return _under_way[pair]
         future = _under_way[pair] = Future()
-        # Several callers may hold this future. One that is already running cannot be cancelled, so a caller that gives
-        # up (``asyncio.wrap_future`` passes its cancellation on) does not take the verdict from the others.
+        # Several callers may share this future. Marked as running, it cannot be cancelled, so a caller that gives up
+        # (``asyncio.wrap_future`` passes its cancellation on) does not cancel it for the other callers.
         future.set_running_or_notify_cancel()
 
     def settle(score: Score) -> None:
         with _lock:
             _under_way.pop(pair, None)
-            # A timeout or an error may be the machine's doing, so the next response asks again.
+            # A timeout or an error may be caused by the machine, so neither is cached: the next response tries again.
             if score.verdict in (Verdict.CORRECT, Verdict.WRONG):
                 if len(_known) >= _CACHE:
                     _known.clear()
@@ -392,10 +400,10 @@ def _submit_slowly(answer: str, gold: str, deadline_s: float) -> "Future[Score]"
         future.set_result(score)
 
     def replied(reply: "Future[Reply]") -> None:
-        error = reply.exception()  # no worker could be started: our failure, masked and counted
+        error = reply.exception()  # no worker could be started, which is not the response's fault: masked and counted
         settle(_score(Verdict.ERROR, answer, f"pool: {error}") if error else _judge(reply.result(), answer))
 
-    # Without units, which were split off here: math-verify's own stripping takes a trailing variable for one.
+    # Units are already split off here, because math-verify's own unit stripping also removes a trailing variable.
     request = {"gold": as_latex(notate(gold).text), "answer": as_latex(notate(answer).text)}
     try:
         shared_pool("rewards.math_worker").submit(request, deadline_s).add_done_callback(replied)
@@ -408,7 +416,7 @@ def _judge(reply: Reply, answer: str) -> Score:
     if reply.status == "timeout":
         return _score(Verdict.TIMEOUT, answer, "timeout")
     if reply.status == "crash":
-        # The worker was fine until it met this answer (memory limit, deep recursion): the response caused it.
+        # The worker worked until it got this answer (memory limit, deep recursion), so the response caused the crash.
         return _score(Verdict.WRONG, answer, "crash")
     if not reply.value["gold_parsed"]:
         return _score(Verdict.ERROR, answer, "gold_unparsable")

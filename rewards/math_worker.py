@@ -1,26 +1,27 @@
-"""What a worker behind :mod:`rewards.math` does: math-verify's verdict on one pair.
+"""The worker behind :mod:`rewards.math`: it compares an answer with a gold by math-verify.
 
-Its time-outs are switched off here on purpose: they rest on SIGALRM, which cannot interrupt a C call. The pool kills.
-It reads formulas only: left to itself it would take the number within a text, and a trailing ``t`` for tons.
+The time-outs of math-verify are switched off, because they rely on SIGALRM, which cannot interrupt a C call; the pool
+kills the worker instead. math-verify is configured to parse formulas only. By default it would extract a number from
+prose and read a trailing ``t`` as tons.
 """
 
 from functools import cache, lru_cache
 from typing import Any
 
 FLOAT_DIGITS = 12
-"""math-verify's own 6 digits call 1/2004! and 1/2006! equal."""
+"""Digits to which floats are rounded; with math-verify's default of 6, 1/2004! and 1/2006! are equal."""
 
 
 def load() -> None:
-    """Imports sympy and the grammar, and compares once: 1.5 s that no first answer waits for."""
+    """Imports sympy and the grammar and compares once, so that the first answer does not wait 1.5 s for it."""
     answer({"gold": "\\tan x", "answer": "\\frac{\\sin x}{\\cos x}+\\sqrt{y}"})
 
 
 def answer(request: dict[str, str]) -> dict[str, bool]:
-    """Whether the gold could be read, and whether the answer equals it."""
+    """Whether the gold could be parsed, and whether the answer equals the gold."""
     from math_verify import verify
 
-    # Only golds are cached: they come again with every sample, the same answer hardly ever.
+    # Only golds are cached: a gold comes again with every sample, whereas an answer hardly ever does.
     gold, offered = _parse(request["gold"]), _read(request["answer"])
     same = bool(gold and offered) and verify(gold, offered, float_rounding=FLOAT_DIGITS, timeout_seconds=0)
     return {"gold_parsed": bool(gold), "equal": bool(same)}
@@ -38,9 +39,10 @@ def _config() -> Any:
 def _read(text: str) -> list[Any]:
     from math_verify import parse
 
-    # In a box, since outside of one math-verify searches the text for whatever looks like an answer.
+    # In a box, because without one math-verify searches the text for anything that looks like an answer.
     found = parse(f"\\boxed{{{text}}}", _config(), fallback_mode="no_fallback", parsing_timeout=0)
-    return [] if any(isinstance(reading, str) for reading in found) else found  # text is its way to give up
+    # math-verify returns a string for text that it cannot parse.
+    return [] if any(isinstance(reading, str) for reading in found) else found
 
 
 _parse = lru_cache(maxsize=4096)(_read)

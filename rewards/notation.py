@@ -1,7 +1,7 @@
-r"""One way to write an answer: what writers vary freely is taken away, words are told from symbols, units split off.
+r"""Normal notation of answers: variations in writing are removed, words are separated from symbols, units split off.
 
-Words, be they ``\text{...}`` or plain, come out between two marks (``WORDS``), so that ``5 cm``, ``5\text{ cm}`` and
-``5\,\mathrm{cm}`` are one notation, and so that no later step takes a word for a product of variables.
+Words, written as ``\text{...}`` or plainly, are put between two marks (``WORDS``). Thus ``5 cm``, ``5\text{ cm}`` and
+``5\,\mathrm{cm}`` have the same notation, and no later step takes a word for a product of variables.
 """
 
 import re
@@ -11,12 +11,12 @@ from itertools import accumulate
 
 from rewards.algebra import spend
 
-MAX_ANSWER_CHARS = 600  # longer answers are refused unread, unless the gold is as long
-LONGEST_READ = 2 * MAX_ANSWER_CHARS  # what is longer is no formula: it is compared as text, whole
+MAX_ANSWER_CHARS = 600  # longer answers are graded wrong without being parsed, unless the gold is long too
+LONGEST_READ = 2 * MAX_ANSWER_CHARS  # longer text is not parsed as a formula but compared as text
 _OPEN, _CLOSE = "\u27e6", "\u27e7"
 WORDS = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
 
-# Unicode as TeX: a character and what it becomes, or nothing (byte-order marks, joiners of no width).
+# Unicode characters, each followed by its TeX, or by nothing if it is removed (byte-order mark, zero-width joiners).
 _SIGNS = """
 \u2212- \u2010- \u2011- \u2013- \u2014- \u00d7\\times \u00f7\\div \u00b7\\cdot \u22c5\\cdot \u2219\\cdot \u03c0\\pi
 \u221e\\infty \u2264\\le \u2265\\ge \u2a7d\\le \u2a7e\\ge \u2260\\ne \u2248\\approx \u2245\\approx \u00b1\\pm
@@ -28,14 +28,14 @@ _SIGNS = """
 \u20b9\\rupee \u00a2\\cent \u230a\\lfloor \u230b\\rfloor \u2308\\lceil \u2309\\rceil \ufeff \u200b \u200c \u2060
 """
 _UNICODE = str.maketrans(
-    # The space behind a command keeps it apart from a letter that follows: ``\pi r``, not ``\pir``.
+    # The space after a command separates it from a following letter: ``\pi r``, not ``\pir``.
     {sign[0]: sign[1:] + (" " if sign[-1].isalpha() else "") for sign in _SIGNS.split()}
-    # A response must not set this module's marks itself: a formula between them would pass for words.
+    # Replaced, because a formula between this module's own marks would be taken for words.
     | {_OPEN: "\\text{", _CLOSE: "}"}
     | {chr(0xFF01 + i): chr(0x21 + i) for i in range(94)}  # full width
     | dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000~\t\n\r", " ")
 )
-# Commands that writers exchange freely, each with the one that later steps know.
+# Commands with a synonym, each with the synonym that later steps know.
 _SYNONYMS = """
 dfrac=\\frac tfrac=\\frac cfrac=\\frac dbinom=\\binom tbinom=\\binom leq=\\le leqslant=\\le leqq=\\le geq=\\ge
 geqslant=\\ge geqq=\\ge neq=\\ne lt=< gt=> lbrace=\\{ rbrace=\\} simeq=\\approx thickapprox=\\approx cong=\\approx
@@ -52,35 +52,35 @@ _SCRIPTS = str.maketrans(
 _SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207a\u207b\u207d-\u207f\u2071]+")
 _SUBSCRIPT = re.compile("[\u2080-\u2089\u2099\u2093]+")
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp"
-# Applied in this order: a row may rely on what those above it have removed.
+# Applied in this order: a row may rely on the rows above it.
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        # Thin and narrow spaces between groups of three digits. Applied before all else, while they still differ from
-        # ordinary spaces, with which "1 000" is two numbers.
+        # Thin and narrow spaces between groups of three digits. They are removed first, before they become ordinary
+        # spaces, since "1 000" with an ordinary space is two numbers.
         (r"(?<=\d)[\u00a0\u2007\u2008\u2009\u200a\u202f](?=\d{3}(?!\d))", ""),
-        # Money, before single dollar signs go as marks of mathematics.
+        # Currencies, before single dollar signs are removed as delimiters of mathematics.
         (r"\\(?:text)?dollar|\\\$", r"\\dollar "),
         (r"\\(?:text)?(?:pounds|sterling)(?![a-z])", r"\\pound "),
         (r"\\%", "%"),
-        # The end of a matrix row with its spacing (``\\[4pt]``), before ``\[`` goes as a mark of mathematics.
+        # The end of a matrix row with its spacing (``\\[4pt]``), before ``\[`` is removed as a delimiter.
         (r"\\\\\*? ?(?:\[[^\[\]]*\])?|\\cr(?![a-z])", r"\\newrow "),
-        # Marks of quotation or emphasis around the whole, and a last line's end.
+        # Quotation marks or emphasis around the whole answer, and row ends at the end of the answer.
         (r"^\s*([\"'`*]+|\u201c)((?:(?!\1|\u201d).)+)(?:\1|\u201d)\s*$", r"\2"),
         (r"(?:\\newrow )+$", ""),
-        # TeX's separators of thousands: ``1{,}000``, ``1,\!000``, ``1\,000``.
+        # Separators of thousands in TeX: ``1{,}000``, ``1,\!000``, ``1\,000``.
         (r"(?<=\d)(?:\{,\}|,\s?\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),
-        # What the reader does not see is no answer: ``\phantom{3}`` does not pay for 3.
+        # Text that TeX does not show is not part of the answer: ``\phantom{3}`` is not graded as 3.
         (r"\\phantom\s*(?:\{[^{}]*\}|\S)|\\(?:[hv](?:space|phantom)|label|tag|(?:text)?color)\*?\{[^{}]*\}", " "),
         (r"\\(?:left|right|middle|[bB]igg?[lrm]?|(?:display|text|script)style|(?:no)?limits)(?![a-zA-Z])\.?", " "),
         (r"\\(?:tiny|(?:script|footnote|normal)size|small|[lL]arge|LARGE|[hH]uge|ensuremath)(?![a-zA-Z])", " "),
         (r"\\(?:checkmark|blacksquare|square|nonumber|notag)(?![a-zA-Z])", " "),
         (r"\\(?:hline|(?:math)?strut|q?quad)(?![a-zA-Z])|\\[()\[\]](?![a-zA-Z])|\\[,;:! ]|\$\$?|\\$", " "),
         (r"(\\begin\{array\})(?:\[\w\])?\{[^{}]*\}|(matrix)\*(\})(?: ?\[\w\])?", r"\1\2\3"),
-        # {a \over b}, \frac 1 2, \frac12 and \frac1{2} are \frac{1}{2}.
+        # {1 \over 2}, \frac 1 2, \frac12 and \frac1{2} become \frac{1}{2}.
         (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}|^([^{}]*)\\over(?![a-z])([^{}]*)$", r"\\frac{\1\3}{\2\4}"),
         (r"\\frac\s*(?:\{([^{}]*)\}|(\w))\s*(?:\{([^{}]*)\}|(\w))", r"\\frac{\1\2}{\3\4}"),
-        # Programmers' powers and numbers: 2^10, 1.5e6, 1E-3. "2e-1" may also be 2e less 1 and is left alone.
+        # Powers and numbers as in programs: 2^10, 1.5e6, 1E-3. "2e-1" is unchanged, since it may mean 2e minus 1.
         (r"\^(-\d+|\d{2,})(?!\})", r"^{\1}"),
         (r"(?<![\w.])(\d+(?:\.\d*)?)(?:[eE]([1-9]\d*)|E([+-]\d+)|e([+-]0\d))(?!\w)", r"\1\\times10^{\2\3\4}"),
         (r":=", "="),
@@ -94,10 +94,10 @@ _REWRITES = [
         (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-z]))|\\degree(?![a-z])", r"\\circ "),
         (r"(?<=\d) ?\^ ?\{?(?:\\(?:text|mathrm)\{)?o\}{0,2}(?![\w{}])", r"\\circ "),
         (r"\*\*", "^"),
-        # A cross product has an order and an ordinary product has none, so between vectors the sign gets a name of its
-        # own, which no later step takes for a multiplication.
+        # A cross product does not commute, so between vectors the sign becomes \cross, which no later step takes for a
+        # multiplication.
         (r"(?<=[^\d ]) ?\\times(?= ?\\(?:vec|mathbf|boldsymbol|bm|overrightarrow)(?![a-z]))", r"\\cross "),
-        # Programmers' notation: sqrt(2), pi, sin x, inf.
+        # Notation as in programs: sqrt(2), pi, sin x, inf.
         (r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)|\u221a\s*\(([^()]*)\)|\u221a\s*\{?(\d+|[a-z])\}?", r"\\sqrt{\1\2\3}"),
         (r"(?<![\\a-zA-Z])(pi|theta|alpha|beta|gamma|lambda)(?![a-zA-Z])", r"\\\1 "),
         (rf"\\(?:operatorname\*?|mathrm|text)\s*\{{({_FUNCTIONS})\}}", r"\\\1 "),
@@ -113,8 +113,8 @@ _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal|up|md|sc)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|boldsymbol|bm|rm"
     r"|underline|vec)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 )
-# 0.1\overline{6}, 0.\dot3, 0.(3), with bounded numbers of digits: 10 to their power is worked out.
-# 0.\dot{1}2\dot{3} has a dot above the first and the last digit.
+# 0.1\overline{6}, 0.\dot3, 0.(3); 0.\dot{1}2\dot{3} has a dot above the first and the last repeated digit. The number
+# of digits is bounded, since 10 to that power is computed.
 _REPEATING = re.compile(
     r"(\d{0,20})\.(\d{0,20})(?:\\dot ?\{?(\d)\}?(\d{0,18})\\dot ?\{?(\d)\}?"
     r"|\\(?:overline|bar|dot)\s*(?:\{(\d{1,20})\}|(\d))|\((\d{1,20})\))"
@@ -128,8 +128,8 @@ _LEAD_IN = re.compile(
     r"we|have|approximately|exactly|about|option|choice)\b[\s:,]*)+",
     re.IGNORECASE,
 )
-# Words behind a number that are no unit, because they change the number or deny it: "18 dozen", "3 or more", "18 is
-# false". math-verify strips them and pays. Here they stay in the text, which is then no number.
+# Words after a number that are not a unit, because they change or deny the number: "18 dozen", "3 or more", "18 is
+# false". math-verify would strip them and accept the number. Here they stay in the text, which then is not a number.
 _MEANING = """
 or and not no none never except without plus minus times over per-cent but if unless than less more least most either
 neither nor wrong incorrect maybe possibly half twice double triple negative squared cubed to through between is are
@@ -148,13 +148,13 @@ NUMERALS = {word: i for i, word in enumerate(f"zero|{_DIGITS}|{_TEENS}".split("|
 NUMERALS |= {word: 10 * i for i, word in enumerate(_TENS.split("|"), 2)}
 _NUMERAL = re.compile(rf"(minus |negative )?((?:{_TENS})[- ](?:{_DIGITS})|{'|'.join(NUMERALS)})(?: (.*))?")
 _PARTS_OF_ONE = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarters": 4, "fourths": 4}
-_NO_UNIT = {*_MEANING.split(), *NUMERALS}  # words that change what a number says
-# "18 tenths", "18 twelfths", "18 isn't it": likewise.
+_NO_UNIT = {*_MEANING.split(), *NUMERALS}
+# Further words that change or deny a number: "18 tenths", "18 twelfths", "18 isn't it".
 _PARTS = re.compile(
     r"(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|\w+lfth|\w+teenth|\w+tieth|\w+dth|\w+ionth)s?|\w+n't"
 )
 _MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-# Names of one unit, the first of which stands for all; groups are separated by bars.
+# Names of units. Groups are separated by bars; the first name of a group is the normal name of the unit.
 _UNIT_GROUPS = """
 cm centimeter centimeters centimetre centimetres|mm millimeter millimeters|km kilometer kilometers kilometre
 kilometres|m meter meters metre metres|in inch inches|ft foot feet|yd yard yards|mi mile miles|cm^2 sqcm|m^2 sqm|in^2
@@ -166,8 +166,8 @@ euros|yen|rupee rupees|deg degree degrees|rad radian radians|unit units|unit^2 s
 hertz|n newton newtons|j joule joules|w watt watts|am|pm|degc celsius|degf fahrenheit
 """
 _UNITS = {name: group.split()[0] for group in _UNIT_GROUPS.split("|") for name in group.split()}
-# Letters without a mark of text are taken for a product of variables if there are at most three of them ("xyz"), unless
-# they are one of these words.
+# Up to three letters that are not marked as text are a product of variables ("xyz"), unless they are one of these
+# words.
 _SHORT = "is the yes so all odd be are of mod pm am per men egg pen cup box bag car toy cow"
 _ALWAYS_WORDS = {*_UNITS, *_NO_UNIT, *re.findall("[a-z]+", _SHORT)}
 _CURRENCY = re.compile(
@@ -177,9 +177,12 @@ _CURRENCY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Notation:
-    """An answer in its normal notation: symbols, with words between marks, and what unit or words followed the value.
+    """An answer in normal notation.
 
-    Two known units that differ are two answers.
+    Args:
+        text: The answer without its unit; words are between marks.
+        unit: Unit or other words after the value.
+        known_unit: Whether ``unit`` is the name of a unit. Answers with different known units are different.
     """
 
     text: str
@@ -188,35 +191,35 @@ class Notation:
 
 
 def words_in(text: str) -> list[str]:
-    """Words of a normal notation, in lower case."""
+    """Words in a text in normal notation, in lower case."""
     return [word for marked in WORDS.findall(text) for word in marked.lower().split()]
 
 
 def as_latex(text: str) -> str:
-    r"""A normal notation as LaTeX again: marked words are ``\text{...}``, rows end in a double backslash."""
+    r"""A normal notation as LaTeX: marked words become ``\text{...}``, and ends of rows a double backslash."""
     return WORDS.sub(r"\\text{\1}", text).replace("\\newrow", "\\\\")
 
 
 @lru_cache(maxsize=65536)
 def normalise(answer: str) -> str:
-    """The answer without what writers vary freely; words are marked. See :func:`notate` for units."""
+    """The answer without variations in writing, with its words marked; :func:`notate` also splits off the unit."""
     if len(answer) > LONGEST_READ:
         return " ".join(answer.split())
     spend(20 + len(answer))
-    # Characters: separators among them first, then scripts, then everything that has a TeX command.
+    # Characters: thin spaces between digits, then superscripts and subscripts, then characters with a TeX command.
     text = _REWRITES[0][0].sub("", answer)
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SCRIPTS)}}}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match[0].translate(_SCRIPTS)}}}", text).translate(_UNICODE)
-    text = re.sub(r"(?![0-9])\d", "?", text)  # digits of other scripts, which ``int`` would read
-    # Commands.
+    text = re.sub(r"(?![0-9])\d", "?", text)  # digits of other scripts, which ``int`` would accept
+    # Commands: repeating decimals, synonyms, then the rewrites above.
     text = _REPEATING.sub(_repeating, text)
     text = re.sub(r"\\([a-zA-Z]+)", lambda match: _COMMANDS.get(match[1], match[0]), text)
     for pattern, replacement in _REWRITES[1:]:
         text = pattern.sub(replacement, text)
-    # Words: first what is set as text, then what is left between. Units such as m/s and cm^2 become one word.
+    # Words: first those that are marked as text, then plain words. Units such as m/s and cm^2 become one word.
     while match := _BOX.search(text):
         text = text[: match.start()] + match[1] + text[match.end() :]
-    for _ in range(4):  # fonts in fonts
+    for _ in range(4):  # font commands may be nested
         text = _TEXT.sub(_mark, text)
     text = _BARE_TEXT.sub(" ", text)
     pieces = re.split(f"({WORDS.pattern.replace('(', '(?:', 1)})", text)
@@ -225,18 +228,18 @@ def normalise(answer: str) -> str:
     text = re.sub(rf"{_CLOSE}\s*([/-])\s*{_OPEN}", r"\1", text)
     text = re.sub(rf"{_CLOSE}\s*\^\s*(?:\{{\s*([23])\s*\}}|([23]))", rf"^\1\2{_CLOSE}", text)
     text = re.sub(rf"{_CLOSE}\s*{_OPEN}", " ", text)
-    # Punctuation and braces around the whole; twice, since ``{43_5.}`` hides one in the other.
+    # Punctuation and braces around the whole; twice, since in ``{43_5.}`` the full stop is inside the braces.
     for _ in range(2):
         text = re.sub(r"^(?:[=: ]|\\(?:therefore|implies|Rightarrow|rightarrow|approx)(?![a-z]))+", "", text)
         text = _strip_braces(re.sub(r"(?:(?<!\.)\.|[,;:\s])+$", "", text))
     text = _join_thousands(re.sub(r"\s+", " ", text))
-    # Spaces go where they mean nothing: everywhere but between two letters or digits, or after a command.
+    # Spaces are removed except between two letters or digits, and between a command and a letter.
     text = re.sub(r"(?<=[^\w\\]) (?=\S)|(?<=\w) (?=[^\w])", "", text)
     return re.sub(r"(\\[a-zA-Z]+) (?=[^a-zA-Z])", r"\1", text)
 
 
 def _repeating(match: re.Match[str]) -> str:
-    """``0.1\\overline{6}`` as the fraction that it is."""
+    """A repeating decimal such as ``0.1\\overline{6}`` as a fraction."""
     whole, fixed, repeated = match[1] or "0", match[2], "".join(filter(None, match.groups()[2:]))
     nines = 10 ** len(repeated) - 1
     numerator = int(whole + fixed) * nines + int(repeated)
@@ -247,8 +250,8 @@ def _mark(match: re.Match[str]) -> str:
     inner = match[1].strip()
     if re.fullmatch(r"[^a-zA-Z]*[a-zA-Z][^a-zA-Z]*", inner) and "text" not in match[0][:6]:
         return f" {inner}"  # a single letter in another font is a variable
-    # ``\text{A, C, D}`` is a list of choices, ``\text{12}`` a number and ``\text{x^2}`` a formula: only the rest are
-    # words.
+    # ``\text{A, C, D}`` is a list of choices, ``\text{12}`` is a number and ``\text{x^2}`` is a formula; all other
+    # text is words.
     letters = re.fullmatch(r"\(?[A-Z]\)?(?:(?:,| and) ?\(?[A-Z]\)?)+", inner)
     if letters or not re.search(r"[a-zA-Z]", inner) or re.search(r"[\\^_=+*\d<>]", inner):
         return f" {inner} "
@@ -261,17 +264,18 @@ def _mark_plain(match: re.Match[str]) -> str:
 
 
 def _join_thousands(text: str) -> str:
-    """Takes the commas out of ``1,234``, or ``f(2)=1,234``, where no comma can separate a list."""
+    """Removes the commas from ``1,234`` or ``f(2)=1,234``, unless another comma or bracket suggests a list."""
     name, equals, value = text.rpartition("=")
     joined = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), value)
     return text if re.search(r"[(\[,]|\\\{", joined) or "," in name else name + equals + joined
 
 
 def _strip_braces(text: str) -> str:
-    """Takes away braces, and brackets that hold a single value, around the whole."""
+    """Removes braces, and round brackets that contain a single value, around the whole text."""
     while (pair := text[:1] + text[-1:]) in ("{}", "()") and not (pair == "()" and re.search("[,;]", text)):
         plain = re.sub(r"\\.", "..", text)
-        # The first bracket closes before the end, as in ``(1)(2)``. Escaped braces are those of sets and do not count.
+        # Stop if the first bracket closes before the end, as in ``(1)(2)``. Escaped braces belong to sets and do not
+        # count.
         if 0 in list(accumulate((character == pair[0]) - (character == pair[1]) for character in plain))[:-1]:
             break
         text = text[1:-1].strip()
@@ -280,35 +284,35 @@ def _strip_braces(text: str) -> str:
 
 @lru_cache(maxsize=65536)
 def notate(answer: str) -> Notation:
-    """An answer with its unit split off and a lead-in such as "the answer is" taken away."""
+    """The normal notation of an answer, with its unit split off and a lead-in such as "the answer is" removed."""
     text = normalise(answer)
-    # "The answer is", "approximately", and numbers in words.
+    # Lead-ins ("the answer is", "approximately"), and numbers in words.
     if text.startswith(_OPEN) and (match := _LEAD_IN.match(text, 1)):
         rest = text[match.end() :].removeprefix(_CLOSE) if text[match.end()] == _CLOSE else _OPEN + text[match.end() :]
         text = rest.lstrip(":= ") or text
     text = re.sub(r"^\\approx ?", "", text)
     if (words := WORDS.fullmatch(text)) and (spelled := _spelled(words[1].lower())):
         return spelled
-    # A currency in front or behind.
+    # A currency before or after the value.
     if match := _CURRENCY.match(text) if "\\" in text else None:
         if match[2]:
             return Notation(match[1] + text[match.end() :].strip(), match[2], True)
         if match.end() == len(text):
             return Notation(match[4].strip(), match[5], True)
-    # Degrees are a unit, except within a function: \sin 30^\circ is not \sin 30.
+    # Degrees are a unit, except in an argument of a function: \sin 30^\circ is not \sin 30.
     if text.endswith("\\circ") and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
         return Notation(text.replace("\\circ", "").strip(), "deg", True)
     if match := re.fullmatch(rf"(.*)\\circ ?{_OPEN}?([CF]|[cC]elsius|[fF]ahrenheit){_CLOSE}?", text):
         return Notation(match[1].strip(), f"deg{match[2][0].lower()}", True)
     if text.endswith("%"):
         return Notation(text[:-1].strip(), "%", True)
-    # Words behind a value, if there are no other words: "5 cm".
+    # Words after a value, if the text has no other words: "5 cm".
     match = re.search(f"^([^{_OPEN}]*[^\\s(,={_OPEN}]) ?{_OPEN}([^{_CLOSE}]*){_CLOSE}$", text)
     return _with_unit(match[1].strip(), match[2]) if match else Notation(text)
 
 
 def _spelled(words: str) -> Notation | None:
-    """A number in words, with its unit: ``twenty-one apples``, ``three quarters``; ``None`` for all other words."""
+    """A number in words, with its unit: ``twenty-one apples``, ``three quarters``; ``None`` for any other words."""
     if not (match := _NUMERAL.fullmatch(words)):
         return None
     number = "-" * bool(match[1]) + str(sum(NUMERALS[word] for word in re.split("[- ]", match[2])))
@@ -321,23 +325,23 @@ def _spelled(words: str) -> Notation | None:
 def _with_unit(value: str, words: str) -> Notation:
     lowered = words.lower().strip(" ()")
     first, _, rest = lowered.partition(" ")
-    # "4.5 million dollars" is a number and then its unit.
+    # "4.5 million dollars" is a number with a unit.
     if first in _MULTIPLIERS and re.fullmatch(r"[-\d.]+", value):
         scaled = f"{value}\\cdot10^{{{_MULTIPLIERS[first]}}}"
         return _with_unit(scaled, rest) if rest else Notation(scaled)
     lowered = re.sub(r"\bcu(?:bic|\.)\s+", "cu", re.sub(r"\bsq(?:uare|\.)?\s+", "sq", lowered))
     counted = [word for word in re.split(r"[\s,;()]+", lowered) if word]
-    # Whatever is counted ("5 apples", "42 dollars per day") may be left out or added, unless it changes the number.
+    # Any counted thing ("5 apples", "42 dollars per day") counts as a unit, unless its words change the number.
     if set(counted) & _NO_UNIT or any(map(_PARTS.fullmatch, counted)) or not 0 < len(counted) <= 5:
         return Notation(f"{value}{_OPEN}{words}{_CLOSE}")
-    # "miles per hour" is mi/h, and that has a name of its own.
+    # "miles per hour" becomes mi/h, whose normal name is mph.
     parts = [unit_name(part) for part in lowered.replace(" per ", "/").split("/")]
     name = "/".join(parts) if all(parts) else ""
     return Notation(value, _UNITS.get(name, name) or lowered, bool(name))
 
 
 def unit_name(name: str) -> str:
-    """The name that stands for all of one unit, with its power: ``cm^2`` for "sqcentimeters"; empty if unknown."""
+    """The normal name of a unit, with its power: ``cm^2`` for "sqcentimeters"; empty if the unit is unknown."""
     power = re.fullmatch(r"(sq|cu)?([a-z]+|%)(?:\^([23]))?", name)
     if name in _UNITS or not power or power[2] not in _UNITS:
         return _UNITS.get(name, "")

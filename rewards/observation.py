@@ -1,7 +1,7 @@
-"""What the policy is told of a program's run: of public tests alone, and made safe to show in a chat.
+"""Text about a program's run that the policy may see: it covers public tests only and is safe to show in a chat.
 
-What an untrusted program wrote may hold anything: bytes that are no utf-8, terminal escapes, a forged end of turn. It
-leaves here as plain lines of bounded length in which no chat template finds a marker.
+The output of an untrusted program may contain anything: bytes that are not UTF-8, terminal escapes, a forged end of
+turn. This module turns it into plain text of bounded length that contains no special token of a chat template.
 """
 
 import re
@@ -18,7 +18,8 @@ HEAD = TAIL = 1500
 _SHOWN_VALUE = 500
 # Terminal escapes: colours, titles, cursor movements.
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-# Control characters but tab and line feed; what has no width or turns the direction of text; halves of characters.
+# Control characters other than tab and line feed; characters without width or that change the direction of text; lone
+# surrogates.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 _NAMES = (
@@ -28,25 +29,25 @@ _MARKERS = re.compile(
     rf"<(?=[|\uff5c])|<(?=/?(?:{_NAMES})\b)|[|\uff5c](?=>)|\[(?=/?(?:INST|SYS|gMASK|TOOL|AVAILABLE))|(?m:^)(?=\[sandbox\])",
     re.IGNORECASE,
 )
-"""Where a space breaks a special token: behind ``<`` of ``<|im_end|>``, before its ``>``, and so on."""
+"""A space after each match breaks a special token: after ``<`` of ``<|im_end|>``, before its ``>``, and so on."""
 
 
 def clean_text(text: str | bytes, head: int = HEAD, tail: int = TAIL) -> str:
-    """Text of a program as it may be shown.
+    """Text that a program wrote, cleaned so that it can be shown to the policy.
 
-    Undecodable bytes, control characters and terminal escapes go; special tokens of the usual chat templates and forged
-    frame lines are broken by a space; memory addresses are masked, so that the same run gives the same text; what is
-    longer than ``head + tail`` characters loses its middle.
+    Undecodable bytes are replaced; control characters and terminal escapes are removed. Special tokens of common chat
+    templates and forged ``[sandbox]`` lines are broken by a space. Memory addresses are masked, so that repeated runs
+    give the same text. Text longer than ``head + tail`` characters loses its middle.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
-    text = shorten(text, 4 * head, 4 * tail)  # before the patterns, so that megabytes cost nothing
+    text = shorten(text, 4 * head, 4 * tail)  # first, so that the patterns below never search megabytes
     text = _CONTROL.sub("", _ANSI.sub("", text.replace("\r\n", "\n")))
     return shorten(_MARKERS.sub(lambda match: match[0] + " ", _ADDRESS.sub("0x...", text)), head, tail)
 
 
 def shorten(text: str, head: int, tail: int) -> str:
-    """The first ``head`` and the last ``tail`` characters, with a note of what was cut between."""
+    """The first ``head`` and the last ``tail`` characters, with a note of how many characters were cut between them."""
     if len(text) <= head + tail:
         return text
     cut = counted(len(text) - head - tail, "character")
@@ -56,16 +57,16 @@ def shorten(text: str, head: int, tail: int) -> str:
 def of_calls(
     program: str, cases: Sequence[Case], results: Sequence[Any], passed: Sequence[bool], outcome: Outcome
 ) -> str:
-    """The first thing that went wrong with the program or a public test, and what was printed until then.
+    """The first failure of the program or of a public test, and what the program printed until then.
 
     Args:
-        program: Its source.
+        program: Source of the program.
         cases: The public cases.
-        results: Replies to as many of them as were answered.
-        passed: Which of those are right.
-        outcome: Of the process.
+        results: Replies to the calls that were answered, in order of the cases.
+        passed: Whether each of these replies is correct.
+        outcome: Outcome of the process that ran the calls.
     """
-    # Replies are what an untrusted process sent: of any type, and perhaps none.
+    # The replies come from an untrusted process: they may be missing or of any type.
     loaded = outcome.replies[0] if outcome.replies else None
     if not (isinstance(loaded, dict) and loaded.get("loaded") is True):
         lines = ["The program could not be loaded.", *_what_happened(program, loaded, outcome)]
@@ -85,7 +86,7 @@ def of_calls(
 
 
 def of_script(tests: Sequence[tuple[str, str]], outcomes: Sequence[Outcome], passed: Sequence[bool]) -> str:
-    """The first public test of a whole program that it failed: input, expected and actual output, standard error."""
+    """The first public test that a whole program failed: input, expected and actual output, standard error."""
     for (stdin, expected), outcome, right in zip(tests, outcomes, passed, strict=True):
         if right:
             continue
@@ -94,7 +95,7 @@ def of_script(tests: Sequence[tuple[str, str]], outcomes: Sequence[Outcome], pas
             lines += _what_happened("", None, outcome)
         elif outcome.exit:
             lines.append(f"The program ended with status {outcome.exit}.")
-        # Of whole programs only the first failing pair is shown: its run printed what stands beside it.
+        # Only the first failing pair is shown. Each pair has a run of its own, so the output belongs to this pair.
         return _framed(lines, outcome.output or b"(nothing)", outcome.errors)
     return f"All {len(passed)} shown tests pass." if passed else "No test is shown."
 
@@ -120,12 +121,12 @@ def _what_happened(program: str, reply: Any, outcome: Outcome) -> list[str]:
 
 
 def _traceback(program: str, raised: dict[str, Any]) -> list[str]:
-    """A traceback of the program's own frames. The frames' text is ours; the type and message are the program's."""
+    """A traceback of the program's own frames, with source lines from ``program``; type and message are as sent."""
     lines = program.splitlines()
     text = []
     frames = raised.get("frames")
     for frame in frames[:MAX_FRAMES] if isinstance(frames, list) else []:
-        # Sent by the program's process, which may send anything.
+        # Frames come from the program's process, which may send anything.
         if not (isinstance(frame, list) and len(frame) == 2 and isinstance(frame[0], int)):
             continue
         number, name = frame

@@ -1,9 +1,10 @@
 """Killable worker processes with a hard deadline per request, in processor time.
 
-A thread or SIGALRM time-out cannot stop a C call and starves the whole process (``9^9^9^9``); SIGKILL can. Workers are
-forked from a template process of their own (:mod:`rewards.pool_template`), which has loaded all that they need: a
-killed one is replaced in milliseconds, and none has this process's memory, threads or CUDA context. Deadlines count the
-worker's processor time, so that a busy machine makes no time-out of a right answer.
+A time-out by thread or SIGALRM cannot interrupt a long C call such as ``9^9^9^9``, which blocks the whole process;
+SIGKILL can. Workers are forked from a separate template process (:mod:`rewards.pool_template`) that has already loaded
+everything they need. So a killed worker is replaced in milliseconds, and no worker shares this process's memory,
+threads or CUDA context. Deadlines count the worker's processor time, so that a busy machine does not turn a correct
+answer into a time-out.
 """
 
 import atexit
@@ -26,15 +27,15 @@ from rewards.sandbox.wire import Frames, send_frame
 
 ROOT = Path(__file__).resolve().parent.parent
 START_DEADLINE_S = 60.0
-"""Seconds that a template may take to import what its workers need on a busy machine."""
+"""Seconds that a template may take to import what its workers need; generous, for busy machines."""
 MAX_REPLY_BYTES = 2**20
 _PATIENCE = 10
-"""Real time per deadline after which a worker that does not even compute is killed."""
+"""A worker is killed after this many times its deadline in real time, in case it waits instead of computing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What became of a request: ``ok`` with the worker's value, or ``timeout``, or ``crash`` (the worker died)."""
+    """Result of a request: ``ok`` with the worker's value, ``timeout``, or ``crash`` (the worker died)."""
 
     status: Literal["ok", "timeout", "crash"]
     value: Any = None
@@ -48,17 +49,17 @@ class _Waiting:
 
 
 class WorkerPool:
-    """A fixed number of workers, each killed and replaced when it passes a deadline or dies; others lose nothing.
+    """A bounded number of worker processes; one that exceeds a deadline or dies is replaced without affecting others.
 
-    Thread-safe. Workers start on first use, one thread each, so that a process dies with its pool.
+    The pool is thread-safe. Workers start when they are first needed, and each is served by a daemon thread.
 
     Args:
-        module: Importable module with ``load()``, called once, and ``answer(request)``, called in the workers; requests
-            and replies are what JSON holds.
-        n_workers: Number of processes; 0 for one per core.
+        module: Name of a module with ``load()``, called once in the template, and ``answer(request)``, called in the
+            workers. Requests and replies must be serialisable as JSON.
+        n_workers: Maximum number of workers; 0 means one per core.
         memory_bytes: Address-space limit of a worker.
-        max_calls: A worker is replaced after this many requests (sympy's caches grow without bound).
-        max_waiting: Requests that may wait; further submissions block.
+        max_calls: Number of requests after which a worker is replaced, because sympy's caches grow without bound.
+        max_waiting: Number of requests that may wait; further submissions block.
     """
 
     def __init__(
@@ -83,19 +84,20 @@ class WorkerPool:
         """Queues one JSON-able request; blocks while the queue is full. ``asyncio.wrap_future`` makes it awaitable.
 
         Args:
-            request: Anything that JSON holds.
-            deadline_s: Processor seconds that a worker may take for it before it is killed; real seconds times ten.
+            request: Any value that can be serialised as JSON.
+            deadline_s: Processor seconds that the worker may use for the request before it is killed; it is also killed
+                after ten times as many real seconds.
 
         Raises:
-            RuntimeError: If the pool is closed, or belongs to a process that this one was forked from.
+            RuntimeError: If the pool is closed, or was created by a process that this one was forked from.
         """
         if self._closed or os.getpid() != self._owner:
             raise RuntimeError(f"this pool of {self._module!r} is closed, or another process's: make one here")
         item = _Waiting(request, deadline_s)
         self._items.put(item)
         with self._lock:
-            # A further worker only when nobody is free to take what waits: forks of sympy are cheap in time but not in
-            # memory.
+            # A further worker starts only if more requests wait than workers are idle: a fork with sympy loaded is
+            # quick but costs memory.
             if len(self._threads) < self._n_workers and self._idle < self._items.qsize():
                 thread = threading.Thread(target=self._work, name=f"pool-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
@@ -106,18 +108,18 @@ class WorkerPool:
         """Sends one request and waits for its reply.
 
         Raises:
-            RuntimeError: If no worker can be started (a missing package, say): that is our failure, not the input's.
+            RuntimeError: If no worker can be started, for example because a package is missing.
         """
         return self.submit(request, deadline_s).result()
 
     def close(self) -> None:
-        """Kills every worker; what waits fails with ``RuntimeError``. Safe to call twice, and in a forked child."""
+        """Kills every worker; waiting requests fail with ``RuntimeError``. Safe to call twice and in a forked child."""
         if os.getpid() != self._owner:
             return
         self._closed = True
         with suppress(queue.Empty):
             while (item := self._items.get_nowait()) is not None:
-                if item.future.set_running_or_notify_cancel():  # else whoever asked has given up
+                if item.future.set_running_or_notify_cancel():  # false if the caller has cancelled the request
                     item.future.set_exception(RuntimeError("the pool was closed"))
         with self._lock:
             workers, threads, template = list(self._alive), list(self._threads), self._template
@@ -125,7 +127,7 @@ class WorkerPool:
             worker.kill()
         if template is not None:
             template.kill()
-        # One end for each thread; those that are in a request find its worker dead first.
+        # Each thread gets one None, which ends it; a thread in the middle of a request finds its worker dead first.
         for _ in threads:
             self._items.put(None)
         for thread in threads:
@@ -141,8 +143,7 @@ class WorkerPool:
                 self._idle -= 1
             if item is None:
                 break
-            # Whoever waited for it has given up.
-            if not item.future.set_running_or_notify_cancel():
+            if not item.future.set_running_or_notify_cancel():  # the caller has cancelled the request
                 continue
             try:
                 if worker is None or worker.calls >= self._max_calls:
@@ -155,7 +156,7 @@ class WorkerPool:
                 worker = None
                 item.future.set_exception(error)
                 continue
-            # A worker that was stopped halfway may hold half a reply: it is never asked again.
+            # The channel of a worker that did not answer may hold part of a reply, so the worker is not used again.
             if reply.status != "ok":
                 self._retire(worker)
                 worker = None
@@ -170,7 +171,7 @@ class WorkerPool:
                 raise RuntimeError("the pool was closed")
             try:
                 fresh = self._fork()
-            except OSError:  # the template died: once more from a new one
+            except OSError:  # the template died: try once more with a new template
                 assert self._template is not None
                 self._template.kill()
                 self._template = None
@@ -195,7 +196,7 @@ _shared_lock = threading.Lock()
 
 
 def shared_pool(module: str) -> WorkerPool:
-    """This process's pool for a worker module, one worker per core, closed at exit; a forked child gets its own."""
+    """The pool of this process for a worker module: one worker per core, closed at exit, not shared by forks."""
     key = (os.getpid(), module)
     with _shared_lock:
         if key not in _shared:
@@ -217,7 +218,7 @@ class _Template:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=ROOT,
-                start_new_session=True,  # Ctrl-C goes to the parent, which decides
+                start_new_session=True,  # so that Ctrl-C reaches only the parent process
             )
         self._control.settimeout(START_DEADLINE_S)
         try:
@@ -232,8 +233,8 @@ class _Template:
         """A new worker; raises ``OSError`` if the template is gone."""
         ours, theirs = socket.socketpair()
         with theirs:
-            # The worker's end of the channel goes to the template; back come its number and a pidfd, which no later
-            # process can take over.
+            # The template receives the worker's end of the channel and returns the worker's process id and a pidfd.
+            # Unlike a process id, a pidfd can never come to mean a later process.
             socket.send_fds(self._control, [b"fork"], [theirs.fileno()])
             data, handles, _, _ = socket.recv_fds(self._control, 64, 1)
         if not data:
@@ -248,7 +249,7 @@ class _Template:
 
 
 class _Worker:
-    """One worker: a channel, a handle that can only ever mean this process, and its clock."""
+    """One worker: its channel, its pidfd (``handle``), and the clock of its processor time."""
 
     def __init__(self, channel: socket.socket, handle: int, pid: int) -> None:
         self.calls = 0
@@ -256,7 +257,7 @@ class _Worker:
         self._channel, self._handle, self._clock = channel, handle, (~pid << 3) | 2
         self._ending = threading.Lock()
         self._frames = Frames(channel)
-        channel.settimeout(START_DEADLINE_S)  # of one that neither reads nor writes, though it should
+        channel.settimeout(START_DEADLINE_S)  # so that a worker that stops in the middle of a frame counts as crashed
         self._poll = select.poll()
         self._poll.register(channel, select.POLLIN)
 
@@ -276,7 +277,8 @@ class _Worker:
             return Reply("crash")
 
     def kill(self) -> None:
-        """Safe to call twice and from several threads: a handle that was closed may be another file's by now."""
+        """Kills the process and closes the channel; safe to call twice and from several threads."""
+        # The handle is taken by one thread only: a closed descriptor's number may already mean another file.
         with self._ending:
             handle, self._handle = self._handle, -1
         if handle >= 0:

@@ -1,8 +1,8 @@
-"""The process that workers of a :class:`~rewards.pool.WorkerPool` are forked from: it has loaded all that they need.
+"""The template process of a :class:`~rewards.pool.WorkerPool`: it loads what workers need, and workers are its forks.
 
-``python -m rewards.pool_template MODULE MEMORY_BYTES`` with a control socket as descriptor 0. A killed worker is
-replaced in milliseconds, where a fresh interpreter would import for most of a second. The template has one thread and
-never reads a request. Its end is the end of its workers.
+It runs as ``python -m rewards.pool_template MODULE MEMORY_BYTES`` with a control socket as descriptor 0. Forking
+replaces a killed worker in milliseconds, whereas a fresh interpreter would spend most of a second on imports. The
+template has one thread and never reads a request. When the template ends, its workers are killed.
 """
 
 import array
@@ -24,13 +24,14 @@ MAX_REQUEST_BYTES = 16 * 2**20
 
 
 def main() -> None:
-    """Loads the module, then forks one worker for every channel that arrives, until the pool is gone."""
+    """Loads the module, then forks one worker for every channel that the pool sends, until the pool closes."""
     module, memory_bytes = importlib.import_module(sys.argv[1]), int(sys.argv[2])
     control = socket.socket(fileno=os.dup(0), family=socket.AF_UNIX, type=socket.SOCK_SEQPACKET)
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps dead workers
     module.load()
-    # Frozen objects are left alone by the collector, whose marks would copy every page of sympy in every worker.
+    # The garbage collector writes to every object it visits, which would copy every shared page of sympy in every
+    # worker. It does not visit frozen objects.
     gc.collect()
     gc.freeze()
     control.send(b"ready")
@@ -60,10 +61,9 @@ def _work(module, channel: socket.socket, memory_bytes: int) -> NoReturn:
 
 
 def _confine(memory_bytes: int) -> None:
-    """Limits, and no network, files to write, or other processes where seccomp is to be had.
+    """Limits memory, forbids writing files and, if seccomp is available, forbids network and new processes.
 
-    These workers run our own code, and what they read is text; so, other than in the sandbox, a machine without seccomp
-    is no reason to stop.
+    Unlike the sandbox, these workers run trusted code on untrusted text, so they also run without seccomp.
     """
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""The sandbox that everybody in this process shares: started when it is first needed, closed at exit."""
+"""The sandboxes that this process shares: each is started when it is first needed and closed at exit."""
 
 import atexit
 import os
@@ -12,28 +12,29 @@ from rewards.sandbox import Limits, Mode, Runner, Sandbox
 from rewards.verdict_cache import VerdictCache
 
 BACKENDS: "Lookup[Callable[[SandboxOptions], Runner]]" = Lookup("env.options.sandbox.backend")
-"""By name, what starts a sandbox: something with the interface of :class:`rewards.sandbox.Sandbox`."""
+"""Functions by name, each of which starts a sandbox with the interface of :class:`rewards.sandbox.Sandbox`."""
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxOptions:
-    """``env.options.sandbox``: where programs run, and what they may use.
+    """Options ``env.options.sandbox``: where programs run, and what they may use.
 
     Args:
-        backend: ``local``, or ``http`` for a server that runs programs.
-        isolation: The least isolation: ``namespaces``, ``landlock``, ``strict``; or ``none``, limits alone.
+        backend: ``local`` runs programs on this machine, ``http`` on a server.
+        isolation: Least isolation that is accepted: ``strict``, ``landlock`` or ``namespaces`` (from weak to strong),
+            or ``none`` for limits only.
         modules: Installed packages that programs may import, besides the standard library.
-        total_s: Processor seconds for all tests of a program; 0 allows the time of one for each.
-        wall_s: Real seconds of one process, a backstop; 0 takes ten times its processor time, and 10 more.
-        memory_mb: Address space of a process in MiB.
-        output_kb: Output that is kept, in KiB; expected outputs that are longer have room all the same.
-        workers: Programs at a time; 0 for one more than this process may use processors.
-        url: Of the server, for ``http``.
-        retries: How often a request to it is made again, for ``http``.
-        cache: Remember verdicts on disk, for programs that do the same every time; see :mod:`rewards.verdict_cache`.
+        total_s: Processor seconds for all tests of a program together; 0 allows each test its own limit.
+        wall_s: Real seconds for one process; 0 means ten times its processor seconds, plus 10.
+        memory_mb: Address space of a process, in MiB.
+        output_kb: Output of a process that is kept, in KiB; more is kept if a longer output is expected.
+        workers: Number of programs that run at a time; 0 means one more than the processors that this process may use.
+        url: Address of the server, for ``http``.
+        retries: How often a failed request to the server is repeated, for ``http``.
+        cache: Whether to store verdicts on disk; only for deterministic programs, see :mod:`rewards.verdict_cache`.
 
     Raises:
-        ValueError: For an unknown isolation or a limit that makes no sense.
+        ValueError: If the isolation is unknown or a limit is out of range.
     """
 
     backend: str = "local"
@@ -60,7 +61,7 @@ class SandboxOptions:
 
     @classmethod
     def of(cls, given: Mapping[str, Any], isolation: str) -> "SandboxOptions":
-        """From a config; raises ``ValueError`` for an unknown option."""
+        """The options that a config gives; raises ``ValueError`` for an unknown option or a value of a wrong type."""
         known = [field.name for field in fields(cls) if field.name != "isolation"]
         for name in given:
             if name not in known:
@@ -71,38 +72,38 @@ class SandboxOptions:
         return cls(isolation=isolation, **{**given, "modules": tuple(given.get("modules", ()))})
 
     def limits(self, cpu_s: float) -> Limits:
-        """Limits of a process, with so many processor seconds for a test."""
+        """Limits of a process that allow ``cpu_s`` processor seconds for each test."""
         return Limits(cpu_s, self.total_s, self.wall_s, 1024 * self.output_kb)
 
 
 @BACKENDS.register("local")
 def _local(options: SandboxOptions) -> Sandbox:
-    """Processes of this machine, isolated by its kernel."""
+    """Runs programs in processes of this machine, isolated by its kernel."""
     minimum = Mode[options.isolation.upper()]
     return Sandbox(options.workers, minimum=minimum, memory_bytes=options.memory_mb * 2**20, modules=options.modules)
 
 
 @BACKENDS.register("http")
 def _http(options: SandboxOptions) -> Runner:
-    """A server with the interface of SandboxFusion; the isolation is its affair."""
-    from rewards.sandbox.remote import RemoteSandbox  # its client is slow to import, and seldom needed
+    """Runs programs on a server with the interface of SandboxFusion, which is responsible for their isolation."""
+    from rewards.sandbox.remote import RemoteSandbox  # imported here because the HTTP client is slow to import
 
     return RemoteSandbox(options.url, options.workers, options.retries)
 
 
 VERDICTS = VerdictCache()
-"""Of this process; all processes share its file."""
+"""The cache of verdicts of this process; all processes share its file."""
 _lock = threading.Lock()
 _shared: dict[tuple[int, SandboxOptions], Runner] = {}
 
 
 def get_sandbox(options: SandboxOptions = SandboxOptions()) -> Runner:
-    """The shared sandbox with these options; a forked process gets one of its own.
+    """The shared sandbox with these options; a forked process gets its own.
 
     Raises:
-        SandboxError: If this machine does not give the isolation, or lacks one of the modules.
+        SandboxError: If this machine does not provide the isolation, or lacks one of the modules.
     """
-    # By process: the threads and sockets of a sandbox do not survive a fork.
+    # The key contains the process id, because the threads and sockets of a sandbox do not survive a fork.
     key = (os.getpid(), options)
     with _lock:
         if key not in _shared:

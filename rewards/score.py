@@ -1,4 +1,4 @@
-"""What a verifier says about one response."""
+"""The result that a verifier returns for one response."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,18 +7,18 @@ from rewards.lookup import nearest
 
 
 class Verdict(StrEnum):
-    """Six endings of a verification, so that "wrong" and "we could not tell" are never one curve."""
+    """How a verification ended; "wrong" and "could not be decided" are separate, so that no plot mixes them."""
 
     CORRECT = "correct"
     WRONG = "wrong"
     NO_ANSWER = "no_answer"
-    """The response offers nothing in the form that the task asks for."""
+    """The response contains no answer in the form that the task asks for."""
     AMBIGUOUS = "ambiguous"
-    """Several different values are offered as final. Worth 0 and trained on: hedging must not pay."""
+    """The response gives several different final answers. It scores 0 and is trained on, so that hedging never pays."""
     TIMEOUT = "timeout"
-    """The response made the verifier pass its deadline. Worth 0 and trained on: the response caused it."""
+    """The response made the verifier exceed its deadline. It scores 0 and is trained on."""
     ERROR = "error"
-    """The verifier failed for a reason that the response did not cause. Masked out of training and counted."""
+    """The verifier failed for a reason that the response did not cause. It is masked out of training and counted."""
 
     @classmethod
     def _missing_(cls, value: object) -> "Verdict":
@@ -27,23 +27,23 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A value in [0, 1] and the verdict behind it.
+    """Score of one attempt: a value in [0, 1] and the verdict behind it.
 
     Args:
-        value: What the attempt is worth; 0 unless the verdict is ``correct`` (code tasks may give partial credit).
-        verdict: How the verification ended; its name as text is taken too.
-        answer: The final answer as extracted, in a notation that people read; ``None`` if there was none.
-        reason: Which rule decided (``exact``, ``rational``, ``math_verify``, ...), for the log's histogram.
-        observation: What the policy may be told about the attempt (feedback mode ``execution``): of *public* tests
-            only, and already cleaned for a chat.
-        key: Two attempts gave "the same answer" when these are equal; a verifier that knows no better leaves it to
-            ``answer``.
-        public: Whether all *public* tests passed; ``None`` where there are none.
-        error: Which kind of error a response makes that is not right, for figure F14, such as ``slot a``; a verifier
-            that knows no better leaves it to verdict and reason.
+        value: Reward of the attempt; 0 unless the verdict is ``correct`` (code tasks may give partial credit).
+        verdict: How the verification ended; the name of a :class:`Verdict` is accepted too.
+        answer: The extracted final answer, in readable notation; ``None`` if there was none.
+        reason: Rule that decided the verdict (``exact``, ``rational``, ``math_verify``, ...), for the log's histogram.
+        observation: Text about the attempt that the policy may see (feedback mode ``execution``). It describes
+            *public* tests only and is already cleaned for a chat.
+        key: Two attempts count as "the same answer" if their keys are equal; ``None`` uses ``answer`` as the key.
+        public: Whether all *public* tests passed; ``None`` if there are none.
+        error: Kind of error that a response which is not correct makes, such as ``slot a``, for figure F14; an empty
+            text is replaced by the verdict and the reason.
 
     Raises:
-        ValueError: If ``value`` is outside [0, 1], an ``error`` carries a value, or there is no such verdict.
+        ValueError: If ``value`` is outside [0, 1], the verdict ``error`` has a value other than 0, or the verdict is
+            unknown.
     """
 
     value: float
@@ -56,7 +56,7 @@ class Score:
     error: str = ""
 
     def __post_init__(self) -> None:
-        if type(self.verdict) is not Verdict:  # its name will do
+        if type(self.verdict) is not Verdict:  # a verdict's name is accepted too
             object.__setattr__(self, "verdict", Verdict(self.verdict))
         if not 0.0 <= self.value <= 1.0:
             raise ValueError(f"a score's value must lie in [0, 1], got {self.value}")
@@ -69,5 +69,5 @@ class Score:
 
     @classmethod
     def of(cls, correct: bool, answer: str | None = None, reason: str = "") -> "Score":
-        """All-or-nothing score: 1 and ``correct``, or 0 and ``wrong``."""
+        """All-or-nothing score: value 1 and ``correct``, or value 0 and ``wrong``."""
         return cls(float(correct), Verdict.CORRECT if correct else Verdict.WRONG, answer, reason)

@@ -1,6 +1,6 @@
-"""From an answer in normal notation to its value: a number, a point, a set, an interval, an equation, and so on.
+"""Parses an answer in normal notation into its value: a number, a point, a set, an interval, an equation, and so on.
 
-Whatever is not understood completely raises :class:`~rewards.algebra.UndecidedError`.
+An answer that is not understood completely raises :class:`~rewards.algebra.UndecidedError`.
 """
 
 import re
@@ -19,8 +19,8 @@ from rewards.notation import NUMERALS, WORDS, notate
 
 _NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"
 _SIGNED = r"(?:-?\d+(?:\.\d+)?|\(-?\d+\))"
-# What counts as a plain number. A gold of this form wants an answer of this form: 8/2 is a number, 4+0 is a
-# calculation.
+# Forms of a plain number: 8/2 is a plain number, 4+0 is a calculation. If the gold is a plain number, the answer must
+# be one too.
 _LITERAL = re.compile(
     rf"\+?{_NUMBER}|{_SIGNED}/{_SIGNED}|-?\(?\d+/\d+\)?|-?\(?\\frac\{{{_SIGNED}\}}\{{{_SIGNED}\}}\)?"
     r"|-?\d+ ?\\frac\{\d+\}\{\d+\}|-?\d+ \d+/\d+"
@@ -33,8 +33,8 @@ _BASED = re.compile(
     r"(?:_\{?\(?(?:\u27e6base\u27e7)?(\d+|\u27e6[a-z ]+\u27e7)\)?\}?|\(?\u27e6(?:in )?base\u27e7(\d+)\)?)"
 )
 _TIME = re.compile(r"(\d{1,2})(?::([0-5]\d))?(?::([0-5]\d))?")
-# What may stand in front of "=" as the name of a value: x, f(2), f^{-1}(x), n_{\min}, \angle ABC, [ABC], |AB|, and a
-# whole limit or sum ("\lim_{x\to2} f(x) = 8").
+# Names of values before "=": x, f(2), f^{-1}(x), n_{\min}, \angle ABC, [ABC], |AB|, and a whole limit or sum
+# ("\lim_{x\to2} f(x) = 8").
 _NAME = re.compile(
     r"(?:m?\\(?:angle|triangle) ?)?((?:[a-zA-Z]|[A-Z]{2,}|\\(?!sqrt)[a-zA-Z]+(?:\{[a-zA-Z]+\})?)"
     r"(?:_(?:\{[^{}]*\}|\w|\\[a-z]+))?'*(?:\^\{?-1\}?(?=\())?)(?:\(((?:[^()]|\([^()]*\))*)\))?|\[\u27e6?[A-Z]{3,}\u27e7?\]"
@@ -48,11 +48,11 @@ _INTEGER = re.compile(
     r"[,;]? ?\(?(?:\u27e6[a-z ]+\u27e7)? ?(?:([a-z])(?:\\in ?(?:\\mathbb\{Z\}|\u27e6[a-z ]*integers\u27e7)|"
     r"\u27e6(?:is )?(?:an |any )?integer\u27e7)|\u27e6for (?:any |all |every |some )?integers?\u27e7 ?([a-z]))\)?$"
 )
-# In plain notation the braces have no strokes, and are gone by now.
+# The braces of a set are optional here: in plain notation they have no backslash and are already stripped.
 _SET_BUILDER = re.compile(
     rf"(?:\\\{{)? ?([a-z])(?:\\in ?(?:\\mathbb\{{R\}}))? ?[|:](.*(?:{_RELATION.pattern}).*?)(?:\\\}})?"
 )
-# ]2,5[ for (2,5): a bracket that opens the wrong way, unless a bracket or union before it explains it.
+# ]2,5[ for (2,5): brackets may face outwards at the beginning of the text and after a bracket or union sign.
 _FRENCH = re.compile(r"(?<![^]\[\u222a(p])([\[\]])([^\[\](){}]+,[^\[\](){}]+)([\[\]])")
 _REALS = between(*INFINITE)
 _SETS = {
@@ -67,7 +67,7 @@ _OPENING, _CLOSING, MAX_ITEMS = {"(", "[", "{"}, {")", "]", "}"}, 40
 
 
 def literal(text: str) -> Fraction | None:
-    """The exact value of a number written as one: integer, decimal, fraction, mixed, scientific; else ``None``."""
+    """The exact value of a plain number: integer, decimal, fraction, mixed or scientific; ``None`` for other text."""
     if _LITERAL.fullmatch(text) and len(text) <= 450:
         with suppress(ArithmeticError, ValueError):
             tree = parse(text.lstrip("+"))
@@ -83,11 +83,11 @@ def read(answer: str) -> Value:
         UndecidedError: If any part of it is not understood.
     """
     notation = notate(answer)
-    # These two are no units that may be left out: 8:34 p.m. is a time of day, and no 8:34.
+    # Unlike other units, am and pm must not be omitted: 8:34 p.m. is a time of day that differs from 8:34.
     if notation.unit in ("am", "pm") and (time := _time(notation.text, notation.unit)) is not None:
         return time
     value = read_text(notation.text)
-    # The sign is kept with the number, since it is a factor of 1/100 or a unit, depending on the other side.
+    # The percent sign is kept with the number, since it is a factor of 1/100 or a unit, depending on the other side.
     if notation.unit == "%" and isinstance(number := _without_name(value), Expression):
         number = replace(number, percent=True)
         return replace(value, value=number) if isinstance(value, Named) else number
@@ -103,7 +103,8 @@ def read_text(text: str) -> Value:
         return Expression(number, True)
     if WORDS.fullmatch(text) or text == "...":
         return _SETS.get(fold(text).removesuffix("s")) or Label("words", fold(text))
-    # The first reader that knows the notation decides, then an expression. What none reads is a phrase if it has words.
+    # The first reader that recognises the notation decides; if none does, the text is parsed as an expression. A text
+    # that cannot be parsed either is a phrase if it contains words.
     try:
         for reader in _READERS:
             if (value := reader(text)) is not None:
@@ -116,14 +117,14 @@ def read_text(text: str) -> Value:
 
 
 def fold(text: str) -> str:
-    """Words for comparison: lower case, without marks, punctuation and articles."""
-    # An article has a word behind it; the A of "A, B" is a choice.
+    """Words in the form in which they are compared: lower case, without marks, punctuation and articles."""
+    # An article is followed by a word; the A of "A, B" is a choice.
     plain = re.sub(r"(?i)\b(?:the|an?)\s+(?=[a-z]{2})", "", WORDS.sub(r" \1 ", text))
     return " ".join(re.sub(r"[^\w\s+-]", " ", plain).lower().split()) or text
 
 
 def _phrase(text: str) -> Value:
-    """Words among symbols: words are compared folded, symbols as what they are."""
+    """A phrase of words and symbols: the words are folded, and symbols become values where they can be parsed."""
     items: list[Value] = []
     for i, piece in enumerate(part.strip(" ,;.") for part in WORDS.split(text)):
         try:
@@ -134,12 +135,12 @@ def _phrase(text: str) -> Value:
 
 
 def _time(text: str, half: str = "") -> Value | None:
-    """A time of day, unless it may be a ratio: two digits of minutes, or a half of the day."""
+    """A time of day; without minutes of two digits and without am or pm it may be a ratio and gives ``None``."""
     match = _TIME.fullmatch(text)
     if match is None or not (half or match[2]) or int(match[1]) > (12 if half else 24):
         return None
     hour = int(match[1]) % 12 + (12 if half == "pm" else 0) if half else int(match[1])
-    # 05:00 and 13:00 are of a clock of 24 hours and so need no half of the day; 5:00 may be either.
+    # 05:00 and 13:00 are on a 24-hour clock and so need neither am nor pm; 5:00 may be on either clock.
     clock = "half" if half else "24" if re.match(r"0\d", text) or not 1 <= hour <= 12 else ""
     return Label("time", (hour * 3600 + int(match[2] or 0) * 60 + int(match[3] or 0), clock))
 
@@ -153,8 +154,8 @@ def _based(text: str) -> Value | None:
 
 
 def _family(text: str) -> Value | None:
-    r"""``\frac{\pi}{2} + k\pi, k \in \mathbb{Z}``."""
-    # A set {k\pi : k \in Z} is the family with its condition behind a comma.
+    r"""A family of numbers such as ``\frac{\pi}{2} + k\pi, k \in \mathbb{Z}``; ``None`` for any other text."""
+    # A set {k\pi : k \in Z} is rewritten as k\pi, k \in Z.
     text = re.sub(r"^\\\{([^|:]*)[|:](.*)\\\}$", r"\1,\2", text)
     match = _INTEGER.search(text)
     if not match or not match.start():
@@ -172,9 +173,8 @@ def _without_name(value: Value) -> Value:
 
 
 def _joined(text: str) -> Value | None:
-    """What "or", "and" and commas join: sets of numbers, several values, or a list."""
-    # "or" binds most loosely: "x < -8 or 8 < x and x < 9". Within { x | ... or ... } it belongs to the condition
-    # instead.
+    """Values joined by "or", "and" or commas: a union or intersection of sets, a hedge, or a list."""
+    # "or" binds most loosely: "x < -8 or 8 < x and x < 9". Inside { x | ... or ... } the "or" belongs to the condition.
     for word, keep in (("or", any), ("and", all), ("", None)) if not _SET_BUILDER.fullmatch(text) else ():
         if word:
             pieces = re.split(rf",?\s*\u27e6{word}\u27e7\s*", text, flags=re.IGNORECASE)
@@ -186,32 +186,32 @@ def _joined(text: str) -> Value | None:
         if any(isinstance(item, Region) for item in items):  # "0 < x < 1 or x = 2"
             items = tuple(map(_as_condition, items))
         if all(isinstance(item, Region) for item in items) and any(getattr(item, "variable", "") for item in items):
-            # A comma may mean both or either: "x > 1, x < 3" is an interval, while "x < 1, x > 3" would be empty if
-            # both were meant, so it is the union.
+            # A comma may mean "and" or "or": "x > 1, x < 3" is an interval, but "x < 1, x > 3" would be empty with
+            # "and", so it is read as a union.
             return next((found for k in ([keep] if keep else [all, any]) if (found := combine(k, *items)).cuts), None)
         if word != "or":
             return Sequence("", items)
-        # "3 or 3" is 3; "3 or 4" is a hedge, which no policy shall be paid for.
+        # "3 or 3" is 3; "3 or 4" is a hedge, which must not be rewarded.
         return items[0] if all(equal(items[0], item, strict=False) for item in items) else Hedge(items)
     return None
 
 
 def _as_condition(value: Value) -> Value:
-    """``x = 2`` as the set of numbers for which it holds."""
+    """A named number ``x = 2`` as the set of numbers that fulfil it; any other value unchanged."""
     if isinstance(value, Named) and not value.parameters and isinstance(value.value, Expression):
         return replace(between(value.value.tree, value.value.tree), variable=value.name)
     return value
 
 
 def _some(pieces: list[str]) -> list[str]:
-    # Lists are compared pairwise, so their length is bounded.
+    # Lists are compared pairwise, at quadratic cost, so their length is bounded.
     if len(pieces) > MAX_ITEMS or not all(piece.strip() for piece in pieces):
         raise UndecidedError("an empty or endless list")
     return [piece.strip() for piece in pieces]
 
 
 def split_at(text: str, separator: str) -> list[str]:
-    """Pieces between separators that stand outside of all brackets."""
+    """Pieces of a text between separators; separators inside brackets do not split."""
     pieces, depth = [""], 0
     for part in re.split(rf"({re.escape(separator)}|[()\[\]{{}}])", text):
         if part == separator and depth == 0:
@@ -229,7 +229,7 @@ def _matrix(text: str) -> Value | None:
         return None
     rows = [row for row in match[2].split("\\newrow") if row.strip()]
     cells = [Sequence("row", tuple(read_text(cell.strip()) for cell in row.split("&"))) for row in rows]
-    # A determinant |...| is a number and equals no matrix; other brackets around a matrix are a matter of taste.
+    # A determinant |...| is a number and equals no matrix; other brackets around a matrix make no difference.
     return Sequence("||" if match[1][0] in "vV" or text[0] == "|" else "matrix", tuple(cells))
 
 
@@ -258,8 +258,8 @@ def _times(factor: Expression, value: Value) -> Value:
 
 
 def _set(text: str) -> Value | None:
-    """Sets of real numbers: unions, intersections, differences, what a condition describes, membership."""
-    # "x \in [1,2)" says no more than [1,2) does.
+    """A set of real numbers: a union, intersection or difference, a set given by a condition, or "x in" a set."""
+    # "x \in [1,2)" means the same as [1,2).
     text = re.sub(r"^[a-z]\\in ?(?=[(\[\]\\])", "", text)
     text = _FRENCH.sub(lambda match: "[("[match[1] == "]"] + match[2] + "])"[match[3] == "["], text)
     text = re.sub(r"(?<=[})\]])-(?=\\\{)", r"\\setminus", text)
@@ -271,7 +271,8 @@ def _set(text: str) -> Value | None:
     if match := _SET_BUILDER.fullmatch(text):
         value = read_text(match[2])
         found = combine(all, _REALS, *(value.items if isinstance(value, Sequence) and not value.brackets else (value,)))
-        # {x | y > 3} holds nothing that can be compared; {t | t > 3} is the same set as {x | x > 3}.
+        # The condition must be on the set's own variable, unlike in {x | y > 3}. The name of that variable is dropped,
+        # because {t | t > 3} is the same set as {x | x > 3}.
         if found.variable not in ("", match[1]):
             raise UndecidedError("a condition on another variable")
         return replace(found, variable="")
@@ -288,7 +289,7 @@ def _ratio(text: str) -> Value | None:
 def _plus_minus(text: str) -> Value | None:
     if "\\pm" not in text and "\\mp" not in text:
         return None
-    # Two signs are read as coupled, upper with upper; of more nobody knows which are.
+    # Two signs are read as coupled, upper with upper and lower with lower; with more signs this is ambiguous.
     if text.count("\\pm") + text.count("\\mp") > 2:
         raise UndecidedError("several independent signs")
     signs = (text.replace("\\pm", upper).replace("\\mp", lower) for upper, lower in ("+-", "-+"))
@@ -301,7 +302,7 @@ def _bracketed(text: str) -> Value | None:
     if not match:
         return None
     brackets = (match[1] + match[3]).replace("\\{\\}", "{}")
-    # The brackets must be a pair: "(1,2),(3,4)" begins and ends with brackets that belong to two points.
+    # The first and the last bracket must be a pair, unlike in "(1,2),(3,4)".
     depths = list(accumulate(((c in _OPENING) - (c in _CLOSING) for c in match[2]), initial=0))
     pieces = split_at(match[2], ";" if ";" in match[2] else ",")
     if brackets not in ("{}", *INTERVALS) or min(depths) < 0 or depths[-1] or (len(pieces) < 2 and brackets != "{}"):
@@ -313,7 +314,7 @@ def _bracketed(text: str) -> Value | None:
 
 
 def _items(pieces: list[str]) -> tuple[Value, ...]:
-    """Values of the pieces; one with a plus-minus sign is two. A name goes for what follows it without one."""
+    """Values of the pieces; a piece with a plus-minus sign gives two. A name on the first item alone applies to all."""
     items: list[Value] = []
     notations = [(piece, notate(piece)) for piece in _some(pieces)]
     units = {notation.unit for _, notation in notations} - {""}
@@ -322,7 +323,7 @@ def _items(pieces: list[str]) -> tuple[Value, ...]:
         if len(units) == len(pieces) > 1:  # "3 apples, 5 pears"
             value = Named(f"\u27e6{notation.unit}\u27e7", value)
         items += value.items if isinstance(value, Sequence) and "\\p" in piece and not value.brackets else [value]
-    # "x=1, 2" names both values.
+    # In "x=1, 2" both values are named x.
     first = items[0]
     if isinstance(first, Named) and not any(isinstance(item, Named) for item in items[1:]):
         items[1:] = [Named(first.name, item) for item in items[1:]]
@@ -333,14 +334,14 @@ def _relation(text: str) -> Value | None:
     signs = _RELATION.findall(text)
     if not signs:
         return None
-    # Chains are stored ascending: 5 > x > 2 is 2 < x < 5.
+    # Chains are stored in ascending order: 5 > x > 2 is stored as 2 < x < 5.
     sides = [parse(side) for side in _RELATION.split(text)]
     if all(sign in (">", "\\ge") for sign in signs):
         sides, signs = sides[::-1], [{">": "<", "\\ge": "\\le"}[sign] for sign in reversed(signs)]
     elif ("\\ne" in signs and len(signs) > 1) or not all(sign in ("<", "\\le", "\\ne") for sign in signs):
         raise UndecidedError("a chain of mixed inequalities")
-    # With one variable, which stands alone on one side, it is a set of numbers, and so the same as an interval.
-    # Otherwise ("a < b", "x + y < 5") the chain itself is compared.
+    # If the only variable stands alone on one side, the inequality is a set of numbers and is compared as an interval.
+    # Any other inequality ("a < b", "x + y < 5") is compared as a chain.
     names = [algebra.variables(side) for side in sides]
     variable = [side for side in sides if isinstance(side, str) and {side} in names]
     if len(variable) != 1 or len(set().union(*names)) != 1 or len(sides) > 3:
@@ -356,7 +357,7 @@ def _relation(text: str) -> Value | None:
 
 
 def _equation(text: str) -> Value | None:
-    # "x \approx 187.5" states 187.5; in "\pi r^2 \approx 78.5" the exact value in front counts.
+    # "x \approx 187.5" states 187.5; in "25\pi \approx 78.5" the exact value before the sign counts.
     first, approximately, last = text.partition("\\approx")
     if approximately:
         if name := _name(first):
@@ -367,7 +368,7 @@ def _equation(text: str) -> Value | None:
     if len(pieces) < 2:
         return None
     pieces = _some(pieces)
-    # A name and its value, or a function and its value with parameters that may be renamed.
+    # A named value, or a function whose parameters may be renamed.
     if name := _name(pieces[0]):
         value, match = _last_of(pieces[1:]), _NAME.fullmatch(pieces[0])
         parameters = tuple(((match and match[2]) or "").split(","))
@@ -377,7 +378,7 @@ def _equation(text: str) -> Value | None:
     if (words := _WORD_NAME.fullmatch(pieces[0])) or len(pieces) > 2:
         value = _last_of(pieces[1:] if words else pieces)
         return Named(pieces[0].lower(), value) if words and not isinstance(value, Hedge) else value
-    # Two sides, neither of which is a name: an equation if it has unknowns, a calculation ("5 * 2 = 10") if not.
+    # Neither side is a name: an equation if it has variables, otherwise a calculation ("5 * 2 = 10").
     left, right = read(pieces[0]), read(pieces[1])
     if isinstance(left, Expression) and not algebra.variables(left.tree) and (name := _name(pieces[1])):  # 2 = x
         return Named(name, left)
@@ -391,7 +392,7 @@ def _equation(text: str) -> Value | None:
 
 
 def _near(exact: Value, rounded: Value) -> bool:
-    """Whether one number may be rounded to the other; anything that is no number may be."""
+    """Whether ``rounded`` is within a tenth of the exact number; true if either value is not a number."""
     if not (isinstance(exact, Expression) and isinstance(rounded, Expression)):
         return True
     if algebra.variables(exact.tree) or algebra.variables(rounded.tree):
@@ -401,9 +402,9 @@ def _near(exact: Value, rounded: Value) -> bool:
 
 
 def _name(text: str) -> str:
-    """The name that stands in front of a value: ``x``, ``f(2)``, ``n_{\\min}``, ``[ABC]``; empty for anything else."""
+    """The name before "=" in a text: ``x``, ``f(2)``, ``n_{\\min}``, ``[ABC]``; empty if the text is not a name."""
     match = _NAME.fullmatch(text.strip())
-    # Constants are no names, and x(x+1) or a(a+b) in front of "=" is a product and no value of a function x.
+    # Constants are not names, and x(x+1) or a(a+b) before "=" is a product, not the value of a function.
     if not match or text.strip() in ("e", "i", "\\pi") or (match[2] and (match[1] in match[2] or match[1] in "xyz")):
         return ""
     return _tidy(text)
@@ -417,14 +418,14 @@ def _tidy(name: str) -> str:
 
 
 def _last_of(pieces: list[str]) -> Value:
-    """``2+3 = 5``: what a chain of equal values ends in. A chain of different ones is a hedge."""
+    """The last value of a chain of equal values such as ``2+3 = 5``; a hedge if the values differ."""
     values = [read(piece) for piece in pieces]
     last = values[-1]
-    if isinstance(last, Expression) and not algebra.variables(last.tree):  # "S = ab = 2 * 3 = 6" puts in values
+    if isinstance(last, Expression) and not algebra.variables(last.tree):  # "S = ab = 2 * 3 = 6" substitutes values
         values = [v for v in values if not (isinstance(v, Expression) and algebra.variables(v.tree))]
     return last if all(equal(last, value, strict=False) for value in values[:-1]) else Hedge(tuple(values))
 
 
-# From the notation that no other can hold to the most general one: a subscript base before names, a family before the
-# comma in it, "or" and commas before "=", since each item of a list may be an equation.
+# Ordered from the most specific notation to the most general: a base in a subscript before names, a family before the
+# comma that it contains, "or" and commas before "=", since each item of a list may be an equation.
 _READERS = (*(_based, _family, _joined, _equation, _scaled, _matrix, _set, _ratio, _plus_minus, _relation),)

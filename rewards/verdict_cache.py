@@ -1,13 +1,13 @@
-"""Verdicts of programs, remembered by all processes of a machine.
+"""A cache of the scores of programs, shared by all processes of a machine.
 
-During training most programs have been seen before: by another sample of the group, another seed, another arm. A file
-of SQLite in the user's cache folder (``$ERRATA_CACHE``, or ``~/.cache/errata``) holds their scores, keyed by what was
-run: the *parsed* program, so that comments and layout do not count, its tests, its limits and what the sandbox allows.
-A verdict that was read says ``cached`` in its reason. A timeout is never kept, because a busy machine may have caused
-it, nor is an error.
+During training most programs have been seen before: in another sample of the group, with another seed, in another arm.
+An SQLite file in the user's cache folder (``$ERRATA_CACHE``, or ``~/.cache/errata``) holds their scores. The key of a
+score is made of the *parsed* program (so that comments and layout do not matter), its tests, its limits and what the
+sandbox allows. The reason of a score that was read from the cache ends with ``cached``. Timeouts and errors are never
+stored, because a busy machine may have caused them.
 
-A program whose result depends on chance or time would get its first verdict for ever: use it for tasks whose programs
-are deterministic.
+Use the cache only for deterministic programs: if the result of a program depends on chance or time, its first score
+would be returned forever.
 """
 
 import ast
@@ -24,38 +24,38 @@ from rewards.parsing import parse
 from rewards.score import Score, Verdict
 
 FORMAT = 2
-"""Part of every key: raise it when the same program and tests may get another score than before."""
+"""Part of every key; increase it when a change of the code may give the same program and tests another score."""
 
 
 class VerdictCache:
     """Scores on disk, shared by processes and threads.
 
     Args:
-        path: The file; ``None`` takes the user's cache folder.
+        path: The SQLite file; ``None`` uses ``verdicts.sqlite`` in the user's cache folder.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         folder = Path(os.environ.get("ERRATA_CACHE") or Path.home() / ".cache" / "errata")
         self.path = path or folder / "verdicts.sqlite"
         self.counts = {"read": 0, "run": 0}
-        """How many verdicts were read, and how many programs were run."""
+        """Number of scores that were read from the cache, and of programs that were run."""
         self._local = threading.local()
 
     def score(self, program: str, tests: object, settings: object, run: Callable[[], Score]) -> Score:
-        """The score of a program, read or else made by ``run`` and kept.
+        """The score of a program, from the cache if it is there; otherwise computed by ``run`` and stored.
 
         Args:
-            program: Its text.
-            tests: What it must do; two tests are the same if they print the same.
-            settings: Limits and whatever else decides the score; likewise.
-            run: Grades it.
+            program: Text of the program.
+            tests: Tests of the program; tests count as the same if their ``repr`` is the same.
+            settings: Limits and everything else that affects the score; compared by ``repr``, too.
+            run: Function that grades the program.
         """
         try:
-            # What does not parse is keyed by its text: it fails, but with a message that names the place.
             meaning = ast.dump(parse(program))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
+            # A program that does not parse is keyed by its text, since its error message names line and column.
             meaning = program
-        # A lone surrogate, which a program may hold, has no UTF-8.
+        # A program may contain a lone surrogate, which UTF-8 cannot encode; hence "replace".
         key = hashlib.sha256(repr((FORMAT, meaning, tests, settings)).encode("utf-8", "replace")).digest()
         file = self._connection()
         found = file.execute("SELECT score FROM verdicts WHERE key = ?", (key,)).fetchone()
@@ -66,19 +66,20 @@ class VerdictCache:
         self.counts["run"] += 1
         score = run()
         if score.verdict not in (Verdict.ERROR, Verdict.TIMEOUT):
-            kept = {name: value for name, value in asdict(score).items() if name != "error"}  # follows from the rest
+            # ``error`` is not stored: it is derived again from the verdict and the reason.
+            kept = {name: value for name, value in asdict(score).items() if name != "error"}
             with file:
                 file.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", (key, json.dumps(kept)))
         return score
 
     def _connection(self) -> sqlite3.Connection:
-        """This thread's connection; a forked process must not use its parent's."""
+        """The connection of this thread; a forked process opens its own, since SQLite forbids sharing across forks."""
         if getattr(self._local, "pid", None) != os.getpid():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = sqlite3.connect(self.path, timeout=60)
-            # Readers do not wait for a writer; several training runs share the file.
+            # Several training runs share the file: with a write-ahead log, readers do not wait for a writer.
             file.execute("PRAGMA journal_mode = WAL")
-            file.execute("PRAGMA synchronous = OFF")  # a lost verdict is made again
+            file.execute("PRAGMA synchronous = OFF")  # faster; a score that is lost in a crash is computed again
             file.execute("CREATE TABLE IF NOT EXISTS verdicts (key BLOB PRIMARY KEY, score TEXT) WITHOUT ROWID")
             self._local.file, self._local.pid = file, os.getpid()
         return self._local.file

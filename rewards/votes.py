@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 
 def majority_index(answers: Sequence[str | None]) -> int | None:
-    """Index of the first answer that carries the most votes.
+    """Index of the first sample that gives the most frequent answer.
 
-    ``None`` entries (no answer) do not vote. Ties go to the answer that was seen first, so the result does not depend
-    on anything but the order of the samples.
+    ``None`` entries (no answer) do not vote. Ties go to the answer that comes first, so the result depends only on the
+    order of the samples.
 
     Returns:
-        An index into ``answers``, or ``None`` if nobody voted.
+        An index into ``answers``, or ``None`` if there is no answer.
     """
     votes = Counter(answer for answer in answers if answer is not None)
     if not votes:

@@ -1,12 +1,12 @@
-"""How a count is said, in every layer."""
+"""Wording of counts in messages, for all layers."""
 
 
 def counted(n: int, one: str, several: str = "") -> str:
-    """``1 row``, ``2 rows``, ``1,024 rows``: a count with its noun, and with the verb that follows where it is given.
+    """A count with its noun in singular or plural: ``1 row``, ``2 rows``, ``1,024 rows``.
 
     Args:
-        n: How many.
-        one: What stands behind a 1, as in ``task has``.
-        several: What stands behind any other number; without it ``one`` with an s.
+        n: The count.
+        one: Words that follow if the count is 1; may include a verb, as in ``task has``.
+        several: Words that follow any other count; by default, ``one`` with an s.
     """
     return f"{n:,} {one if n == 1 else several or f'{one}s'}"

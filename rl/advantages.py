@@ -1,12 +1,12 @@
 """From shaped rewards to advantages: pure functions of tensors. A row is an episode, a column a turn.
 
-Baselines look at one turn at a time and at *all* episodes that they compare, also those that ended earlier, with the
-return 0 that they have there. So a baseline never depends on what the episode itself did, and an episode cannot earn
-anything by ending early or going on; there is a test that enumerates a small environment.
+A baseline is computed for each turn over *all* compared episodes; an episode that ended before that turn counts with
+return 0. So which episodes enter a baseline does not depend on their lengths, and an episode cannot gain by ending
+early or by continuing; a test enumerates a small environment to check this.
 
-An estimator of :data:`ADVANTAGES` gets the shaped rewards ``[B, K]``, a critic's values ``[B, T]`` (0 without one), the
-whole rollout batch of this process and a function that adds tensors up over processes, and returns advantages
-``[B, T]``, 0 off the response. What a value should have been is the advantage plus the value.
+An estimator of :data:`ADVANTAGES` gets the shaped rewards ``[B, K]``, a critic's values ``[B, T]`` (0 without a
+critic), this process's whole rollout batch and a function that sums tensors over processes. It returns advantages
+``[B, T]``, 0 off the response. The target of a critic's value is the advantage plus the value.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,19 +24,19 @@ from rl.config.checks import check_numbers
 from rl.types import Episode, RolloutBatch
 
 ADVANTAGES: Lookup[Callable[..., Tensor]] = Lookup("algorithm.advantage")
-"""``(rewards_BK, values_BT, batch, sum_over, **options) -> [B, T]``. ``groups=True`` declares that the episodes of a
-task are compared; ``values="tokens"`` or ``"turns"`` that a critic is needed, and where its values are learned;
-``raw=True`` that it reads the batch's raw rewards, so that no turn is unpaid."""
+"""``(rewards_BK, values_BT, batch, sum_over, **options) -> [B, T]``. ``groups=True`` declares that episodes of a task
+are compared with each other; ``values="tokens"`` or ``"turns"`` that a critic is needed, with a value per token or per
+turn; ``raw=True`` that the estimator reads the batch's raw rewards, so that turns of weight 0 are trained too."""
 
 STD_EPSILON = 1e-4
 """Added to a standard deviation before division, as in TRL's GRPO."""
 
 SumOver = Callable[[Tensor], Tensor]
-"""Adds a tensor up over the processes of a run, so that batch statistics are those of the whole batch."""
+"""Sums a tensor over the processes of a run, so that batch statistics are those of the whole batch."""
 
 
 def just_here(x: Tensor) -> Tensor:
-    """The sum over one process."""
+    """The sum over a single process: ``x`` itself."""
     return x
 
 
@@ -44,11 +44,11 @@ class Estimator(NamedTuple):
     """An estimator with its options, looked up once per stage.
 
     Args:
-        estimate: One of :data:`ADVANTAGES`, bound.
-        turn_gamma: Its discount over turns; one that does not say how it discounts may pay any turn for a later one.
-        groups: Whether it compares the episodes of a task.
-        values: Where a critic's values are learned: ``tokens``, ``turns`` or nowhere.
-        raw: Whether it reads raw rewards.
+        estimate: An entry of :data:`ADVANTAGES` with its options bound.
+        turn_gamma: Discount over turns; 1, so that later rewards count fully, for an estimator without this option.
+        groups: Whether the estimator compares the episodes of a task with each other.
+        values: What a critic predicts values for: ``tokens``, ``turns``, or empty for no critic.
+        raw: Whether the estimator reads raw rewards.
     """
 
     estimate: Callable[..., Tensor]
@@ -59,7 +59,7 @@ class Estimator(NamedTuple):
 
     @classmethod
     def of(cls, stage: StageConfig) -> "Estimator":
-        """Of a resolved stage."""
+        """The estimator of a resolved stage."""
         name, given = stage.advantage, stage.advantage_options
         turn_gamma = getattr(ADVANTAGES.options(name, given), "turn_gamma", 1.0)
         groups, values, raw = (ADVANTAGES.fact(name, fact) for fact in ("groups", "values", "raw"))
@@ -67,16 +67,16 @@ class Estimator(NamedTuple):
 
 
 def shaped_rewards(rewards_BK: Tensor, n_turns_B: Tensor, stage: StageConfig) -> Tensor:
-    """``[B, K]`` rewards after weights and progress bonus: what each turn's tokens are trained on.
+    """``[B, K]`` rewards after weights and progress bonus: the rewards from which advantages are computed.
 
     ``shaped[k] = weights[k] * rewards[k] + progress_alpha * (rewards[k] - rewards[k-1])``, without a bonus at the first
     turn. With binary rewards, weight 1 and alpha 10 the second attempt is paid +11 for wrong->right, +1 for
     right->right, 0 for wrong->wrong and -10 for right->wrong (SCoRe, arXiv 2409.12917, section 5.2).
 
     Args:
-        rewards_BK: Raw.
-        n_turns_B: Turns played; past the last one nothing is paid, and no bonus is taken back.
-        stage: Weights and size of the bonus.
+        rewards_BK: Raw rewards.
+        n_turns_B: Number of turns played; shaped rewards past the last turn are 0.
+        stage: Reward weights and size of the bonus.
 
     Raises:
         ValueError: If there are more turns than weights.
@@ -86,11 +86,11 @@ def shaped_rewards(rewards_BK: Tensor, n_turns_B: Tensor, stage: StageConfig) ->
         raise ValueError(
             f"{counted(n_columns, 'attempt')} but only {counted(len(weights), 'reward weight')}: give one per attempt"
         )
-    # The bonus compares raw rewards, not weighted ones: a first attempt of weight 0 (SCoRe's stage I) still counts as
-    # what the second one improved on. It is paid to the later turn; only turn_gamma > 0 hands it back to a bad draft.
+    # The bonus compares raw rewards, so that a first attempt of weight 0 (SCoRe's stage I) still is what the second one
+    # is measured against. The later turn gets the bonus; with turn_gamma > 0 a bad first attempt would profit from it.
     shaped = rewards_BK * weights[:n_columns]
     shaped[:, 1:] = shaped[:, 1:] + stage.progress_alpha * (rewards_BK[:, 1:] - rewards_BK[:, :-1])
-    # Past its end an episode has reward 0, which the bonus would read as a fall and take back what was earned.
+    # Rewards past an episode's end are 0; the bonus would treat that as a drop and penalise the end of the episode.
     played = torch.arange(n_columns, device=n_turns_B.device) < n_turns_B[:, None]
     return torch.where(played, shaped, 0.0)
 
@@ -104,30 +104,30 @@ def advantages(
     sum_over: SumOver,
     costs_BK: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Token advantages of a whole rollout batch and the returns that values should have predicted; both ``[B, T]``.
+    """Token advantages of a whole rollout batch and the targets of the critic's values; both ``[B, T]``.
 
-    Shaping, then discounting over turns, then the baseline or the critic. Turns are compared with the *same* turn of
-    other episodes only. A turn that nothing pays, neither its own reward nor a later one's, has advantage 0 exactly,
-    whatever a critic thinks of it.
+    Rewards are shaped, then discounted over turns, then compared with a baseline or a critic. A turn is compared only
+    with the *same* turn of other episodes. A turn that no reward reaches, neither its own nor a later one, has
+    advantage exactly 0, whatever the critic predicts.
 
     Args:
         batch: The whole rollout batch of this process.
-        values: ``[B, T]`` of the critic; 0 without one.
-        stage: Which rewards.
-        estimator: Of the stage.
-        whiten: Scale the advantages of each turn whose returns differ among those who played it.
-        sum_over: Adds tensors up over processes.
-        costs_BK: What each turn's reward is lowered by, such as a KL; ``None`` for nothing.
+        values: ``[B, T]`` values of the critic; 0 without a critic.
+        stage: Reward weights, size of the progress bonus and KL coefficients.
+        estimator: Estimator of the stage.
+        whiten: Whether to whiten each turn's advantages if its returns vary among the episodes that sampled the turn.
+        sum_over: Sums tensors over processes.
+        costs_BK: Costs to subtract from each turn's shaped reward, such as a KL; ``None`` for no costs.
     """
     rewards_BK = shaped_rewards(batch.rewards, batch.n_turns, stage)
     if costs_BK is not None:
         rewards_BK = rewards_BK - costs_BK
     n_columns = rewards_BK.shape[1]
-    # The critic's targets are taken before anything is masked or scaled below: they are returns in units of reward.
+    # Compute the critic's targets before masking and whitening below, so that they are returns in units of reward.
     advantages_BT = estimator.estimate(rewards_BK, values, batch, sum_over)
     returns_BT = torch.where(batch.response_mask, advantages_BT + values, 0.0)
-    # A critic's error is no reason to train a turn that no reward can reach, such as first attempts of weight 0. A KL
-    # in the reward pays the turns that it weighs; an estimator of raw rewards does not read the weights.
+    # Zero the advantages of turns that no reward can reach, such as first attempts of weight 0: there they would be the
+    # critic's errors alone. A KL in the reward reaches turns with a coefficient; raw estimators do not read weights.
     if not estimator.raw:
         paid = [weight != 0 for weight in stage.reward_weights[:n_columns]]
         paid = [own or (k > 0 and stage.progress_alpha != 0) for k, own in enumerate(paid)]
@@ -137,8 +137,8 @@ def advantages(
         unpaid_BT = to_tokens(torch.tensor([[not one for one in reached]]).expand_as(rewards_BK), batch.turn_ids)
         advantages_BT = torch.where(unpaid_BT, 0.0, advantages_BT)
     if whiten:
-        # An estimator of raw rewards makes its signal of those. Whoever did not play a turn has no advantage there: the
-        # return 0 that a baseline compares with must not make a tie among the others look like a difference.
+        # Whether returns vary is judged on the rewards that the estimator reads, and only over rows that sampled the
+        # turn: the return 0 of an episode that ended earlier must not make a tie among the others look like variation.
         compared_BK = batch.rewards if estimator.raw else rewards_BK
         played_BK = torch.stack([(batch.turn_ids == k).any(1) for k in range(n_columns)], 1)
         varies = returns_vary(returns_to_go(compared_BK, estimator.turn_gamma), played_BK, sum_over)
@@ -147,25 +147,25 @@ def advantages(
 
 
 def has_gradient(group: Sequence[Episode], stage: StageConfig) -> bool:
-    """Whether a group's episodes are paid differently at *any* turn, so that comparing them teaches something.
+    """Whether shaped rewards differ within a group at *any* turn, so that comparing its episodes gives a gradient.
 
-    Looking at the last turn only would throw away groups that differ at the first one, and the other way round. Failed
-    episodes are not trained on, so they are not looked at either.
+    Checking only the last turn would discard groups that differ at the first one, and the other way round. Failed and
+    masked episodes are ignored, because they are not trained on.
     """
     compared = [episode for episode in group if not (episode.failed or episode.masked)]
     for role in {turn.role for episode in compared for turn in episode.turns}:
-        # A masked turn is compared with nothing; one that was given counts, as it does in the baseline.
+        # A masked turn is not compared; a given turn is, because it enters the baseline too.
         spoken = [
             [(turn, turn.trained or k < episode.given) for k, turn in enumerate(episode.turns) if turn.role == role]
             for episode in compared
         ]
         turns = [of_one for of_one in spoken if of_one]
-        # An episode that ended earlier is compared with the return 0 there, which the others need not have.
+        # An episode that ended earlier has return 0 at the missing turns, which the others may not have.
         if len({len(of_one) for of_one in turns}) != 1:
             return True
         rewards = torch.tensor([[turn.reward for turn, _ in of_one] for of_one in turns], dtype=torch.float64)
         paid = shaped_rewards(rewards, torch.tensor([len(turns[0])]), stage)
-        # Where no turn counts, -inf is compared with inf: no difference.
+        # If no turn of a column counts, highest is -inf and lowest is inf, so the column shows no difference.
         counts = torch.tensor([[counts for _, counts in of_one] for of_one in turns])
         highest, lowest = torch.where(counts, paid, -torch.inf).amax(0), torch.where(counts, paid, torch.inf).amin(0)
         if bool((highest > lowest).any()):
@@ -175,7 +175,7 @@ def has_gradient(group: Sequence[Episode], stage: StageConfig) -> bool:
 
 @dataclass(frozen=True)
 class Discount:
-    """Credit over turns.
+    """Credit assignment over turns.
 
     Args:
         turn_gamma: Discount over turns; 0 credits a turn with its own reward only (SCoRe, arXiv 2409.12917, A.4).
@@ -192,7 +192,7 @@ class GroupScale(Discount):
     """GRPO's options.
 
     Args:
-        scale: Divide by the group's standard deviation; without it the advantage is Dr. GRPO's.
+        scale: Whether to divide by the group's standard deviation; if false, the advantage is Dr. GRPO's.
     """
 
     scale: bool = True
@@ -203,7 +203,7 @@ class TurnLambda(Discount):
     """Generalised advantage estimation over turns.
 
     Args:
-        turn_lam: Lambda over turns.
+        turn_lam: Lambda of generalised advantage estimation, over turns.
     """
 
     turn_lam: float = 1.0
@@ -218,7 +218,7 @@ class TokenLambda(TurnLambda):
 
     Args:
         gamma: Discount over the tokens of a turn.
-        lam: Lambda over the tokens of a turn.
+        lam: Lambda of generalised advantage estimation, over the tokens of a turn.
     """
 
     gamma: float = 1.0
@@ -230,15 +230,15 @@ class TokenLambda(TurnLambda):
 
 @ADVANTAGES.register("rloo", options=Discount, groups=True)
 def rloo(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float) -> Tensor:
-    """Leave-one-out: a return against the mean of the other episodes of its task (arXiv 2402.14740).
+    """Leave-one-out: return minus the mean return of the other episodes of the task (arXiv 2402.14740).
 
-    ``A[i] = R[i] - sum_{j != i} R[j] / (n - 1)`` at the same turn (Ahmadian et al., section 3). Unbiased. Where there
-    is nothing to compare with it is 0.
+    ``A[i] = R[i] - sum_{j != i} R[j] / (n - 1)`` at the same turn (Ahmadian et al., section 3); unbiased. The advantage
+    is 0 if there is no other episode to compare with.
     """
     returns_BK = returns_to_go(rewards_BK, turn_gamma)
     means, counts, _, tied = _group_moments(returns_BK, batch)
-    # The mean of the others is the group's sum without the own return, over n - 1. Who is alone is tied, so that the
-    # clamp only avoids a division by 0.
+    # The mean of the others is the group's sum minus the episode's own return, divided by n - 1. An episode that is
+    # alone counts as tied, so there the clamp only avoids a division by 0.
     others = (means * counts - returns_BK) / (counts - 1).clamp(min=1)
     return to_tokens(torch.where(tied, 0.0, returns_BK - others), batch.turn_ids)
 
@@ -247,11 +247,11 @@ def rloo(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: S
 def grpo(
     rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float, scale: bool
 ) -> Tensor:
-    """Returns by mean and standard deviation of their group (arXiv 2402.03300); without ``scale`` Dr. GRPO's.
+    """Returns normalised by their group's mean and standard deviation (arXiv 2402.03300); ``scale=false``: Dr. GRPO.
 
-    ``A[i] = (R[i] - mean) / (std + 1e-4)`` at the same turn, the deviation dividing by n - 1 (Shao et al., equation 3).
-    Dividing makes groups that are nearly always right or wrong weigh more, and cancels the size of a progress bonus
-    (Dr. GRPO, arXiv 2503.20783, section 3.2, does not divide).
+    ``A[i] = (R[i] - mean) / (std + 1e-4)`` at the same turn, with n - 1 in the deviation (Shao et al., equation 3).
+    Dividing gives more weight to groups that are nearly always right or wrong, and cancels the size of a progress
+    bonus; Dr. GRPO (arXiv 2503.20783, section 3.2) does not divide.
     """
     returns_BK = returns_to_go(rewards_BK, turn_gamma)
     means, _, stds, tied = _group_moments(returns_BK, batch)
@@ -263,7 +263,7 @@ def grpo(
 def reinforce(
     rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float
 ) -> Tensor:
-    """Returns against the mean of the batch at the same turn; no groups, no critic."""
+    """Return minus the batch's mean return at the same turn; needs no groups and no critic."""
     returns_BK = returns_to_go(rewards_BK, turn_gamma)
     mean, _ = _batch_moments(returns_BK, batch, sum_over)
     return to_tokens(returns_BK - mean, batch.turn_ids)
@@ -273,10 +273,10 @@ def reinforce(
 def reinforce_pp(
     rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver, *, turn_gamma: float
 ) -> Tensor:
-    """Returns by mean and standard deviation of the batch at the same turn (REINFORCE++, arXiv 2501.03262).
+    """Returns normalised by the batch's mean and standard deviation at the same turn (REINFORCE++, arXiv 2501.03262).
 
-    The whole batch is the baseline, so no groups are needed, and a task that is always right does not blow up its own
-    noise (Hu et al., section 3). The KL stays in the loss here; the paper puts it into the reward.
+    The whole batch is the baseline, so no groups are needed, and a task that is almost always right does not have its
+    noise amplified (Hu et al., section 3). The KL stays in the loss here; the paper puts it into the reward.
     """
     returns_BK = returns_to_go(rewards_BK, turn_gamma)
     mean, std = _batch_moments(returns_BK, batch, sum_over)
@@ -295,22 +295,22 @@ def gae(
     turn_gamma: float,
     turn_lam: float,
 ) -> Tensor:
-    """A critic's values at every token: advantage estimation over the tokens of a turn, then over turns.
+    """Generalised advantage estimation with a critic's value per token, over the tokens of a turn and over turns.
 
     ``A[t] = r[t] + g V[t+1] - V[t] + g l A[t+1]`` (Schulman et al., arXiv 1506.02438, equation 16), where t+1 is the
-    next *response* token: prompt tokens between turns are no actions and are skipped. Within a turn ``g, l`` are
+    next *response* token: prompt tokens between turns are not actions and are skipped. Within a turn ``g, l`` are
     ``gamma, lam`` and r is 0; at a turn's last token they are ``turn_gamma, turn_lam`` and r is the turn's reward. With
-    ``turn_gamma=0`` every turn is an episode of its own.
+    ``turn_gamma=0`` every turn is treated as a separate episode.
     """
-    # Backwards over all rows at once. ``value``, ``advantage`` and ``next_turn`` are those of the next *response* token
-    # of each row; at a prompt token they stay as they are, which is how prompts are skipped.
+    # Loop backwards over all rows at once. ``value``, ``advantage`` and ``next_turn`` belong to the next *response*
+    # token of each row; prompt tokens leave the three unchanged and so are skipped.
     out, turn_ids_BT = torch.zeros_like(values_BT), batch.turn_ids
     value, advantage = torch.zeros_like(values_BT[:, 0]), torch.zeros_like(values_BT[:, 0])
     next_turn = torch.full_like(turn_ids_BT[:, 0], -1)
     for t in reversed(range(values_BT.shape[1])):
         turn = turn_ids_BT[:, t]
         acts = turn >= 0
-        # The last token of a turn: the next one belongs to another turn, or there is none (-1).
+        # The last token of a turn: the next response token belongs to another turn, or there is none (-1).
         ends = acts & (turn != next_turn)
         reward = torch.where(ends, rewards_BK.gather(1, turn.clamp(min=0)[:, None]).squeeze(1), 0.0)
         discount = torch.where(ends, turn_gamma, gamma)
@@ -333,16 +333,16 @@ def turn_gae(
     turn_gamma: float,
     turn_lam: float,
 ) -> Tensor:
-    """A critic's value once per turn, a turn being the action.
+    """Generalised advantage estimation with a critic's value per turn: the whole turn is one action.
 
     ``A[k] = r[k] + turn_gamma V[k+1] - V[k] + turn_gamma turn_lam A[k+1]``: one value per turn, read at the last prompt
-    token, and one advantage for all its tokens (RLEF, arXiv 2410.02089, section 2.3).
+    token, and one advantage for all tokens of the turn (RLEF, arXiv 2410.02089, section 2.3).
     """
-    # A turn's value is that of the state before its first token: entry t of ``values`` is read before token t.
+    # A turn's value stands at its first token: entry t of ``values_BT`` is the value of the state before token t.
     out, values_BK = torch.zeros_like(rewards_BK), first_of_turns(values_BT, batch.turn_ids, rewards_BK.shape[1])
     value, advantage = torch.zeros_like(rewards_BK[:, 0]), torch.zeros_like(rewards_BK[:, 0])
     for k in reversed(range(rewards_BK.shape[1])):
-        played = batch.n_turns > k  # behind an episode's end value and advantage are 0
+        played = batch.n_turns > k  # past an episode's end value and advantage are 0
         here = rewards_BK[:, k] + turn_gamma * value - values_BK[:, k] + turn_gamma * turn_lam * advantage
         advantage = torch.where(played, here, 0.0)
         value = torch.where(played, values_BK[:, k], 0.0)
@@ -352,11 +352,11 @@ def turn_gae(
 
 @ADVANTAGES.register("imitation", raw=True)
 def imitation(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_over: SumOver) -> Tensor:
-    """1 on the last attempt of an episode that ends right (raw reward 1), 0 elsewhere: STaR's rule on own samples.
+    """STaR's rule on the policy's own samples: 1 on an episode's last attempt if its raw reward is at least 1, else 0.
 
-    A policy gradient with these is the gradient of the log-likelihood of filtered samples: STaR's objective, on policy
-    (arXiv 2203.14465, section 3, equation 2; ablated in SCoRe's stage II by arXiv 2409.12917, Table 4). Weights of the
-    turns and progress bonus are not read.
+    A policy gradient with these advantages is the gradient of the log-likelihood of filtered samples: STaR's objective,
+    on policy (arXiv 2203.14465, section 3, equation 2; ablated in SCoRe's stage II by arXiv 2409.12917, Table 4).
+    Reward weights and progress bonus are ignored.
     """
     columns = torch.arange(batch.rewards.shape[1], device=batch.rewards.device)
     is_last = columns == batch.n_turns[:, None] - 1
@@ -364,7 +364,7 @@ def imitation(rewards_BK: Tensor, values_BT: Tensor, batch: RolloutBatch, sum_ov
 
 
 def returns_to_go(rewards_BK: Tensor, turn_gamma: float) -> Tensor:
-    """``G[k] = r[k] + turn_gamma * G[k+1]``, shape ``[B, K]``.
+    """Discounted returns over turns: ``G[k] = r[k] + turn_gamma * G[k+1]``, shape ``[B, K]``.
 
     ``turn_gamma=0`` credits a turn with its own reward only (SCoRe, arXiv 2409.12917, appendix A.4).
     """
@@ -376,25 +376,25 @@ def returns_to_go(rewards_BK: Tensor, turn_gamma: float) -> Tensor:
 
 
 def _group_moments(returns_BK: Tensor, batch: RolloutBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean, number and standard deviation of the compared returns of each row's group, and whether they tie.
+    """Mean, number and standard deviation of the compared returns of each row's group, and whether all are equal.
 
-    Tied returns need a case of their own: the mean of equal numbers may differ from them in the last bit, noise that a
-    division by the standard deviation would make a signal of. A return that is compared with no other is tied too: a
-    role may have spoken in a single episode of its task.
+    Equal returns need a separate case: their computed mean may differ from them in the last bit, and dividing by the
+    standard deviation would turn this rounding error into a signal. A return with no other to compare counts as tied
+    too, as when a role has spoken in only one episode of its task.
 
     Returns:
-        ``[B, K]`` each, the last one bool; the standard deviation divides by n - 1.
+        Mean, number, standard deviation (with n - 1) and ``tied`` (bool), each ``[B, K]``.
     """
-    # A row of ``table`` is a group, and ``[index]`` hands every row of the batch its group's number: [G, K] -> [B, K].
+    # A row of ``table`` is a group; ``[index]`` gives every row of the batch its group's result: [G, K] -> [B, K].
     groups, index = torch.unique(batch.group_ids, return_inverse=True)
     table = torch.zeros(len(groups), returns_BK.shape[1], dtype=returns_BK.dtype, device=returns_BK.device)
     compared_BK = batch.compared
     weights = compared_BK.to(returns_BK.dtype)
     n = table.index_add(0, index, weights)[index]
     means = table.index_add(0, index, returns_BK * weights)[index] / n.clamp(min=1)
-    # Squared distances from the mean, in a second pass: E[x^2] - E[x]^2 cancels where returns are nearly equal.
+    # Sum squared distances from the mean in a second pass: E[x^2] - E[x]^2 loses precision if returns are nearly equal.
     squares = table.index_add(0, index, ((returns_BK - means) * weights).square())[index]
-    # What is not compared must be neither the lowest nor the highest of its group.
+    # Returns that are not compared must not become a group's minimum or maximum.
     rows, off = index[:, None].expand_as(returns_BK), float("inf")
     low, high = torch.where(compared_BK, returns_BK, off), torch.where(compared_BK, returns_BK, -off)
     lowest = table.scatter_reduce(0, rows, low, "amin", include_self=False)[index]
@@ -405,7 +405,7 @@ def _group_moments(returns_BK: Tensor, batch: RolloutBatch) -> tuple[Tensor, Ten
 
 def _batch_moments(returns_BK: Tensor, batch: RolloutBatch, sum_over: SumOver) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of the compared returns of all processes at each turn; ``[K]`` each."""
-    # Sums over processes add up in another order than on one; in double precision the difference is below float32's.
+    # The order of summation depends on the number of processes; double precision keeps the difference below float32's.
     weights = batch.compared.double()
     n = sum_over(weights.sum(0)).clamp(min=1)
     mean = sum_over((returns_BK.double() * weights).sum(0)) / n
@@ -414,12 +414,12 @@ def _batch_moments(returns_BK: Tensor, batch: RolloutBatch, sum_over: SumOver) -
 
 
 def returns_vary(returns_BK: Tensor, played_BK: Tensor, sum_over: SumOver = just_here) -> list[bool]:
-    """Whether the returns of those who played a turn differ in the batch of all processes, beyond the last bits."""
+    """Whether each turn's returns differ, beyond rounding, among the rows of all processes that sampled the turn."""
     weights, returns_BK = played_BK.double(), returns_BK.double()
     n = sum_over(weights.sum(0)).clamp(min=1)
     mean = sum_over((returns_BK * weights).sum(0)) / n
     deviation = (sum_over(((returns_BK - mean) * weights).square().sum(0)) / n).sqrt()
-    # The mean of equal numbers may miss them by a last bit; relative to the mean that is about 1e-16.
+    # The computed mean of equal numbers may differ from them in the last bit, a relative error of about 1e-16.
     return (deviation > 1e-12 * (1.0 + mean.abs())).tolist()
 
 
@@ -428,15 +428,15 @@ def whiten_turns(
 ) -> Tensor:
     """Advantages with mean 0 and standard deviation 1 over the tokens of each turn index; ``[B, T]``.
 
-    Turn by turn (as PAG's role normalisation, arXiv 2506.10406), so that a rare and dear second attempt does not drown
-    the first one's signal.
+    Each turn is whitened separately (as in PAG's role normalisation, arXiv 2506.10406), so that large advantages of
+    rare second attempts do not drown the first attempts' signal.
 
     Args:
-        advantages_BT: 0 off the response.
-        turn_ids_BT: -1 off the response.
-        varies: Per turn, whether its returns differ; where they do not, advantages are the critic's errors alone, and
-            stay as small as they are.
-        sum_over: Adds tensors up over processes.
+        advantages_BT: ``[B, T]`` advantages, 0 off the response.
+        turn_ids_BT: ``[B, T]`` turn indices, -1 off the response.
+        varies: Whether each turn's returns differ. If not, its advantages are only errors of the critic and are not
+            whitened, which would amplify them.
+        sum_over: Sums tensors over processes.
     """
     out = advantages_BT.clone()
     for k, scaled in enumerate(varies):

@@ -1,8 +1,9 @@
-"""Episodes to tensors: the only place where turns become rows.
+"""Converts episodes to tensors: the only place where turns become rows.
 
-A row is a conversation. Its last prompt and action contain every earlier turn verbatim, by the append-only rule; an
-episode of several roles has a row for each. Where a prompt was rendered anew (``Turn.restarts``) a new row begins: it
-knows the rewards of the whole conversation, holds the tokens of its own turns, and is compared at these alone.
+A row is a conversation. By the append-only rule its last prompt and action contain every earlier turn verbatim. An
+episode with several roles has a row for each role. If a prompt was rendered from scratch (``Turn.restarts``), a new row
+begins: that row has the rewards of the whole conversation, but only the tokens of its own turns, and enters baselines
+only at these turns.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,13 +20,13 @@ from rl.types import Episode, Finish, RolloutBatch, RunStoppedError, TrainBatch
 
 
 class Row(NamedTuple):
-    """Where a row comes from.
+    """The episode, role and turns that a row holds.
 
     Args:
-        episode: Its place in the list.
-        role: Who speaks.
-        turns: Which turns of the episode the row holds.
-        first: The column of the first of them: how many turns of the role come before it.
+        episode: Index of the episode in the list of episodes.
+        role: Role whose turns the row holds.
+        turns: Indices of the row's turns within the episode.
+        first: Column of the row's first turn: the number of turns of the role before it.
     """
 
     episode: int
@@ -35,12 +36,12 @@ class Row(NamedTuple):
 
 
 def conversations(episodes: Sequence[Episode]) -> list[Row]:
-    """The rows of episodes, in order; the roles of an episode in the order in which they spoke."""
+    """The rows of episodes, in the order of the episodes; an episode's roles follow the order of their first turns."""
     rows = []
     for place, episode in enumerate(episodes):
         spoken: dict[str, list[list[int]]] = {}
         for index, turn in enumerate(episode.turns):
-            # Turns that extend each other share a row; a prompt that was rendered anew begins the next one.
+            # Turns that extend each other share a row; a prompt that was rendered from scratch begins a new row.
             parts = spoken.setdefault(turn.role, [])
             if turn.restarts or not parts:
                 parts.append([])
@@ -59,7 +60,8 @@ def refuse_untrainable(episodes: Sequence[Episode], version: int | None) -> None
                 f"task {episode.task_id}: {counted(len(episode.turns), 'turn')}, failed={episode.failed}; "
                 "only finished episodes can be trained on"
             )
-        # Stale weights would sample off-policy in silence; an episode that only read its attempt sampled nothing.
+        # Without this check, an engine with stale weights would sample off-policy unnoticed. An episode whose turns are
+        # all given sampled nothing and has no version.
         if version is not None and len(episode.turns) > episode.given and episode.policy_version != version:
             raise RunStoppedError(
                 f"task {episode.task_id} was sampled by version {episode.policy_version} of the weights, but the "
@@ -74,25 +76,26 @@ def to_rollout_batch(
     mask_cut_off: bool = False,
     version: int | None = None,
 ) -> RolloutBatch:
-    """Right-padded rows of episodes, one per :func:`conversations`.
+    """Right-padded rows of episodes, one per entry of :func:`conversations`.
 
     Args:
-        episodes: Episodes with at least one turn each, none of them failed. A process may have none.
-        pad_id: Fills rows to the longest.
+        episodes: Episodes with at least one turn each, none of them failed. The list may be empty.
+        pad_id: Token id that pads rows to the length of the longest one.
         max_turns: K, the number of reward columns.
-        mask_cut_off: Leave answers that the token limit cut off out of the loss; their rewards stay in the baselines.
-        version: Of the weights that must have sampled them; ``None`` for any.
+        mask_cut_off: Whether to leave turns that the token limit cut off out of the loss; their rewards still enter
+            baselines.
+        version: Version of the weights that must have sampled the episodes; ``None`` accepts any.
 
     Raises:
-        ValueError: If an episode failed, has no turn, or a role in it more turns than ``max_turns``.
-        RunStoppedError: If one was sampled by another version.
+        ValueError: If an episode failed or has no turn, or if a role has more than ``max_turns`` turns.
+        RunStoppedError: If an episode was sampled by another version of the weights.
     """
     refuse_untrainable(episodes, version)
     rows = conversations(episodes)
     roles = sorted({row.role for row in rows})
     lasts = [episodes[row.episode].turns[row.turns[-1]] for row in rows]
-    # The last prompt and action of a row hold all its tokens, so their length is the row's. Arrays, converted once at
-    # the end: many small assignments are slow on tensors.
+    # The last prompt and action of a row hold all its tokens, so their length is that of the row. Rows are filled in
+    # numpy and converted once at the end, because many small assignments are slow on tensors.
     width = max((len(last.prompt_ids) + len(last.action_ids) for last in lasts), default=2)
     input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     attention_mask = np.zeros((len(rows), width), dtype=bool)
@@ -112,16 +115,17 @@ def to_rollout_batch(
             )
         input_ids[i, : len(ids)] = ids
         attention_mask[i, : len(ids)] = True
-        # Roles are never compared with each other: each has a group of its own, the task's where there is only one.
+        # Roles are never compared with each other, so each role of a group gets its own group id.
         group_ids[i] = episode.group_id * len(roles) + roles.index(row.role)
         rewards[i, : len(of_role)] = [turn.reward for turn in of_role]
-        # Of a conversation in several rows each turn is compared once, in the row that holds it. Past its end an
-        # episode is compared with the return 0, once too: in its last row.
+        # If a conversation fills several rows, each turn enters baselines once, in the row that holds it. The columns
+        # past its end (return 0) also enter baselines once, in its last row.
         compared[i, : row.first] = False
         compared[i, end:] = end == len(of_role)
         for k, index in enumerate(row.turns, row.first):
             turn = episode.turns[index]
-            # A masked reward says nothing and enters no baseline; a turn that was only read was paid like any other.
+            # A masked reward carries no information and enters no baseline. A given turn is not trained either, but its
+            # reward is valid and enters baselines.
             compared[i, k] = turn.trained or index < episode.given
             if turn.trained and not (mask_cut_off and turn.finish is Finish.LENGTH):
                 span = slice(len(turn.prompt_ids), len(turn.prompt_ids) + len(turn.action_ids))
@@ -141,9 +145,9 @@ def to_rollout_batch(
 
 
 def join_rows(batches: Sequence[Any]) -> Any:
-    """Batches of the same kind below each other, padded to the longest row of them."""
+    """Concatenates the rows of batches of the same kind, padded to the longest row."""
     values = []
-    for item in fields(batches[0]):  # a batch may hold another one, as TrainBatch does
+    for item in fields(batches[0]):  # a batch may contain another batch, as TrainBatch does
         parts = [getattr(batch, item.name) for batch in batches]
         if not isinstance(parts[0], Tensor):
             values.append(join_rows(parts))
@@ -156,8 +160,8 @@ def join_rows(batches: Sequence[Any]) -> Any:
 
 
 def placeholder(pad_id: int, max_turns: int) -> TrainBatch:
-    """One row without a response: what a process runs when others still have micro-batches and it has none left."""
-    # Two tokens, since a row of one predicts nothing.
+    """One row without a response, for a process that has no micro-batches left while other processes still do."""
+    # Two tokens, since a row with a single token has no position that predicts another.
     off, nothing = torch.zeros(1, 2, dtype=torch.bool), torch.zeros(1, 2)
     rollout = RolloutBatch(
         input_ids=torch.full((1, 2), pad_id),
@@ -174,20 +178,20 @@ def placeholder(pad_id: int, max_turns: int) -> TrainBatch:
 
 
 def micro_batches(lengths_B: Tensor, group_ids_B: Tensor, token_budget: int) -> Iterator[tuple[Tensor, int]]:
-    """Rows of similar length, so that rows times longest row stays within the budget.
+    """Splits rows into micro-batches of similar length whose padded size stays within a token budget.
 
-    Groups stay together where they can, because their rows share a prompt that is then read once: groups are ordered by
-    their longest row.
+    Rows of a group stay together where possible, because their common prompt is then processed only once; groups are
+    sorted by their longest row.
 
     Args:
         lengths_B: ``[B]`` number of tokens per row.
-        group_ids_B: ``[B]``.
-        token_budget: Upper limit of padded tokens; a single longer row gets a micro-batch of its own.
+        group_ids_B: ``[B]`` group of each row.
+        token_budget: Upper limit of padded tokens (rows times width); a row that exceeds it is a micro-batch by itself.
 
     Yields:
-        Row indices and the width that they need.
+        Row indices and width (length of the longest row) of each micro-batch.
     """
-    # numpy's sorts: torch's stable argsort costs 50 ms for a thousand rows on a CPU.
+    # Sorted in numpy, since torch's stable argsort takes 50 ms for a thousand rows on a CPU.
     # ``longest[g]`` is the length of a group's longest row; sorting by it, then by group, puts rows of similar length
     # and of the same group next to each other.
     lengths = lengths_B.numpy()
@@ -195,7 +199,7 @@ def micro_batches(lengths_B: Tensor, group_ids_B: Tensor, token_budget: int) -> 
     longest = np.zeros(len(lengths), dtype=np.int64)
     np.maximum.at(longest, groups, lengths)
     order = np.lexsort((groups, -longest[groups]))
-    # Take rows as long as all of them, padded to the longest one taken, fit into the budget.
+    # Add rows while all rows of the micro-batch, padded to the longest one, fit into the budget.
     start = 0
     while start < len(order):
         size, width = 0, 0
@@ -209,14 +213,14 @@ def micro_batches(lengths_B: Tensor, group_ids_B: Tensor, token_budget: int) -> 
 
 
 def sum_of_turns(values_BT: Tensor, turn_ids_BT: Tensor, n_columns: int) -> Tensor:
-    """The sum over each turn's tokens, ``[B, K]``."""
-    column = torch.where(turn_ids_BT >= 0, turn_ids_BT, n_columns)  # what is no response goes into a spare column
+    """The sum of values over each turn's tokens, ``[B, K]``."""
+    column = torch.where(turn_ids_BT >= 0, turn_ids_BT, n_columns)  # tokens off the response go into a spare column
     sums = torch.zeros(len(values_BT), n_columns + 1, dtype=values_BT.dtype, device=values_BT.device)
     return sums.scatter_add(1, column, values_BT)[:, :n_columns]
 
 
 def to_tokens(values_BK: Tensor, turn_ids_BT: Tensor) -> Tensor:
-    """Every response token gets its turn's value; everything else 0. ``[B, T]``."""
+    """Copies each turn's value to all of its tokens; 0 off the response. ``[B, T]``."""
     values_BT = values_BK.gather(1, turn_ids_BT.clamp(min=0))
     return torch.where(turn_ids_BT >= 0, values_BT, torch.zeros_like(values_BT))
 
@@ -228,8 +232,8 @@ def turn_starts(turn_ids_BT: Tensor) -> Tensor:
 
 
 def first_of_turns(values_BT: Tensor, turn_ids_BT: Tensor, n_columns: int) -> Tensor:
-    """Every turn's value at its first token, ``[B, K]``; 0 for turns that were not played."""
+    """The value at the first token of each turn, ``[B, K]``; 0 for turns without tokens in the row."""
     starts = turn_starts(turn_ids_BT)
     out = torch.zeros(len(values_BT), n_columns + 1, dtype=values_BT.dtype, device=values_BT.device)
-    column = torch.where(starts, turn_ids_BT, n_columns)  # everything but a turn's start goes into a spare column
+    column = torch.where(starts, turn_ids_BT, n_columns)  # tokens that start no turn go into a spare column
     return out.scatter(1, column, values_BT)[:, :n_columns]

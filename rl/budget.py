@@ -1,4 +1,4 @@
-"""How a budget is divided: the rollout batches of a run, and those of each stage."""
+"""Divides a budget into rollout batches of the run and of each stage."""
 
 import math
 from bisect import bisect_left
@@ -9,13 +9,13 @@ from rewards.wording import counted
 from rl.config import TrainConfig
 
 TOKEN_STEPS = 1000
-"""Resolution of the stages of a run whose budget is tokens."""
+"""Number of parts into which a budget of tokens is divided, to share it among the stages."""
 TOKEN_CHUNK = 16
-"""Groups that an offline method samples between two looks at a budget of tokens: it is overdrawn by less than these."""
+"""Groups that an offline method samples between two checks of a budget of tokens; it overruns by less than these."""
 
 
 def planned_steps(config: TrainConfig) -> int:
-    """Rollout batches of a run with the algorithm's own group size; :data:`TOKEN_STEPS` for a budget of tokens."""
+    """Number of rollout batches with the algorithm's own group size; :data:`TOKEN_STEPS` for a budget of tokens."""
     budget, unit = config.training, _unit(config)
     return TOKEN_STEPS if budget.tokens else max(1, (budget.updates or budget.episodes) // unit)
 
@@ -24,27 +24,28 @@ def stage_spans(shares: Sequence[float], n_steps: int) -> list[tuple[int, int]]:
     """First step of each stage and first step after it, in rollout batches.
 
     Args:
-        shares: Of the stages, which divide the run.
+        shares: Relative share of each stage in the run.
         n_steps: Rollout batches of the whole run.
     """
-    # Ends are rounded, not lengths, so that the stages' steps add up to the run's.
+    # Round the ends of stages instead of their lengths, so that lengths add up to ``n_steps``.
     ends = [0, *(round(n_steps * passed / sum(shares)) for passed in accumulate(shares))]
     ends[-1] = n_steps
     return list(pairwise(ends))
 
 
 def steps_of_stages(config: TrainConfig, n_steps: int) -> list[int]:
-    """Rollout batches that each stage takes, if none of its groups are replaced.
+    """Number of rollout batches that each stage takes if dynamic sampling replaces no groups.
 
     Args:
-        config: The run.
-        n_steps: Its budget, in rollout batches with the algorithm's own group size.
+        config: Config of the run.
+        n_steps: Budget of the run in rollout batches with the algorithm's own group size.
     """
     stages = config.algorithm.resolved(config.env.attempts)
     spans = stage_spans([stage.share for stage in stages], n_steps)
     if config.training.tokens or config.training.updates:
         return [end - start for start, end in spans]
-    # Stages with groups of their own spend the episodes faster or slower, and a batch must fit into what is left.
+    # Stages with their own group size use the budget of episodes faster or slower, so simulate the run batch by batch;
+    # it ends when the next batch does not fit into the rest of the budget.
     size, per_step = config.training.tasks_per_step, _unit(config)
     spent, taken = 0, [0] * len(stages)
     while True:
@@ -57,11 +58,12 @@ def steps_of_stages(config: TrainConfig, n_steps: int) -> list[int]:
 
 
 def batches_bought(config: TrainConfig, longest: bool) -> list[int]:
-    """Rollout batches that each stage takes of a budget of tokens, of which nothing but bounds is known beforehand.
+    """Bound on the number of rollout batches that each stage can take from a budget of tokens.
 
     Args:
-        config: The run.
-        longest: The fewest, with answers as long as they may be; otherwise the most, with a token in every episode.
+        config: Config of the run.
+        longest: Whether to return the lower bound, for answers of maximum length; otherwise the upper bound, for one
+            token per episode.
     """
     budget, stages, found = config.training, config.algorithm.resolved(config.env.attempts), []
     spans = stage_spans([stage.share for stage in stages], TOKEN_STEPS)
@@ -73,25 +75,25 @@ def batches_bought(config: TrainConfig, longest: bool) -> list[int]:
 
 
 def smallest_budget(config: TrainConfig, enough: Callable[[Iterable[int]], bool]) -> int:
-    """The smallest number of episodes or updates with which the stages' steps are enough.
+    """The smallest budget of episodes or updates with which the stages' numbers of steps satisfy ``enough``.
 
     Args:
-        config: The run; its budget is not one of tokens.
-        enough: ``any`` for one step at all, ``all`` for a step of every stage.
+        config: Config of the run; its budget is not in tokens.
+        enough: Condition on the steps of the stages: ``any`` for at least one step, ``all`` for one in every stage.
     """
 
     def reaches(n_steps: int) -> bool:
         return enough(steps_of_stages(config, n_steps))
 
-    # A stage with a share of a ten-thousandth needs ten thousand batches: doubled, and halved, not tried one by one.
+    # A stage with a tiny share may need tens of thousands of batches, so double the budget and then bisect.
     top = next(2**i for i in count() if reaches(2**i))
     return _unit(config) * (bisect_left(range(1, top + 1), True, key=reaches) + 1)
 
 
 def spent(config: TrainConfig) -> tuple[int, int]:
-    """Episodes and optimiser steps that a run comes to: whole batches, within its budget, which is not one of tokens.
+    """Number of episodes and of optimiser steps that a run uses: whole batches within a budget that is not in tokens.
 
-    Groups that dynamic sampling replaces leave room for fewer batches.
+    If dynamic sampling replaces groups, the budget allows fewer batches than computed here.
     """
     algorithm, steps = config.algorithm, steps_of_stages(config, planned_steps(config))
     stages = algorithm.resolved(config.env.attempts)
@@ -100,7 +102,7 @@ def spent(config: TrainConfig) -> tuple[int, int]:
 
 
 def refuse_small_budget(config: TrainConfig) -> None:
-    """Raises ValueError for a budget that is smaller than a batch: it would be overdrawn, or no step be taken."""
+    """Raises ValueError for a budget smaller than one batch, which would be exceeded or allow no step at all."""
     n_steps, size, budget = planned_steps(config), config.training.tasks_per_step, config.training
     algorithm, unit = config.algorithm, _unit(config)
     if budget.tokens:
@@ -132,7 +134,7 @@ def refuse_small_budget(config: TrainConfig) -> None:
 
 
 def _unit(config: TrainConfig) -> int:
-    """What a rollout batch takes from a budget of updates, or from one of episodes."""
+    """What one rollout batch consumes of the budget: optimiser steps for a budget of updates, otherwise episodes."""
     algorithm = config.algorithm
     if config.training.updates:
         return algorithm.epochs * algorithm.minibatches

@@ -1,9 +1,9 @@
-"""Everything that decides how a run goes on, written whole or not at all.
+"""Checkpoints: everything that a run needs to resume, written completely or not at all.
 
 ``<run>/checkpoints/<step>_<updates>/`` holds the tensors in the format of ``torch.distributed.checkpoint``, which any
-number of processes can read, a file of everything else per process, and ``meta.json`` with the size and the hash of
-them all. It is written under a temporary name, synchronised to disk and then renamed, so a folder that has its name is
-complete, whatever killed the process; what a disk damages afterwards is found by the hashes.
+number of processes can read; one file per process with everything else; and ``meta.json`` with the size and hash of
+every file. The folder is written under a temporary name, synchronised to disk and then renamed, so a folder with its
+final name is complete, even if the process was killed. The hashes reveal files that are damaged later.
 """
 
 import hashlib
@@ -40,25 +40,26 @@ _FREE = (
     *("engine.max_batch_size", "engine.enforce_eager", "engine.prefix_caching", "engine.sleep_level"),
     *("model.path", "env.options.path"),
 )
-"""Config keys that may change on resume: they do not decide what is learned, or name files whose contents decide."""
+"""Config keys that may change on resume: they do not affect what is learned, or only name files whose contents do."""
 _BUDGET = ("training.episodes", "training.tokens", "training.updates")
 _NAME = r"\d+(_\d+)?"
-"""Of a checkpoint's folder: ``<step>_<updates>`` online, ``<round>`` offline."""
+"""Pattern of a checkpoint's folder name: ``<step>_<updates>`` online, ``<round>`` offline."""
 
 
 class ResumeError(ValueError):
-    """A run cannot go on from what is there."""
+    """A run cannot be resumed from its folder."""
 
 
 def save_policy(folder: Path, model: Any, tokenizer: Any, distributed: Distributed | None = None) -> Path:
-    """Writes model and tokenizer in transformers' format, to a temporary name, then renamed; returns the folder.
+    """Writes model and tokenizer in transformers' format and returns the folder.
 
-    With sharded weights all processes must call it; the main one writes.
+    The files are written under a temporary name, which is then renamed. With sharded weights all processes must call
+    this function; only the main process writes.
 
     Raises:
-        RunStoppedError: If a weight is not finite: the policy that was there before stays.
+        RunStoppedError: If a weight is not finite; a policy that is already in the folder stays.
     """
-    # Gathering sharded weights is a collective, so it comes before anything that only the main process does.
+    # Gathering sharded weights is a collective, so all processes do it before the main process alone writes.
     state = full_state(model)
     if odd := [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]:
         raise RunStoppedError(
@@ -73,7 +74,7 @@ def save_policy(folder: Path, model: Any, tokenizer: Any, distributed: Distribut
             tokenizer.save_pretrained(temporary)
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():  # there is always one whole policy, under one name or the other
+        if folder.exists():  # renamed, not removed, so that a complete policy exists at any time
             folder.replace(old)
         temporary.replace(folder)
         shutil.rmtree(old, ignore_errors=True)
@@ -81,20 +82,20 @@ def save_policy(folder: Path, model: Any, tokenizer: Any, distributed: Distribut
 
 
 def whole_policy(folder: Path) -> Path:
-    """Where the policy is that :func:`save_policy` wrote last, even if the process was killed between its renamings."""
+    """Folder of the policy that :func:`save_policy` wrote last, even if it was killed between its two renames."""
     old = folder.with_name(f".{folder.name}.old")
     return folder if folder.exists() or not old.exists() else old
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What makes a run the same run.
+    """What must stay the same for a run to be resumed.
 
     Args:
-        kind: The entry point that started it.
-        config: The resolved config, flat.
-        content: Hashes of what the config only names: training tasks, files of the model, chat template. Empty as
-            long as nothing was loaded.
+        kind: Entry point that started the run.
+        config: The resolved config, flattened.
+        content: Hashes of what the config only names, such as training tasks, files of the model and chat template.
+            Empty as long as nothing was loaded.
     """
 
     kind: str
@@ -103,25 +104,26 @@ class Identity:
 
     @classmethod
     def of(cls, config: Any, kind: str, content: Mapping[str, str] | None = None) -> "Identity":
-        """Of a run."""
+        """The identity of a run with this config."""
         return cls(kind, flatten(asdict(config)), dict(content or {}))
 
     def write(self, folder: Path) -> None:
-        """Puts it into the run's folder."""
+        """Writes the identity to the run's folder."""
         write_json(folder / IDENTITY, asdict(self))
 
     def refuse(self, stored: "Identity") -> None:
-        """Raises ResumeError, naming what changed, if a stored identity is another one."""
+        """Raises ResumeError, naming what changed, if the stored identity belongs to a different run."""
         now, then = self.config, stored.config
-        # What decides nothing of what is learned may differ. Validation does decide where it chooses the best policy.
+        # Keys that do not affect what is learned may differ. The interval of validations is such a key unless
+        # validation selects the best policy.
         free = (*_FREE, "training.validate_every") if now.get("training.select") != "best" else _FREE
         changed = [
             f"{key} (was {then.get(key)!r}, is {now.get(key)!r})"
             for key in sorted(now.keys() | then.keys())
             if now.get(key) != then.get(key) and not any(fnmatch(key, name) for name in free)
         ]
-        # A budget alone may grow while the run is unfinished: what is done is what the longer run would have done. A
-        # finished run, with its result and its policy, stays as it is; whoever opens the folder refuses it.
+        # If only the budget changed, it may grow while the run is unfinished, provided that the steps taken so far are
+        # those that the longer run would have taken. Finished runs are refused elsewhere, when their folder is opened.
         if changed and all(change.split()[0] in _BUDGET for change in changed):
             changed = [] if self._may_grow(then) else [*changed, "a budget may only grow, and only where no schedule "
             "of the learning rate and no further stage stretches over it"]  # fmt: skip
@@ -139,9 +141,9 @@ class Identity:
             )
 
     def _may_grow(self, then: Mapping[str, Any]) -> bool:
-        """Whether a larger budget leaves all that was done as it would have been."""
-        # Schedules and stages stretch over the whole budget, so with another one the steps that were taken would have
-        # had other learning rates and losses. Going from one kind of budget to another is no growth either.
+        """Whether the budget grew and the steps taken so far would have been the same with the larger budget."""
+        # Schedules and stages stretch over the whole budget, so with another budget the steps taken so far would have
+        # had other learning rates and losses. A change from one kind of budget to another is no growth either.
         stages = {key.split(".")[2] for key in self.config if key.startswith("algorithm.stages.")} - {"n"}
         schedules = {str(value).lower() for key, value in self.config.items() if key.endswith(".schedule")}
         grows = all(self.config[key] >= then[key] and bool(self.config[key]) == bool(then[key]) for key in _BUDGET)
@@ -149,7 +151,7 @@ class Identity:
 
 
 def read_identity(folder: Path) -> Identity:
-    """The identity of the run in a folder."""
+    """Reads the identity of the run in a folder."""
     try:
         return Identity(**json.loads((folder / IDENTITY).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
@@ -157,7 +159,7 @@ def read_identity(folder: Path) -> Identity:
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, keys joined by dots; values are JSON types."""
+    """Flattens nested dictionaries and lists into one dictionary; keys are joined by dots, enums become their names."""
     if isinstance(node, Mapping):
         flat: dict[str, Any] = {}
         for key, value in node.items():
@@ -172,7 +174,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def hash_tasks(tasks: Sequence[Task]) -> str:
-    """A hash of the tasks' contents, in order."""
+    """Hash of the contents of tasks and of their order."""
     digest = hashlib.blake2b(digest_size=16)
     for task in tasks:
         digest.update(repr(task).encode())
@@ -180,26 +182,26 @@ def hash_tasks(tasks: Sequence[Task]) -> str:
 
 
 class Stateful(Protocol):
-    """What a checkpoint is of."""
+    """An object whose state a checkpoint stores."""
 
     def state(self) -> dict[str, Any]:
-        """Everything but the tensors of :meth:`tensors`, this process's part of it."""
+        """This process's state, without the tensors of :meth:`tensors`."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, moments and other tensors by name, live: they are read from and written to in place."""
+        """Weights, optimiser moments and other tensors by name: the live tensors, which loading overwrites in place."""
         ...
 
     def load_state(
         self, shared: dict[str, Any], parts: Sequence[dict[str, Any]], fill: Callable[[dict[str, Tensor]], None]
     ) -> None:
-        """The inverse of :meth:`state`.
+        """Restores what :meth:`state` returned.
 
         Args:
-            shared: The main process's state, for what all processes have alike.
-            parts: States of former processes whose work this one takes over: its own, or after a change of their
-                number all of them on the main process and none on the others.
-            fill: Reads the checkpoint into tensors; to be called with :meth:`tensors`.
+            shared: State of the main process, for values that are the same on all processes.
+            parts: States of the former processes whose work this process takes over: its own state if the number of
+                processes is unchanged; otherwise all states on the main process and none on the others.
+            fill: Reads tensors from the checkpoint in place; it must be called with :meth:`tensors`.
         """
         ...
 
@@ -208,24 +210,24 @@ class Checkpoints:
     """The checkpoints of a run.
 
     Args:
-        folder: Of the run.
-        keep_last: How many are kept.
-        distributed: Processes; each writes its part.
+        folder: Folder of the run.
+        keep_last: Number of newest checkpoints to keep.
+        distributed: Processes of the run; each writes its part.
     """
 
     def __init__(self, folder: Path, keep_last: int, distributed: Distributed) -> None:
         self._folder, self._keep_last, self._distributed = folder / "checkpoints", keep_last, distributed
 
     def save(self, name: str, owner: Stateful, extra: dict[str, Any]) -> None:
-        """Writes a checkpoint; all processes must call it.
+        """Writes a checkpoint; all processes must call this method.
 
         Args:
-            name: Of the folder, ``<step>_<updates>`` or ``<round>`` with leading zeros, so that later ones sort later.
-            owner: What is saved.
+            name: Folder name, ``<step>_<updates>`` or ``<round>``, with leading zeros so that names sort by age.
+            owner: Object whose state is saved.
             extra: Further state of the main process, JSON types.
 
         Raises:
-            RunStoppedError: If a tensor is not finite: such a checkpoint would only push out one that is.
+            RunStoppedError: If a tensor is not finite; an unusable checkpoint must not displace an older, usable one.
         """
         target, temporary, distributed = self._folder / name, self._folder / f".{name}", self._distributed
         tensors = owner.tensors()
@@ -243,8 +245,9 @@ class Checkpoints:
         def finish() -> None:
             meta = {"processes": distributed.n_processes, "files": files, "extra": extra}
             write_json(temporary / "meta.json", meta | {"hash": _hash_meta(meta)})
-            # The renaming is what makes a checkpoint of the folder. File and directory are synchronised around it, or
-            # a power failure could leave the new name with old contents. Older ones go only when this one stands.
+            # The rename makes the folder a checkpoint. ``meta.json`` is synchronised to disk before and the parent
+            # directory after, or a power failure could leave the new name with incomplete contents. Older checkpoints
+            # are removed only after this one is complete.
             _sync(temporary / "meta.json")
             shutil.rmtree(target, ignore_errors=True)
             temporary.replace(target)
@@ -259,12 +262,12 @@ class Checkpoints:
             distributed.on_main(finish)
 
     def _write_rest(self, folder: Path, state: dict[str, Any]) -> list[tuple[str, int, str]]:
-        """Writes what is no tensor; returns name, size and hash of the files of all processes."""
+        """Writes this process's state and returns name, size and hash of the files of all processes."""
         rank = self._distributed.rank
         own = folder / f"rank_{rank}.pt"
         found: list[Any]
         try:
-            with own.open("wb") as file:  # through Python's file, whose errors say what happened
+            with own.open("wb") as file:  # a Python file, because torch's own writer hides the cause of an error
                 torch.save({"state": state, "random": random_state()}, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -273,13 +276,13 @@ class Checkpoints:
         except OSError as error:
             found = [error]
         found = self._distributed.gather(found)
-        for error in found:  # one process's full disk must not leave the others waiting for it
+        for error in found:  # raised on all processes, since otherwise the others would wait for the one that failed
             if isinstance(error, OSError):
                 raise error
         return found
 
     def load(self, owner: Stateful) -> dict[str, Any] | None:
-        """Restores the newest checkpoint that is whole and returns its extra; ``None`` if there never was one.
+        """Restores the newest intact checkpoint and returns its ``extra``; ``None`` if there is no checkpoint.
 
         Raises:
             ResumeError: If there are checkpoints, but all of them are damaged.
@@ -288,8 +291,8 @@ class Checkpoints:
         name, meta = distributed.on_main(self._newest_whole)
         if name is None:
             return None
-        # After a change of the number of processes the main one takes over the work of all former ones; the generators'
-        # states are then nobody's, and only libraries draw from them (see :func:`random_state`).
+        # If the number of processes changed, the main process takes over the work of all former ones. The states of the
+        # random generators are then not restored, which is harmless: only libraries use them (:func:`random_state`).
         folder, n_then, same = self._folder / name, meta["processes"], meta["processes"] == distributed.n_processes
         ranks = [distributed.rank] if same else range(n_then) if distributed.is_main else []
         files = {rank: _read(folder / f"rank_{rank}.pt") for rank in {0, *ranks}}
@@ -302,7 +305,7 @@ class Checkpoints:
         return meta["extra"]
 
     def _newest_whole(self) -> tuple[str | None, dict[str, Any]]:
-        # A damaged checkpoint costs the steps since the one before, not the run.
+        # If the newest checkpoint is damaged, the run resumes from an older one instead of being lost.
         names = self._names()
         for name in reversed(names):
             try:
@@ -328,8 +331,8 @@ class Checkpoints:
     def _names(self) -> list[str]:
         if not self._folder.exists():
             return []
-        # Steps are written with leading zeros, so names sort by age. Those that begin with a point were never finished,
-        # and whatever else somebody put here is no checkpoint: it is neither loaded, nor counted, nor removed.
+        # Leading zeros make names sort by age. Names that begin with a dot belong to unfinished checkpoints. The
+        # pattern also skips any other file or folder, so that it is neither loaded, nor counted, nor removed.
         found = [path for path in self._folder.iterdir() if re.fullmatch(_NAME, path.name) and path.is_dir()]
         return sorted(path.name for path in found)
 
@@ -339,7 +342,7 @@ def _hash_meta(meta: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=False)  # our own file: it holds episodes, not only tensors
+    return torch.load(path, map_location="cpu", weights_only=False)  # our own file, which holds episodes too
 
 
 def _sync(path: Path) -> None:
@@ -351,7 +354,7 @@ def _sync(path: Path) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """The global generators; ours draw by hashing coordinates, but a library may use them."""
+    """States of the global random generators, which only libraries use; our own randomness comes from hashed seeds."""
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
@@ -361,7 +364,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """The inverse of :func:`random_state`."""
+    """Restores what :func:`random_state` returned."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])

@@ -24,45 +24,46 @@ def control_rows(
     seed: int,
     names: Iterable[str] = (),
 ) -> list[EvalRow]:
-    """One row per task and control, from greedy episodes of the same policy.
+    """Plays controls on greedy episodes of the same policy and returns one row per task and control.
 
     Args:
-        rollout: Plays two attempts, with this feedback in place of the environment's own.
-        env: An environment of these tasks, asked what it says after an attempt.
-        episodes: Greedy episodes, one per task in their order; a failed one is a failed row of every control.
-        tasks: Their tasks.
-        renderer: Turns the text of an exchanged attempt into tokens.
-        arm: Named in the rows.
-        seed: Named in the rows.
-        names: Which controls; all for none.
+        rollout: Builds a rollout with two attempts; its argument is the feedback, ``None`` for the environment's own.
+        env: Environment of these tasks, used to get its feedback to an attempt.
+        episodes: Greedy episodes, one per task; a failed episode gives a failed row in every control.
+        tasks: Task of each episode, in the same order.
+        renderer: Turns the text of a replacement attempt into tokens.
+        arm: Name of the arm, written to the rows.
+        seed: Seed of the run, written to the rows.
+        names: Names of the controls to play; empty for all.
     """
     usable = [(task, episode.turns[0]) for task, episode in zip(tasks, episodes, strict=True) if not episode.failed]
     failed, rows = [episode for episode in episodes if episode.failed], []
     own_tasks, firsts = [task for task, _ in usable], [turn for _, turn in usable]
-    # Draws hang on control and task by name, so that one control more or less changes no other.
+    # Random generators are seeded by the names of control and task, so that adding or removing a control does not
+    # change the others.
     for name in names or CONTROLS:
         scenes = [
             Scene(i, own_tasks, firsts, env, random.Random(f"{name}/{task.id}")) for i, task in enumerate(own_tasks)
         ]
         changes = [CONTROLS[name](scene) for scene in scenes]
         if scenes and not any(changes):
-            continue  # nothing can be exchanged, so it would be called unused
+            continue  # the control has nothing to change in any episode; its rows would suggest that it has no effect
         plans = []
         for i, (scene, change) in enumerate(zip(scenes, changes, strict=True)):
             first = _first(scene.own, change, renderer)
             plans.append(EpisodePlan(scene.task, i, i, first, change.request if change else None))
-        # Greedy, as the episodes were that they are compared with: what differs is the exchange alone.
+        # Greedy like the episodes compared with, so that the control's change is the only difference.
         played = rollout(CONTROLS.fact(name, "feedback")).run(plans, 0.0) if plans else []
         rows += [EvalRow.of(episode, arm, seed, name, 0, 2) for episode in [*failed, *played]]
     return rows
 
 
 def _first(own: Turn, change: Change | None, renderer: Renderer) -> Turn:
-    """The turn that stands in the place of the first one; nothing of it is learned."""
+    """The first attempt that the control gives the policy: its own, or a replacement."""
     if change is None or change.first is None:
         return own
     if isinstance(change.first, Turn):
         return replace(change.first, prompt_ids=own.prompt_ids)
     ids = (*renderer.tokenizer.encode(change.first, add_special_tokens=False), renderer.end_id)
-    score = Score(0.0, Verdict.NO_ANSWER)  # the environment gives it the one that counts
+    score = Score(0.0, Verdict.NO_ANSWER)  # a placeholder; the environment verifies the turn when it is played
     return Turn(own.prompt_ids, ids, (0.0,) * len(ids), change.first, Finish.STOP, score, 0.0)

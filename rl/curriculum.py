@@ -1,9 +1,9 @@
-"""Which tasks are worth an episode now: curricula over the running pass rates of tasks.
+"""Curricula: choose the tasks worth training on now by their running pass rates.
 
-Tasks come in a shuffled, endless stream. A curriculum says of every task that comes by, from what its earlier groups
-came to, with which chance it is drawn; what is not drawn is passed over, and the next one is asked about. A task that
-was never seen is always drawn. The chance is decided by a number that is hashed from the place in the stream, so
-neither a resumed run nor another number of processes draws other tasks.
+Tasks come in an endless, shuffled stream. For each task in the stream, a curriculum computes the probability of
+selecting it from the pass rates of its earlier groups. A task that is not selected is skipped, and the next one is
+considered. A task without earlier groups is always selected. The random number for the decision is hashed from the
+position in the stream, so a resumed run, or a run with another number of processes, selects the same tasks.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ from rl.types import Episode, derive_seed
 
 
 class Draw(NamedTuple):
-    """What a curriculum makes of a task that it has seen before.
+    """A curriculum's judgement of a task that has been sampled before.
 
     Args:
-        rate: Its running pass rate.
-        chance: With which it is drawn, in [0, 1].
-        easy: Whether it is rather too easy than too hard, where it is not drawn.
+        rate: The task's running pass rate.
+        chance: Probability of selecting the task, in [0, 1].
+        easy: Whether the task, if skipped, counts as too easy; otherwise it counts as too hard.
     """
 
     rate: float
@@ -34,17 +34,17 @@ class Draw(NamedTuple):
 
 
 CURRICULA: Lookup[Callable[..., Draw]] = Lookup("training.curriculum")
-"""``(history, **options) -> Draw``: from the pass rates of a task's groups so far, in order, at least one.
-``draws_all=True`` declares that every task is drawn as it comes, so that nothing is asked and nothing kept."""
+"""``(history, **options) -> Draw``. ``history`` holds the pass rates of a task's groups so far, oldest first, at least
+one. ``draws_all=True`` declares that every task is selected, so that no pass rates need to be stored."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A running pass rate.
+    """Options of curricula that use a running pass rate.
 
     Args:
-        smoothing: Weight of what was known before a task's newest group: 0 looks at the newest alone.
-        explore: Chance of a task that would be passed over, so that one is found again that has become possible.
+        smoothing: Weight of a task's earlier groups in its running pass rate; 0 uses the newest group alone.
+        explore: Smallest probability of selecting a task, so that tasks that have become solvable are found again.
     """
 
     smoothing: float = 0.5
@@ -58,11 +58,11 @@ class Running:
 
 @dataclass(frozen=True)
 class Band(Running):
-    """Pass rates from which something is to be learned.
+    """Options of ``pass_rate``: the band of pass rates that are worth training on.
 
     Args:
-        low: A task with a lower rate is hopeless.
-        high: A task with a higher one is solved.
+        low: Tasks with a lower pass rate count as hopeless.
+        high: Tasks with a higher pass rate count as solved.
     """
 
     low: float = 0.05
@@ -76,16 +76,16 @@ class Band(Running):
 
 @CURRICULA.register("uniform", draws_all=True)
 def uniform(history: Sequence[float]) -> Draw:
-    """Every task, once per pass."""
+    """Selects every task once per pass over the tasks."""
     return Draw(mean(history), 1.0, False)
 
 
 @CURRICULA.register("pass_rate", options=Band)
 def pass_rate(history: Sequence[float], *, smoothing: float, explore: float, low: float, high: float) -> Draw:
-    """Tasks whose running pass rate lies in a band; solved and hopeless ones only to look at them again.
+    """Selects tasks whose running pass rate lies in a band; solved and hopeless tasks only with chance ``explore``.
 
-    A group whose episodes all pass or all fail has no gradient, so its episodes are spent on nothing. DAPO (arXiv
-    2503.14476, section 3.2) samples first and throws such groups away; here they are not sampled.
+    A group whose episodes all pass or all fail has no gradient, so its episodes are wasted. DAPO (arXiv 2503.14476,
+    section 3.2) samples such groups and discards them; here they are avoided before sampling.
     """
     rate = running(history, smoothing)
     return Draw(rate, 1.0 if low <= rate <= high else explore, rate > high)
@@ -93,17 +93,17 @@ def pass_rate(history: Sequence[float], *, smoothing: float, explore: float, low
 
 @CURRICULA.register("learnability", options=Running)
 def learnability(history: Sequence[float], *, smoothing: float, explore: float) -> Draw:
-    """With the chance ``4 p (1 - p)``, p the running pass rate: the variance of what an episode earns.
+    """Selects a task with chance ``4 p (1 - p)``, p its running pass rate: the scaled variance of an episode's success.
 
-    After the success rate's variance as a score of tasks (Foster and Foerster, arXiv 2502.12272).
+    The variance of the success rate as a score of tasks follows Foster and Foerster (arXiv 2502.12272).
     """
     rate = running(history, smoothing)
     return Draw(rate, max(explore, 4 * rate * (1 - rate)), rate > 0.5)
 
 
 def running(history: Sequence[float], smoothing: float) -> float:
-    """``rate = smoothing * rate + (1 - smoothing) * newest``, from the first group on."""
-    # The first group counts whole: starting from a guess would pass over tasks on the strength of that guess.
+    """Running pass rate: ``rate = smoothing * rate + (1 - smoothing) * newest``, starting at the first group's rate."""
+    # Starting from a guessed rate instead would skip tasks because of the guess.
     rate = history[0]
     for newest in history[1:]:
         rate = smoothing * rate + (1 - smoothing) * newest
@@ -111,14 +111,14 @@ def running(history: Sequence[float], smoothing: float) -> float:
 
 
 class Curriculum:
-    """Draws from an endless, shuffled stream of tasks, and keeps what the drawn ones came to.
+    """Selects tasks from an endless, shuffled stream and stores the pass rates of their groups.
 
     Args:
-        name: In :data:`CURRICULA`.
-        options: Its own.
-        task_at: The task at a place of the stream.
-        n_tasks: In one pass.
-        seed: Of the run.
+        name: Name of the curriculum in :data:`CURRICULA`.
+        options: Options of the curriculum.
+        task_at: Returns the task at a position of the stream.
+        n_tasks: Number of tasks in one pass.
+        seed: Seed of the run.
     """
 
     def __init__(
@@ -130,12 +130,12 @@ class Curriculum:
         self._noted: list[tuple[Draw | None, bool]] = []
 
     def take(self, start: int, n: int) -> list[int]:
-        """The places of the next ``n`` tasks that are drawn, from a place on; what came by ends with the last of them.
+        """Positions of the next ``n`` selected tasks, beginning the search at position ``start``.
 
-        After a whole pass over the tasks without one the next is taken as it comes, so that a run ends.
+        If a whole pass over the tasks selects none, the next task is selected anyway, so that the search always ends.
         """
-        # The number is a hash of the place and not drawn from a generator, whose state would depend on how many tasks
-        # were asked about before.
+        # The random number is hashed from the position. A generator's state would depend on how many tasks were
+        # considered before.
         taken: list[int] = []
         n_passed = 0
         for position in count(start):
@@ -151,13 +151,13 @@ class Curriculum:
         return taken
 
     def learn(self, groups: Sequence[tuple[int, float]]) -> None:
-        """Takes in what groups came to: place in the stream and pass rate, of all processes."""
-        for position, rate in sorted(groups):  # in the order of the stream, whichever process played them
+        """Stores the pass rates of groups from all processes, given as pairs of stream position and pass rate."""
+        for position, rate in sorted(groups):  # in stream order, so that history does not depend on the processes
             self._history.setdefault(self._task_at(position).id, []).append(rate)
 
     def metrics(self) -> dict[str, float]:
-        """What was drawn and passed over since the last call."""
-        noted, self._noted = self._noted, []  # of all rounds of dynamic sampling since the last step
+        """Metrics on the tasks that were selected and skipped since the last call."""
+        noted, self._noted = self._noted, []  # includes all rounds of dynamic sampling
         known = [(draw, drawn) for draw, drawn in noted if draw is not None]
         passed = [draw.easy for draw, drawn in known if not drawn]
         rates = [draw.rate for draw, drawn in known if drawn]
@@ -173,14 +173,14 @@ class Curriculum:
         return self._history
 
     def load_state(self, state: dict[str, list[float]]) -> None:
-        """The inverse of :meth:`state`."""
+        """Restores what :meth:`state` returned."""
         self._history = state
 
 
 def passed(episodes: Sequence[Episode]) -> float | None:
-    """The share of a group's episodes that end right; ``None`` where none of them says anything.
+    """Fraction of a group's episodes whose last turn is correct; ``None`` if all of them failed or are masked.
 
-    In an environment without a verifier an episode ends right with a last raw reward of at least 1.
+    Without a verifier, a turn counts as correct if its raw reward is at least 1.
     """
     last = [episode.turns[-1] for episode in episodes if not (episode.failed or episode.masked)]
     return mean(turn.correct if turn.score is not None else turn.reward >= 1.0 for turn in last) if last else None

@@ -1,9 +1,9 @@
-"""Evaluation: play episodes, keep one row per (arm, seed, mode, task, sample). All else is computed from rows.
+"""Evaluation: plays episodes and stores one row per (arm, seed, mode, task, sample); all rates are computed from rows.
 
-A policy is also measured at first attempts that it did not make (:func:`first_turns`, :func:`second_attempts`).
-Fine-tuning on stored traces learns to correct the attempts in them; whether a policy corrects its own is another
-question (SCoRe, arXiv 2409.12917, section 4.2 and Figure 4). So the base's first attempts are held fixed while the
-policy changes, beside validations of its own.
+A policy's second attempts are also measured after first attempts of the base model (:func:`first_turns`,
+:func:`second_attempts`). Fine-tuning on stored traces teaches a policy to correct the attempts in them, which does not
+mean that it corrects its own (SCoRe, arXiv 2409.12917, section 4.2 and Figure 4). The base's first attempts stay fixed
+while the policy changes; validations measure the policy on its own first attempts.
 """
 
 import math
@@ -15,7 +15,7 @@ from rl.rollout import EpisodePlan, Rollout
 from rl.types import Episode, RunStoppedError, Turn, derive_seed
 
 EVALUATION_SEED = 20_240_919
-"""Evaluation draws do not depend on the run's seed: arms and seeds are compared on the same draws."""
+"""Seed of all evaluations. It does not depend on the run's seed, so arms and seeds share the same random numbers."""
 
 
 def play(
@@ -26,18 +26,18 @@ def play(
     mode: str = "greedy",
     on_episode: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
-    """``n_samples`` episodes per task in one mode, those of a task next to each other.
+    """Plays ``n_samples`` episodes per task in one mode and returns them, those of a task in a row.
 
     Args:
         rollout: Plays episodes with the environment's full number of attempts.
-        tasks: What to measure on.
+        tasks: Tasks to evaluate on.
         n_samples: Episodes per task.
-        temperature: 0 for greedy.
-        mode: Decides the draws, together with task and sample.
-        on_episode: Called as episodes end.
+        temperature: Sampling temperature; 0 for greedy.
+        mode: Name of the mode; each episode's seed is derived from mode, task and sample.
+        on_episode: Called with every episode as it ends.
 
     Raises:
-        RunStoppedError: If what the policy thinks of its own answers is no number.
+        RunStoppedError: If log-probs of sampled tokens are not finite.
     """
     plans = [
         EpisodePlan(task, index, derive_seed(EVALUATION_SEED, mode, task.id, sample))
@@ -45,8 +45,8 @@ def play(
         for sample in range(n_samples)
     ]
     episodes = rollout.run(plans, temperature, on_episode)
-    # A sum that is finite has finite parts. Overflowed activations give answers all the same, whose rates look like a
-    # bad policy's.
+    # Overflowed activations still produce answers, whose rates would look like those of a bad policy. A sum is finite
+    # only if all of its terms are.
     odd = sum(not math.isfinite(sum(turn.sampler_logprobs)) for episode in episodes for turn in episode.sampled)
     if odd:
         raise RunStoppedError(
@@ -60,15 +60,15 @@ def play(
 def to_rows(
     episodes: Sequence[Episode], n_samples: int, arm: str, seed: int, mode: str, attempts: int
 ) -> list[EvalRow]:
-    """The rows of what :func:`play` returned; arm and seed are named in them and change no draw.
+    """Converts the episodes that :func:`play` returned to rows.
 
     Args:
-        episodes: Those of a task next to each other.
+        episodes: Episodes, those of a task in a row.
         n_samples: Episodes per task.
-        arm: Named in the rows.
-        seed: Named in the rows.
-        mode: Named in the rows.
-        attempts: How many the environment allows; an episode may have ended earlier.
+        arm: Name of the arm, written to the rows.
+        seed: Seed of the run, written to the rows; it has no influence on the episodes' own seeds.
+        mode: Name of the mode, written to the rows.
+        attempts: Number of attempts that the environment allows; an episode may have ended earlier.
     """
     return [EvalRow.of(episode, arm, seed, mode, i % n_samples, attempts) for i, episode in enumerate(episodes)]
 
@@ -78,17 +78,17 @@ def first_turns(rollout: Rollout, tasks: Sequence[Task]) -> list[tuple[Task, Tur
 
     Args:
         rollout: Plays episodes of one attempt.
-        tasks: What is attempted.
+        tasks: Tasks to attempt.
     """
     episodes = play(rollout, tasks, 1, 0.0, "first")
     return [(task, e.turns[0]) for task, e in zip(tasks, episodes, strict=True) if not e.failed]
 
 
 def second_attempts(rollout: Rollout, firsts: Sequence[tuple[Task, Turn]]) -> list[Episode]:
-    """Greedy second attempts at given first ones.
+    """Plays greedy second attempts after given first attempts.
 
     Args:
         rollout: Plays episodes of two attempts.
-        firsts: Tasks and the first attempts that are read instead of sampled.
+        firsts: Tasks with the first attempts that are given to the policy instead of sampled.
     """
     return rollout.run([EpisodePlan(task, i, i, turn) for i, (task, turn) in enumerate(firsts)], 0.0)

@@ -1,9 +1,9 @@
-"""Rewards that need the whole group: agreement between samples instead of a verifier, tournaments, anything relative.
+"""Rewards that depend on a whole group, such as agreement between samples or tournaments.
 
-``env.group_reward`` names one of :data:`GROUP_REWARDS`. It is applied to a training group as soon as its episodes have
-ended, before anything asks whether the group carries a gradient. What the verifier said stays in ``Turn.score``, so
-that a log still shows how often such a reward is right. A turn about which the group says nothing gets
-``trained=False``: it is masked, which is not the same as being paid 0.
+``env.group_reward`` names an entry of :data:`GROUP_REWARDS`. It is applied to a training group as soon as the group's
+episodes have ended, before the group is checked for a gradient. The verifier's result stays in ``Turn.score``, so that
+the log still shows the true accuracy. A turn for which the group gives no signal gets ``trained=False``: it is masked,
+which differs from a reward of 0.
 """
 
 from collections import Counter
@@ -17,33 +17,35 @@ from rl.config.checks import check_numbers
 from rl.types import SOLVER, Group, Turn
 
 GroupReward = Callable[..., Group]
-"""``(group, **options) -> group`` with the same episodes in the same order, paid differently."""
+"""``(group, **options) -> group`` with the same episodes in the same order, but other rewards."""
 
 GROUP_REWARDS: Lookup[GroupReward] = Lookup("env.group_reward")
-"""``between=True`` declares that a reward pays what is said between attempts, so that someone has to speak there."""
+"""``between=True`` declares that a reward is for turns between attempts, so that a role has to speak there."""
 
 
 def apply_group_reward(reward: GroupReward, group: Group) -> Group:
-    """The group as the reward pays it. What it raises fails the group's episodes, which are then masked and counted."""
+    """The group with new rewards; if ``reward`` raises, all its episodes fail and are counted but not trained on."""
     try:
         return reward(group)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        # As with environments: what was sampled is kept, and the run's limit of failures decides whether it goes on.
+        # As with errors of environments, the episodes are kept, and training.max_failed_fraction decides whether the
+        # run continues.
         said = f"group reward: {error!r}"
         broken = {"terminated": False, "truncated": True, "stop_reason": StopReason.ENV_ERROR, "error": said}
         return replace(group, episodes=tuple(replace(episode, **broken) for episode in group.episodes))
 
 
 def pay(group: Group, rewards: Callable[[Sequence[Turn]], Sequence[float | None]]) -> Group:
-    """Pays every turn among the same turns of the group, role by role.
+    """Sets the rewards of a group's turns by comparing turns of the same index and role.
 
     Args:
-        group: Its failed episodes and the turns that its policy was only given to read stay as they are.
-        rewards: From the turns that were sampled at one place of the episode to their rewards, ``None`` for no signal.
+        group: The group; its failed episodes and given turns stay unchanged.
+        rewards: Maps the turns sampled at one turn index by one role to their rewards; ``None`` means no signal.
     """
-    # By place and role, so that first attempts are compared with first attempts, and never with what a critic said.
+    # Turns are collected by index and role, so that first attempts are compared only with first attempts, and never
+    # with a critic's turns.
     paid: dict[tuple[int, int], Turn] = {}
     places: dict[tuple[int, str], list[tuple[int, int]]] = {}
     for i, episode in enumerate(group.episodes):
@@ -67,7 +69,7 @@ class MajorityOptions:
     """Options of ``majority``.
 
     Args:
-        least: Share of a group's turns that the winning answer must have; below it the vote says nothing.
+        least: Smallest fraction of a group's turns that must give the winning answer; below it there is no signal.
     """
 
     least: float = 0.0
@@ -78,12 +80,12 @@ class MajorityOptions:
 
 @GROUP_REWARDS.register("majority", options=MajorityOptions)
 def majority(group: Group, *, least: float) -> Group:
-    """1 for the answer that most of the group give at the same turn, 0 for others (TTRL, arXiv 2504.16084).
+    """1 for turns that give the group's most frequent answer at the same turn, 0 for others (TTRL, arXiv 2504.16084).
 
-    Where nobody answers, or the winner has less than the share that is asked for, there is no signal.
+    There is no signal if no turn has an answer, or if the winning answer has less than the fraction ``least``.
     """
 
-    # An answer is known by its key, by which 1/2 and 0.5 are the same; who gives none votes for nobody.
+    # Answers are compared by their keys, for which 1/2 and 0.5 are equal. A turn without an answer has no vote.
     def rewards(turns: Sequence[Turn]) -> list[float | None]:
         answers = [turn.answer_key for turn in turns]
         winner = majority_index(answers)
@@ -96,12 +98,12 @@ def majority(group: Group, *, least: float) -> Group:
 
 @GROUP_REWARDS.register("agreement")
 def agreement(group: Group) -> Group:
-    """The share of the group's *other* answers at the same turn that equal one's own; no signal without another."""
+    """Fraction of the group's *other* answers at the same turn that equal this one; no signal without other answers."""
 
     def rewards(turns: Sequence[Turn]) -> list[float | None]:
         votes = Counter(turn.answer_key for turn in turns if turn.answer_key is not None)
         voters = sum(votes.values())
-        # Who does not answer agrees with nobody; who is the only one to answer cannot be agreed with.
+        # A turn without an answer agrees with no other. If only one turn has an answer, no turn gets a signal.
         return [
             (0.0 if turn.answer_key is None else (votes[turn.answer_key] - 1) / (voters - 1)) if voters > 1 else None
             for turn in turns
@@ -115,12 +117,12 @@ class OutcomeOptions:
     """Options of ``outcome``.
 
     Args:
-        right: What a right last attempt is worth.
-        wrong: What a wrong one is worth.
-        no_answer: What one without an answer in the accepted form is worth.
-        malformed: Added for *every* attempt without an answer, on its own turn.
-        decay: Factor of ``right`` for each attempt that came before.
-        repeats: Taken off the last attempt, times the share of attempts that repeat the answer of another one.
+        right: Reward of a right last attempt.
+        wrong: Reward of a wrong last attempt.
+        no_answer: Reward of a last attempt without an answer in the accepted form.
+        malformed: Reward added to *every* attempt without an answer in the accepted form.
+        decay: Factor on ``right`` for each attempt before the last.
+        repeats: Penalty on the last attempt, times the fraction of attempts that repeat an earlier answer.
     """
 
     right: float = 1.0
@@ -139,10 +141,10 @@ class OutcomeOptions:
 def outcome(
     group: Group, *, right: float, wrong: float, no_answer: float, malformed: float, decay: float, repeats: float
 ) -> Group:
-    """Pays how an episode ends, on its last attempt; earlier ones are worth what ``turn_gamma`` hands back to them.
+    """Rewards an episode's outcome on its last attempt; earlier attempts get credit only through ``turn_gamma``.
 
-    Covers multi-attempt RL (arXiv 2503.04808, section 3), RLEF (2410.02089, section 2.2) and UFO's decay and penalty
-    (2507.14295, section 3), each with options of its own.
+    With suitable options it is the reward of multi-attempt RL (arXiv 2503.04808, section 3), of RLEF (2410.02089,
+    section 2.2) or of UFO with decay and penalty (2507.14295, section 3).
     """
     episodes = list(group.episodes)
     for i, episode in enumerate(episodes):
@@ -152,7 +154,7 @@ def outcome(
         turns = list(episode.turns)
         last, n, keys = turns[places[-1]], len(places), {turns[k].answer_key for k in places}
         worth = right * decay ** (n - 1) if last.correct else no_answer if last.answer is None else wrong
-        # Attempts without an answer are alike (their key is None): each but the first repeats.
+        # Attempts without an answer have the same key, None, so all of these but the first count as repeats.
         worth -= repeats * (1 - len(keys) / n)
         for k in places:
             own = malformed if turns[k].answer is None else 0.0
@@ -163,9 +165,9 @@ def outcome(
 
 @GROUP_REWARDS.register("critic", between=True)
 def critic(group: Group) -> Group:
-    """Pays what is said between two attempts what the attempt after it earned (CTRL, arXiv 2502.03492, section 3.3).
+    """Rewards a turn between two attempts with the reward of the next attempt (CTRL, arXiv 2502.03492, section 3.3).
 
-    What no attempt follows says nothing, and is masked.
+    A turn that no attempt follows is masked.
     """
 
     def paid(turns: Sequence[Turn], k: int) -> Turn:

@@ -1,7 +1,7 @@
-"""Whether a run is well: checks over the metrics of its last steps, each with a limit, a usual cause and a remedy.
+"""Health checks on the metrics of a run's last steps, each with limits, a usual cause and a remedy.
 
-A check reads the log and nothing else. It changes nothing in training; ``training.stop_on`` may name checks that end
-the run. Another module adds one before the run::
+A check only reads the log and does not change training; ``training.stop_on`` may name checks that end the run. Another
+module can register a check before the run starts::
 
     @CHECKS.register("slow", options=limits(below=1.0), cause="the disk", remedy="another disk")
     def slow(history, *, below):
@@ -20,19 +20,19 @@ from rl.analysis.printing import fixed, percent
 from rl.config.checks import check_numbers
 
 PAGE = "docs/troubleshooting.md"
-"""Every check has a section there under its own name."""
+"""Documentation page with a section on every check, under the check's name."""
 VALIDATION = "eval/validation/"
 
 
 @dataclass
 class History:
-    """What a run has logged so far, as its checks read it.
+    """What a run has logged so far, as input for its checks.
 
     Args:
-        group_size: Episodes of a task that are compared with each other.
+        group_size: Number of episodes of a task that are compared with each other.
         steps: Metrics of the training steps, the newest last.
-        validations: Metrics of the validations.
-        progress: Part of the budget that is spent.
+        validations: Metrics of the validations, the newest last.
+        progress: Spent fraction of the budget.
     """
 
     group_size: int = 1
@@ -41,8 +41,8 @@ class History:
     progress: float = 0.0
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """A line of ``metrics.jsonl``."""
-        # Steps and validations share the file; each kind is known by a metric that only it has.
+        """Adds a line of ``metrics.jsonl``."""
+        # Steps and validations share the file; each kind is recognised by a metric that only this kind has.
         if "optim/lr" in row:
             self.steps.append(row)
         elif f"{VALIDATION}n" in row:
@@ -50,51 +50,52 @@ class History:
 
     @property
     def stage(self) -> list[Mapping[str, Any]]:
-        """The steps of the present stage: another loss has gradients and lengths of another size."""
+        """The steps of the current stage only, since gradient norms of stages with another loss are not comparable."""
         here = self.steps[-1].get("stage") if self.steps else None
         return [step for step in self.steps if step.get("stage") == here]
 
     def mean(self, name: str, n: int) -> float | None:
-        """A metric's mean over the last ``n`` steps; ``None`` before there are so many, or without a value in them."""
+        """A metric's mean over the last ``n`` steps; ``None`` if there are fewer steps or none of them has a value."""
         return mean(self.steps[-n:], name) if len(self.steps) >= n else None
 
     def attempts(self, name: str, n: int) -> list[tuple[int, float]]:
-        """Attempt and mean over the last ``n`` steps of a metric that is logged for each attempt."""
+        """Pairs of attempt and mean over the last ``n`` steps, for a metric that is logged for each attempt."""
         found = ((k, self.mean(f"{name}_t{k}", n)) for k in range(1, self.n_attempts + 1))
         return [(k, value) for k, value in found if value is not None]
 
     @property
     def n_attempts(self) -> int:
-        """Most attempts that the newest step logs."""
+        """Largest number of attempts for which the newest step has metrics."""
         known = (name.rpartition("_t")[2] for name in (self.steps[-1] if self.steps else ()) if "accuracy_t" in name)
         return max(map(int, known), default=0)
 
     def validated(self, name: str) -> float | None:
-        """A rate of the newest validation."""
+        """A rate of the newest validation; ``None`` if it is missing or ``nan``."""
         value = self.validations[-1].get(VALIDATION + name) if self.validations else None
         return value if value is not None and value == value else None
 
 
 def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Of a metric over those lines that have a value for it; ``None`` if none has."""
+    """Mean of a metric over the rows that have a value for it; ``None`` if no row has one."""
     # nan (a mean over nothing) is unequal to itself; in metrics.jsonl it is null.
     values = [value for row in rows if (value := row.get(name)) is not None and value == value]
     return sum(values) / len(values) if values else None
 
 
 CHECKS: Lookup[Callable[..., str]] = Lookup("training.health")
-"""``(history, **limits) -> what is wrong``, empty if nothing is. ``cause`` and ``remedy`` are facts of the entry."""
+"""``(history, **limits) -> message``: what is wrong, or an empty text. An entry has the facts ``cause`` and ``remedy``.
+"""
 
 
 def limits(**defaults: float) -> type:
-    """The dataclass of a check's limits, none of which may be negative."""
+    """Makes the dataclass of a check's limits, which must not be negative."""
     names = " ".join(defaults)
     namespace = {"__post_init__": lambda self: check_numbers(self, "training.health.<name>", not_negative=names)}
     return make_dataclass("Limits", [(n, type(v), field(default=v)) for n, v in defaults.items()], namespace=namespace)
 
 
 def refuse_checks(checks: Mapping[str, Any], stop_on: Sequence[str]) -> None:
-    """Raises ValueError for a check or a limit that there is not, or a run that is to stop on a check that is off."""
+    """Raises ValueError for an unknown check, an invalid limit, or a ``stop_on`` that names a disabled check."""
     for name, given in checks.items():
         CHECKS[name]
         if given is None:
@@ -126,7 +127,7 @@ def refuse_checks(checks: Mapping[str, Any], stop_on: Sequence[str]) -> None:
     remedy="a larger env.max_new_tokens; if it began during training, a smaller algorithm.optim.lr",
 )
 def cut_off(history: History, *, above: float, steps: int) -> str:
-    """More responses than a share are cut off by the token limit."""
+    """A large fraction of responses is cut off by the token limit."""
     return _share_of_responses(history, "truncated", "are cut off by the token limit", above, steps)
 
 
@@ -137,13 +138,22 @@ def cut_off(history: History, *, above: float, steps: int) -> str:
     remedy="env.prompts=... or env.prompts_text.system=...; a warm start (experiments.warm_start) for a small base",
 )
 def no_answer(history: History, *, above: float, steps: int) -> str:
-    """More responses than a share end without an answer in the expected form; cut off ones are not counted."""
+    """A large fraction of responses has no answer in the expected form; responses cut off are not counted."""
     return _share_of_responses(history, "no_answer", "hold no answer in the expected form", above, steps, "truncated")
 
 
 def _share_of_responses(history: History, name: str, what: str, above: float, steps: int, but: str = "") -> str:
-    """What is said of a share of the responses, in training or at the newest evaluation, if it is above its limit."""
-    # A cut off answer mostly holds no answer either, and is what another check is about.
+    """Message if a fraction of responses exceeds its limit, in training or in the newest validation; empty otherwise.
+
+    Args:
+        history: The run's metrics so far.
+        name: Name of the fraction's metric.
+        what: What these responses do, for the message.
+        above: Limit of the fraction.
+        steps: Number of steps over which the training metric is averaged.
+        but: Name of a fraction that is subtracted first, if any.
+    """
+    # Responses that are cut off mostly have no answer either; they are subtracted, since `cut_off` reports them.
     rest = dict(history.attempts(f"rollout/{but}", steps)) if but else {}
     for k, share in history.attempts(f"rollout/{name}", steps):
         if share - rest.get(k, 0.0) > above:
@@ -161,7 +171,7 @@ def _share_of_responses(history: History, name: str, what: str, above: float, st
     remedy="algorithm.normaliser=tokens, or a smaller env.max_new_tokens",
 )
 def longer(history: History, *, above: float, tokens: float, steps: int) -> str:
-    """Responses are so many times as long as in the first steps."""
+    """Responses have become several times as long as in the first steps."""
     for k, now in history.attempts("rollout/tokens", steps):
         before = mean(history.steps[:steps], f"rollout/tokens_t{k}")
         if before and now > above * before and now > tokens:
@@ -177,7 +187,7 @@ def longer(history: History, *, above: float, tokens: float, steps: int) -> str:
     remedy="algorithm=score, whose first stage holds the first attempt and whose progress bonus pays for corrections",
 )
 def copied(history: History, *, above: float, after: float, steps: int) -> str:
-    """Second attempts are copies of the first, when so much of the run is over."""
+    """Nearly all second attempts are copies of the first, late in the run."""
     kinds = [history.mean(f"data/{name}_copied", steps) for name in ("c_to_c", "i_to_i")]
     share = sum(one or 0.0 for one in kinds)
     if history.progress < after or share <= above:
@@ -193,19 +203,19 @@ def copied(history: History, *, above: float, after: float, steps: int) -> str:
     remedy="reward_weights=[1,1] in the algorithm's stages, so that first attempts count; a smaller progress_alpha",
 )
 def always_changed(history: History, *, above: float, steps: int) -> str:
-    """More right first attempts than a share are made wrong."""
+    """Second attempts turn a large fraction of right first attempts into wrong ones."""
     broken, rewritten, kept = (
         history.mean(f"data/{name}", steps) for name in ("c_to_i", "c_to_c_rewritten", "c_to_c_copied")
     )
     if broken is None or rewritten is None or kept is None:
         return ""
     right = broken + rewritten + kept
-    if right < 0.05 or broken / right <= above:  # of too few right ones a share says nothing
+    if right < 0.05 or broken / right <= above:  # with few right first attempts the fraction is too noisy
         return ""
     return f"{percent(broken / right, 0)} % of the right first attempts are made wrong by the second"
 
 
-# ---------------------------------------------------------------- what is learned from
+# ---------------------------------------------------------------- training data
 
 
 @CHECKS.register(
@@ -215,7 +225,7 @@ def always_changed(history: History, *, above: float, steps: int) -> str:
     remedy="harder tasks, training.curriculum=pass_rate, or fewer episodes",
 )
 def all_right(history: History, *, above: float, steps: int) -> str:
-    """Nearly all groups have no signal, most of them because all of their episodes are right."""
+    """Nearly all groups give no signal, and in most groups all episodes are right."""
     return _without_signal(history, "all_correct", "right", above, steps)
 
 
@@ -226,7 +236,7 @@ def all_right(history: History, *, above: float, steps: int) -> str:
     remedy="easier tasks, a larger algorithm.group_size, a warm start (experiments.warm_start)",
 )
 def all_wrong(history: History, *, above: float, steps: int) -> str:
-    """Nearly all groups have no signal, most of them because all of their episodes are wrong."""
+    """Nearly all groups give no signal, and in most groups all episodes are wrong."""
     return _without_signal(history, "all_wrong", "wrong", above, steps)
 
 
@@ -244,7 +254,7 @@ def _without_signal(history: History, which: str, word: str, above: float, steps
     remedy="python -m experiments.check with the same env; the errors stand in episodes.jsonl",
 )
 def failed(history: History, *, above: float, steps: int) -> str:
-    """More episodes than a share are broken off and not trained on."""
+    """Too many episodes break off and are not trained on."""
     share = history.mean("rollout/failed_fraction", steps)
     return f"{percent(share)} % of the episodes are broken off" if share is not None and share > above else ""
 
@@ -256,7 +266,7 @@ def failed(history: History, *, above: float, steps: int) -> str:
     remedy="a longer time limit of the verifier; algorithm.mask_cut_off=false",
 )
 def masked(history: History, *, above: float, steps: int) -> str:
-    """More sampled turns than a share are not trained on."""
+    """A large fraction of sampled turns is not trained on."""
     share = history.mean("rollout/masked_fraction", steps)
     if share is None or share <= above:
         return ""
@@ -270,13 +280,13 @@ def masked(history: History, *, above: float, steps: int) -> str:
     remedy="more training tasks, fewer episodes, training.select=best, and a look at the rewards in episodes.jsonl",
 )
 def overfitting(history: History, *, above: float) -> str:
-    """Accuracy rises in training and has fallen by so much in validation."""
+    """Accuracy rises in training but has fallen in validation."""
     name = f"accuracy_t{history.n_attempts}"
     found = [row for row in history.validations if row.get(f"{VALIDATION}{name}") is not None]
     if len(found) < 3 or not history.n_attempts:
         return ""
-    # Against the best validation so far, with training accuracy over the five steps up to either: both falling is no
-    # overfitting.
+    # Compare with the best validation so far. Training accuracy, averaged over the five steps before either validation,
+    # must have risen: if both accuracies fall, it is not overfitting.
     best, now = max(found[:-1], key=lambda row: row[f"{VALIDATION}{name}"]), found[-1]
     fallen = best[f"{VALIDATION}{name}"] - now[f"{VALIDATION}{name}"]
     around = [[step for step in history.steps if step["step"] <= row["step"]][-5:] for row in (best, now)]
@@ -299,9 +309,9 @@ def overfitting(history: History, *, above: float) -> str:
     remedy="a smaller algorithm.optim.lr, larger kl_coefs in the stages, or algorithm.terms={entropy: {loss: entropy}}",
 )
 def entropy_collapse(history: History, *, below: float, steps: int) -> str:
-    """Entropy at the sampled tokens is below so many nats, and was not at first."""
+    """Entropy at the sampled tokens is near 0 and was higher in the first step."""
     now, first = history.mean("policy/entropy", steps), mean(history.steps[:1], "policy/entropy")
-    # A base that is sure from the beginning has not collapsed, so it must also have lost half of what it had.
+    # A base with little entropy from the beginning has not collapsed, so half of the first step's must be lost too.
     if now is None or first is None or now >= below or now > first / 2:
         return ""
     return f"the policy's entropy is {now:.2g} nats per token, {first:.2g} at first"
@@ -314,7 +324,7 @@ def entropy_collapse(history: History, *, below: float, steps: int) -> str:
     remedy="a smaller algorithm.optim.lr, or a smaller weight of the entropy term",
 )
 def entropy_explosion(history: History, *, above: float, nats: float, steps: int) -> str:
-    """Entropy at the sampled tokens is so many times that of the first step, and above so many nats."""
+    """Entropy at the sampled tokens is large and a multiple of that in the first step."""
     now, first = history.mean("policy/entropy", steps), mean(history.steps[:1], "policy/entropy")
     if now is None or first is None or now <= nats or now <= above * first:
         return ""
@@ -328,7 +338,7 @@ def entropy_explosion(history: History, *, above: float, nats: float, steps: int
     remedy="larger kl_coefs in the algorithm's stages, or a smaller algorithm.optim.lr",
 )
 def far_from_reference(history: History, *, above: float, steps: int) -> str:
-    """An attempt's KL to the reference is above so many nats per episode."""
+    """An attempt's KL to the reference, in nats per episode, is large."""
     for k, kl in history.attempts("policy/kl_ref", steps):
         if kl > above:
             return f"attempt {k} is {fixed(kl, 0)} nats per episode away from the reference"
@@ -342,7 +352,7 @@ def far_from_reference(history: History, *, above: float, steps: int) -> str:
     remedy="fewer algorithm.epochs or algorithm.minibatches, or a smaller algorithm.optim.lr",
 )
 def clipped(history: History, *, above: float, steps: int) -> str:
-    """More tokens than a share have their ratio clipped."""
+    """A large fraction of tokens has a clipped ratio."""
     share = history.mean("policy/clip_fraction", steps)
     return f"the ratio of {percent(share, 0)} % of the tokens is clipped" if share is not None and share > above else ""
 
@@ -354,7 +364,7 @@ def clipped(history: History, *, above: float, steps: int) -> str:
     remedy="engine.dtype as in training, algorithm.importance=token",
 )
 def sampler_gap(history: History, *, above: float, steps: int) -> str:
-    """Trainer and sampler differ by more than so many nats per token."""
+    """Log-probs of trainer and sampler, in nats per token, differ too much."""
     gap = history.mean("policy/sampler_gap", steps)
     return f"trainer and sampler differ by {gap:.2g} nats per token" if gap is not None and gap > above else ""
 
@@ -366,13 +376,14 @@ def sampler_gap(history: History, *, above: float, steps: int) -> str:
     remedy="a smaller algorithm.optim.lr or algorithm.optim.max_grad_norm, and a look at that step in episodes.jsonl",
 )
 def gradient_spike(history: History, *, above: float, steps: int) -> str:
-    """The gradient's norm is so many times the largest one of the steps before it in the same stage.
+    """The gradient norm is many times larger than in all recent steps of the same stage.
 
-    It is cut to ``max_grad_norm``: in the first stage of good runs of SCoRe one of 75 times the largest does no harm.
+    Since gradients are clipped to ``max_grad_norm``, spikes may be harmless: in the first stage of good SCoRe runs a
+    norm of 75 times the largest one before did no harm.
     """
     norms = [step.get("optim/grad_norm") for step in history.stage[-steps - 1 :]]
     norms = [norm for norm in norms if norm is not None and norm == norm]
-    # The largest of fewer than five steps says little about what is usual.
+    # With fewer than five earlier steps, the largest norm is no reliable standard.
     if len(norms) < 6 or norms[-1] <= above * max(norms[:-1]):
         return ""
     return f"the gradient's norm is {norms[-1]:.3g}, where {max(norms[:-1]):.3g} was the largest"
@@ -385,20 +396,20 @@ def gradient_spike(history: History, *, above: float, steps: int) -> str:
     remedy="algorithm.optim.lr=... ten times smaller, or more algorithm.optim.warmup_steps",
 )
 def learning_rate(history: History, *, above: float, accuracy: float, steps: int) -> str:
-    """Accuracy at every attempt has lost such a share of what it was in the first step."""
+    """Accuracy at every attempt has lost a large fraction of its value in the first step."""
     now = history.attempts("rollout/accuracy", steps)
     first = [mean(history.steps[:1], f"rollout/accuracy_t{k}") for k, _ in now]
     pairs = [(before, value) for before, (_, value) in zip(first, now, strict=True) if before is not None]
     if len(history.steps) <= steps or not pairs or max(before for before, _ in pairs) < accuracy:
         return ""
-    # All attempts, since self-correction may well trade one for another.
+    # Accuracy must have fallen at all attempts, since self-correction may trade one attempt's accuracy for another's.
     if any(value >= (1 - above) * before for before, value in pairs):
         return ""
     lost = ", ".join(f"{percent(before)} % to {percent(value)} %" for before, value in pairs)
     return f"accuracy has fallen at every attempt since the first step, from {lost}"
 
 
-# ---------------------------------------------------------------- what takes long
+# ---------------------------------------------------------------- time
 
 
 @CHECKS.register(
@@ -408,7 +419,7 @@ def learning_rate(history: History, *, above: float, accuracy: float, steps: int
     remedy="a shorter time limit of the verifier, more sandboxes, a judge on another machine",
 )
 def slow_verifier(history: History, *, above: float, seconds: float, steps: int) -> str:
-    """Environments and verifiers take more than a share of the time, and more than so many seconds a step."""
+    """Environments and verifiers take a large fraction of the time and many seconds per step."""
     phases = [history.mean(f"time/{name}", steps) for name in ("verification", "sampling", "update", "other")]
     waited, total = phases[0] or 0.0, sum(one or 0.0 for one in phases)
     if waited <= seconds or waited <= above * total:
@@ -423,7 +434,7 @@ def slow_verifier(history: History, *, above: float, seconds: float, steps: int)
     remedy="a longer time limit of the verifier, or fewer jobs at once",
 )
 def verifier_timeouts(history: History, *, above: float, steps: int) -> str:
-    """More verifications than a share are killed at their deadline."""
+    """Too many verifications are killed at their deadline."""
     for k, share in history.attempts("rollout/verifier_timeout", steps):
         if share > above:
             return f"{percent(share)} % of the verifications of attempts {k} are killed at their deadline"

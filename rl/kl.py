@@ -1,20 +1,21 @@
-"""The KL to the reference: estimators of KL(policy || reference) per token, and how strong the penalty is.
+"""The KL to the reference: estimators of KL(policy || reference) per token, and the coefficients of the penalty.
 
 With r = ref / policy at the sampled token: k1 = -log r (unbiased, may be negative), k2 = (log r)^2 / 2, k3 = r - 1 -
 log r (unbiased, never negative; J. Schulman, "Approximating KL divergence", 2020). ``full`` sums over the vocabulary:
-no sampling noise, at the price of both distributions in memory.
+it has no sampling noise, but needs both distributions in memory.
 
-A penalty is differentiated, and the tokens were sampled by the policy of before the update: what is averaged must carry
-the differentiable weight w = policy / old policy, or the gradient is that of something else. Without it k1 penalises
-nothing at all (its gradient has mean 0) and k3 has the gradient of the reverse KL(ref || policy).
+A penalty in the loss is differentiated, but the tokens were sampled by the policy before the update. The estimate must
+therefore carry the differentiable importance weight w = policy / old policy, or its gradient is not that of the KL.
+Without w, k1 penalises nothing (its gradient has mean 0) and k3 has the gradient of the reverse KL(ref || policy).
 
-In the reward it is the other way round: nothing is differentiated but the log-probs that the reward weighs, and of all
-estimators k1 alone then has the KL's gradient. ``E[f(r) dlog policy]`` is that of KL(policy || ref) - KL(ref || policy)
-for k3, and of second order in log r for k2 and k3: near the reference they hold the policy to nothing.
+In the reward the estimate is not differentiated; it only multiplies the gradient of the log-probs, and among the
+estimators only k1 then gives the KL's gradient. ``E[f(r) dlog policy]`` is the gradient of KL(policy || ref) -
+KL(ref || policy) for k3, and it is of second order in log r for k2 and k3, so that near the reference they hardly hold
+the policy.
 
-An estimator of :data:`KLS` gets what policy and reference think of the sampled tokens, the policy's log-probs before
-the update ``[B, T]`` and the response mask ``[B, T]``, and returns nats ``[B, T]``, 0 where the mask is False. The mask
-goes in before ``exp``, so that garbage off the response can reach neither value nor gradient.
+An estimator of :data:`KLS` gets the :class:`rl.types.SampledStats` of policy and reference, the policy's log-probs
+before the update ``[B, T]`` and the response mask ``[B, T]``. It returns nats ``[B, T]``, 0 where the mask is False.
+The mask is applied before ``exp``, so that values off the response affect neither the result nor its gradient.
 """
 
 import math
@@ -29,13 +30,13 @@ from rl.config import StageConfig
 from rl.types import SampledStats
 
 KLS: Lookup[Callable[..., Tensor]] = Lookup("algorithm.kl")
-"""``(stats, reference, old_logprobs, mask, **options) -> [B, T]``. ``distribution=True`` declares that both
-distributions are needed whole, as ``stats.distribution`` and ``reference.distribution`` (``[N, V]``);
-``reward_only=True`` that an estimator is right in value and not in gradient, so that it is no penalty;
-``penalty_only=True`` that it is one to be differentiated, and as a reward has another gradient than the KL."""
+"""``(stats, reference, old_logprobs, mask, **options) -> [B, T]``. ``distribution=True`` declares that the estimator
+needs both whole distributions, as ``stats.distribution`` and ``reference.distribution`` (``[N, V]``).
+``reward_only=True`` declares that its value is right but its gradient is not, so that it must not be a penalty in the
+loss; ``penalty_only=True`` that it must not be used in the reward, where it would not give the KL's gradient."""
 
 MAX_LOG_RATIO = 20.0
-"""Log-ratios are cut to this before ``exp``: beyond it nothing is learned but overflow (e^20 is 5e8)."""
+"""Log-ratios are clamped to this before ``exp`` to avoid overflow; a ratio of e^20 (5e8) is meaningless anyway."""
 
 
 def log_ratio(logprobs: Tensor, others: Tensor, mask: Tensor) -> Tensor:
@@ -45,27 +46,28 @@ def log_ratio(logprobs: Tensor, others: Tensor, mask: Tensor) -> Tensor:
 
 @KLS.register("k1")
 def k1(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """The log-ratio, weighted: unbiased in value and gradient, may be negative."""
-    # The weight keeps its gradient here: that of w log(policy / ref) is w (log(policy / ref) + 1) d logprob, of which
-    # the first summand is the KL's and the second has mean 0. Without it only the second would be left.
+    """k1, the log-ratio with importance weight: unbiased in value and gradient, may be negative."""
+    # The weight is differentiated. The gradient of w log(policy / ref) is w (log(policy / ref) + 1) d logprob: the
+    # first summand is the KL's gradient, the second has mean 0. With a detached weight only the second would be left.
     weight = log_ratio(stats.logprobs, old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     return weight * -log_ratio(reference.logprobs, stats.logprobs, mask)
 
 
 @KLS.register("k2", penalty_only=True)
 def k2(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Half the squared log-ratio: biased in value, right in gradient."""
-    # The gradient of (log r)^2 / 2 is log(policy / ref) d logprob, the KL's already; one of the weight would add to it.
+    """k2, half the squared log-ratio with importance weight: biased in value, unbiased in gradient."""
+    # The gradient of (log r)^2 / 2, log(policy / ref) d logprob, already is the KL's. The weight is detached, since its
+    # gradient would be added to that.
     weight = log_ratio(stats.logprobs, old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     return weight.detach() * 0.5 * log_ratio(reference.logprobs, stats.logprobs, mask).square()
 
 
 @KLS.register("k3", penalty_only=True)
 def k3(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """``r - 1 - log r``, weighted: unbiased in value and gradient, never negative."""
-    # The gradient of w (r - 1 - log r) is w log(policy / ref) d logprob, which is k2's. Taken from there, because r - 1
-    # and its derivative cancel only in exact arithmetic: the value's part is detached, and k2's part is added with its
-    # own value taken off again.
+    """k3, ``r - 1 - log r`` with importance weight: unbiased in value and gradient, never negative."""
+    # The gradient of w (r - 1 - log r) is w log(policy / ref) d logprob, the same as k2's. Autograd would compute it
+    # from terms that cancel only in exact arithmetic. So the value of k3 is detached, and the gradient comes from k2,
+    # whose own value is subtracted again.
     log_r = log_ratio(reference.logprobs, stats.logprobs, mask)
     weight = log_ratio(stats.logprobs, old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().detach()
     cut = log_r.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -75,21 +77,21 @@ def k3(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask:
 
 @KLS.register("k3_published", penalty_only=True)
 def k3_published(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """``r - 1 - log r`` without a weight, as GRPO was published: its gradient is that of KL(reference || policy)."""
+    """k3 without importance weight, as GRPO was published: its gradient is that of KL(reference || policy)."""
     log_r = log_ratio(reference.logprobs, stats.logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return torch.expm1(log_r) - log_r
 
 
 @KLS.register("k1_published", reward_only=True)
 def k1_published(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """The log-ratio without a weight: right in value, for a KL in the reward; as a penalty its gradient is noise."""
+    """k1 without importance weight, for a KL in the reward; as a penalty its gradient would only be noise."""
     return -log_ratio(reference.logprobs, stats.logprobs, mask)
 
 
 @KLS.register("full", distribution=True, penalty_only=True)
 def full(stats: SampledStats, reference: SampledStats, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """The sum over the vocabulary: exact, at the price of both distributions in memory."""
-    # ``distribution`` has a row for each response token, in the order in which masked_scatter fills the mask.
+    """The exact KL, a sum over the vocabulary; needs both whole distributions in memory."""
+    # ``distribution`` has one row per response token, in the row-major order in which masked_scatter fills the mask.
     return torch.zeros_like(stats.logprobs).masked_scatter(mask, full_kl(stats.distribution, reference.distribution))
 
 
@@ -98,18 +100,19 @@ def full_kl(logprobs_NV: Tensor, ref_logprobs_NV: Tensor) -> Tensor:
     return (logprobs_NV.exp() * (logprobs_NV - ref_logprobs_NV)).sum(-1)
 
 
-# How strong the penalty of each turn is: fixed, held to a target, or in balance with the policy loss
+# Coefficient of each turn's penalty: fixed, adapted to a target KL, or balanced with the policy loss
 
 RATE = 0.1
-"""How fast a coefficient follows its target: with the largest error, 2 % per step."""
+"""Gain of a coefficient with a target KL: at the largest error the coefficient changes by 2 % per step."""
 MAX_ERROR = 0.2
-"""A step's relative error is cut to this, so that one odd batch cannot change a coefficient much."""
+"""Limit of a step's relative error, so that a single unusual batch cannot change a coefficient much."""
 BALANCE_RATE = 0.1
-"""Part of the way that a balanced coefficient goes per step."""
+"""Fraction of the distance to its target that a balanced coefficient moves per step."""
 MAX_CHANGE = 0.2
-"""A balanced coefficient changes by at most this part of itself per step: the KL of the first steps is nearly 0."""
+"""Largest relative change of a balanced coefficient per step, since dividing by a KL near 0, as in the first steps,
+gives huge targets."""
 MAX_FACTOR = 100.0
-"""An adaptive coefficient stays within this factor of its start."""
+"""An adaptive coefficient stays within this factor of its initial value."""
 
 
 @dataclass(slots=True)
@@ -118,40 +121,40 @@ class KLControl:
 
     With ``kl_targets``, ``coef[k] *= 1 + 0.1 clip(KL[k] / target[k] - 1, -0.2, 0.2)`` per step (the proportional
     controller of Ziegler et al., arXiv 1909.08593, section 2.2). With ``kl_balance``, the first turn's coefficient
-    moves a tenth of the way towards ``balance * sum_{k>0} |A[k]| / KL[0]``, by a fifth of itself at most. Both are sums
-    over the same episodes, as they are in the loss, where a turn that few episodes play weighs little and one that
-    nobody plays nothing. SCoRe (arXiv 2409.12917, section 5.1) mentions a beta2 that balances the first attempt's KL
-    with the second attempt's policy loss, without a formula. This one is ours; it takes |advantage|, because a loss of
-    centred advantages is 0 whatever its gradient.
+    moves a tenth of the way towards ``kl_balance * sum_{k>0} |A[k]| / KL[0]``, by a fifth of itself at most. Numerator
+    and denominator are sums over the whole batch, so turns weigh as in the loss: a turn that few episodes sampled
+    counts little. SCoRe (arXiv 2409.12917, section 5.1) mentions a beta2 that balances the first attempt's KL with the
+    second attempt's policy loss, but gives no formula. The formula here is our own; it uses |advantage|, because the
+    loss of centred advantages is 0 whatever its gradient.
 
     Args:
-        stage: Where the coefficients start and what they adapt to.
-        coefs: Their present values.
+        stage: Stage with the initial coefficients and their targets.
+        coefs: Current coefficient of each turn.
     """
 
     stage: StageConfig
     coefs: list[float]
 
     def update(self, kl: Sequence[float], balance: float) -> None:
-        """Adapts to what a step measured.
+        """Adapts the coefficients to the measurements of a training step.
 
         Args:
-            kl: Of each turn, in nats per episode that sampled it; ``nan`` where nobody did.
-            balance: |advantage| of all tokens of the later turns, in sum over the batch, by the sum of the first turn's
-                KL; ``nan`` where nobody sampled that turn.
+            kl: KL of each turn in nats per episode that sampled the turn; ``nan`` if no episode did.
+            balance: |advantage| summed over all tokens of the later turns, divided by the sum of the first turn's KL;
+                ``nan`` if that sum is 0.
         """
-        # Multiplicative steps keep a coefficient positive and treat one of 0.001 and one of 1 alike.
+        # Multiplicative steps keep coefficients positive and treat small and large ones alike.
         if self.stage.kl_targets:
             for k, target in enumerate(self.stage.kl_targets):
                 error = kl[k] / target - 1.0
-                if math.isnan(error):  # nobody sampled this turn: it was replayed, or episodes ended before
+                if math.isnan(error):  # no episode sampled this turn: it was given, or episodes ended before it
                     continue
                 self._set(k, self.coefs[k] * (1.0 + RATE * max(-MAX_ERROR, min(MAX_ERROR, error))))
-        elif self.stage.kl_balance and kl[0] > 0:  # at the reference itself there is nothing to balance with yet
+        elif self.stage.kl_balance and kl[0] > 0:  # a KL of 0 would give an infinite target
             limit = MAX_CHANGE * self.coefs[0]
             change = BALANCE_RATE * (self.stage.kl_balance * balance - self.coefs[0])
             self._set(0, self.coefs[0] + max(-limit, min(limit, change)))
 
     def _set(self, k: int, value: float) -> None:
-        start = self.stage.kl_coefs[k]  # positive where a coefficient adapts; the config refuses 0
+        start = self.stage.kl_coefs[k]  # positive: the config refuses adaptive coefficients that start at 0
         self.coefs[k] = min(max(value, start / MAX_FACTOR), start * MAX_FACTOR)

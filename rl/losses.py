@@ -1,12 +1,13 @@
-"""Losses as pure functions of tensors. Scalars are keywords; numbers for the log come back beside the loss.
+"""Losses as pure functions of tensors; each returns the loss together with metrics for the log.
 
-A loss of :data:`LOSSES` is a *term*: ``(stats, batch, weights, **options) -> LossOutput``. It is a weighted sum over
-tokens whose weights come from :data:`NORMALISERS`, counted over the whole optimiser step and all processes, so that
-splitting the step into micro-batches cannot change the gradient. Masks go in before ``exp``. A term may just as well be
-supervised: it has the rows' token ids, rewards and log-probs.
+A loss of :data:`LOSSES` is a *term*: ``(stats, batch, weights, **options) -> LossOutput``, a weighted sum over tokens.
+The weights come from :data:`NORMALISERS`, which divide by counts over the whole optimiser step and all processes, so
+that splitting the step into micro-batches does not change the gradient. Masks are applied before ``exp``, so that
+values off the response cannot overflow. A term may also be supervised: it gets the rows' token ids, rewards and
+log-probs.
 
-``stats`` is what the current policy thinks of the rows (:class:`rl.types.SampledStats`), ``batch`` are the rows as they
-were scored before the update (:class:`rl.types.TrainBatch`), ``weights`` is ``[B, T]``, 0 off the response.
+``stats`` holds the current policy's log-probs, entropies and values (:class:`rl.types.SampledStats`), ``batch`` the
+rows as scored before the update (:class:`rl.types.TrainBatch`), and ``weights`` is ``[B, T]``, 0 off the response.
 """
 
 from collections.abc import Callable
@@ -25,19 +26,19 @@ from rl.kl import MAX_LOG_RATIO, log_ratio
 from rl.types import SampledStats, TrainBatch
 
 LOSSES: Lookup[Callable[..., "LossOutput"]] = Lookup("algorithm.loss")
-"""Terms of the loss; ``entropy=True`` declares that a term differentiates ``stats.entropy``, ``marked=True`` that it
-reads the tokens that a token mask marks."""
+"""Terms of the loss. ``entropy=True`` declares that a term differentiates ``stats.entropy``, ``marked=True`` that it
+uses the tokens that a token mask marks."""
 NORMALISERS: Lookup[Callable[..., Tensor]] = Lookup("algorithm.normaliser")
-"""``(turn_ids [B, T], StepSize, **options) -> [B, T]``: each token's weight in the loss; the learner
-makes it 0 off the response, where ``turn_ids`` is -1."""
+"""``(turn_ids [B, T], StepSize, **options) -> [B, T]``: each token's weight in the loss. The learner sets weights to 0
+off the response, where ``turn_ids`` is -1."""
 IMPORTANCE: Lookup[Callable[..., tuple[Tensor, dict[str, Ratio]]]] = Lookup("algorithm.importance")
-"""``(gap [B, T], mask [B, T], **options) -> (weights [B, T], metrics)``: how much a sample counts, from the log
-of trainer over sampler probability, which is 0 off the response."""
+"""``(gap [B, T], mask [B, T], **options) -> (weights [B, T], metrics)``: importance weight of each token, from ``gap``,
+the trainer's log-prob minus the sampler's, which is 0 off the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:
-    """A scalar to differentiate, and what the log wants to know."""
+    """A scalar loss to differentiate, and metrics for the log."""
 
     loss: Tensor
     metrics: dict[str, Ratio]
@@ -45,13 +46,13 @@ class LossOutput:
 
 @dataclass(frozen=True, slots=True)
 class StepSize:
-    """What one optimiser step holds, over all its micro-batches and processes.
+    """Size of one optimiser step, over all its micro-batches and processes.
 
     Args:
-        episodes: Number of rows: episodes, or their turns where every turn is a sequence of its own.
-        turns: Number of turns.
+        episodes: Number of rows: one per conversation, or several if a prompt was rendered from scratch.
+        turns: Number of trained turns.
         tokens: Number of response tokens.
-        token_budget: Tokens that an episode might have had.
+        token_budget: Largest number of tokens that the policy may sample in an episode.
     """
 
     episodes: float
@@ -61,7 +62,7 @@ class StepSize:
 
 
 def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Sum of ``x`` where the mask is True; garbage elsewhere reaches neither value nor gradient."""
+    """Sum of ``x`` where the mask is True; values elsewhere, even ``nan``, do not affect the sum or its gradient."""
     return torch.where(mask, x, 0.0).sum()
 
 
@@ -70,19 +71,19 @@ def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
 
 @NORMALISERS.register("episodes")
 def by_episodes(turn_ids: Tensor, size: StepSize) -> Tensor:
-    """1 / episodes: the policy gradient as written (REINFORCE; RLOO, arXiv 2402.14740); no length can dilute it."""
+    """1 / episodes: the original policy gradient (REINFORCE; RLOO, arXiv 2402.14740), independent of lengths."""
     return torch.full(turn_ids.shape, 1.0 / size.episodes, device=turn_ids.device)
 
 
 @NORMALISERS.register("tokens")
 def by_tokens(turn_ids: Tensor, size: StepSize) -> Tensor:
-    """1 / response tokens of the step (DAPO, arXiv 2503.14476, section 3.3)."""
+    """1 / response tokens of the optimiser step (DAPO, arXiv 2503.14476, section 3.3)."""
     return torch.full(turn_ids.shape, 1.0 / size.tokens, device=turn_ids.device)
 
 
 @NORMALISERS.register("token_budget")
 def by_token_budget(turn_ids: Tensor, size: StepSize) -> Tensor:
-    """1 / (episodes * tokens that each might have had) (Dr. GRPO, arXiv 2503.20783, section 3.2)."""
+    """1 / (episodes * largest number of tokens of an episode) (Dr. GRPO, arXiv 2503.20783, section 3.2)."""
     return torch.full(turn_ids.shape, 1.0 / (size.episodes * size.token_budget), device=turn_ids.device)
 
 
@@ -100,10 +101,11 @@ def by_turn_mean(turn_ids: Tensor, size: StepSize) -> Tensor:
 
 
 def per_turn(x: Tensor, turn_ids: Tensor) -> Tensor:
-    """The sum of ``x`` over the token's turn, at every token; ``[B, T]``, 0 off the response."""
+    """At every token the sum of ``x`` over the token's turn; ``[B, T]``, 0 off the response."""
     mask = turn_ids >= 0
     column = turn_ids.clamp(min=0)
-    # No row has more turns than tokens; how many there are would have to be read from the device.
+    # T columns are enough, since no row has more turns than tokens; reading the number of turns would wait for the
+    # device.
     sums = torch.zeros_like(x).scatter_add(1, column, torch.where(mask, x, 0.0))
     return torch.where(mask, sums.gather(1, column), 0.0)
 
@@ -113,11 +115,11 @@ def per_turn(x: Tensor, turn_ids: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Clip:
-    """How far a ratio of probabilities counts.
+    """Bounds of the clipped probability ratio.
 
     Args:
-        clip_low: Ratios count down to 1 - this.
-        clip_high: Ratios count up to 1 + this.
+        clip_low: Ratios are clipped to at least 1 - ``clip_low``.
+        clip_high: Ratios are clipped to at most 1 + ``clip_high``.
     """
 
     clip_low: float = 0.2
@@ -143,16 +145,16 @@ def clipped_pg_loss(
 
     ``rho = exp(logprobs - old_logprobs)`` (Schulman et al., arXiv 1707.06347, equation 7; asymmetric bounds as in
     DAPO, arXiv 2503.14476, section 3.1). At the first update on a batch rho is 1 and the gradient is REINFORCE's.
-    ``log_rho`` is another log-ratio ``[B, T]`` than the tokens' own, for losses that clip in the same way.
+    ``log_rho`` replaces the tokens' own log-ratios with others, ``[B, T]``, for losses that clip in the same way.
     """
     advantages, mask = batch.advantages, batch.rollout.response_mask
     if log_rho is None:
-        # Without the limit an infinite ratio would meet the clip's slope of 0, and their product is not a number.
+        # Without this limit an infinite ratio would be multiplied by the clip's gradient of 0, which gives nan.
         log_rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     rho = log_rho.exp()
     clipped = rho.clamp(1 - clip_low, 1 + clip_high)
-    # The smaller of the two is a lower bound on the gain: a token whose ratio has left the range in the direction that
-    # its advantage asks for has no gradient, one that has left it the other way still has one and comes back.
+    # The minimum is a lower bound on the gain. A token whose ratio has left the range in the direction that increases
+    # the gain has no gradient; a token that has left it in the other direction keeps its gradient and can return.
     surrogate = torch.minimum(rho * advantages, clipped * advantages)
     with torch.no_grad():
         n_tokens, is_clipped = mask.sum(), mask & (clipped * advantages < rho * advantages)
@@ -169,12 +171,12 @@ def gspo_loss(
 ) -> LossOutput:
     """GSPO: the clipped surrogate with one ratio per turn, the geometric mean of its tokens' ratios.
 
-    ``s = exp(mean_t(logprobs - old_logprobs))`` (Zheng et al., arXiv 2507.18071, equation 7), a turn being the
-    sequence. Its clip distances are far smaller than a token's: 3e-4 and 4e-4 in the paper.
+    ``s = exp(mean_t(logprobs - old_logprobs))`` (Zheng et al., arXiv 2507.18071, equation 7), with a turn as the
+    sequence. GSPO needs far smaller clip distances than PPO: 3e-4 and 4e-4 in the paper.
     """
     mask, turn_ids = batch.rollout.response_mask, batch.rollout.turn_ids
     log_rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    # Every token of a turn gets the turn's mean, so the gradient of each reaches the log-probs of all of them.
+    # Every token gets its turn's mean log-ratio, so each token's term has a gradient for all log-probs of the turn.
     counts = per_turn(mask.to(log_rho.dtype), turn_ids).clamp(min=1)
     of_turn = per_turn(log_rho, turn_ids) / counts
     return clipped_pg_loss(stats, batch, weights, clip_low=clip_low, clip_high=clip_high, log_rho=of_turn)
@@ -186,11 +188,11 @@ def cispo_loss(
 ) -> LossOutput:
     """CISPO: ``-sum(w stopgrad(clip(rho, 1 - low, 1 + high)) A logprobs)``.
 
-    The ratio is clipped as a weight, so no token loses its gradient (MiniMax, arXiv 2506.13585, equation 4); the paper
-    has no lower limit, which is ``clip_low=1``.
+    The clipped ratio is only a weight, so no token loses its gradient (MiniMax, arXiv 2506.13585, equation 4). The
+    paper has no lower limit; ``clip_low=1`` gives the same.
     """
     mask = batch.rollout.response_mask
-    with torch.no_grad():  # the ratio is a weight; the gradient comes from the log-probs alone
+    with torch.no_grad():  # the ratio is only a weight; the gradient comes from the log-probs
         rho = log_ratio(stats.logprobs, batch.old_logprobs, mask).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         clipped = rho.clamp(1 - clip_low, 1 + clip_high)
         n_tokens, is_clipped = mask.sum(), mask & (clipped != rho)
@@ -203,7 +205,7 @@ def cispo_loss(
 
 @LOSSES.register("entropy", entropy=True)
 def entropy_loss(stats: SampledStats, batch: TrainBatch, weights: Tensor) -> LossOutput:
-    """Entropy bonus: ``-sum(w H)``, H the policy's entropy in nats before each response token."""
+    """Entropy bonus: ``-sum(w H)``, where H is the policy's entropy in nats at each response token."""
     return LossOutput(-masked_sum(weights * stats.entropy, batch.rollout.response_mask), {})
 
 
@@ -211,7 +213,7 @@ def entropy_loss(stats: SampledStats, batch: TrainBatch, weights: Tensor) -> Los
 def kl_cov_loss(stats: SampledStats, batch: TrainBatch, weights: Tensor) -> LossOutput:
     """KL-Cov: ``sum(w |log pi - log pi_old|)`` over the tokens that ``token_mask=kl_cov`` marks.
 
-    arXiv 2505.22617, with the absolute log-ratio as its estimate of the KL, as in the authors' code.
+    From arXiv 2505.22617, with the absolute log-ratio as the estimate of the KL, as in the authors' code.
     """
     marked = batch.rollout.response_mask & ~batch.kept
     return LossOutput(masked_sum(weights * log_ratio(stats.logprobs, batch.old_logprobs, marked).abs(), marked), {})
@@ -223,21 +225,21 @@ def kl_cov_loss(stats: SampledStats, batch: TrainBatch, weights: Tensor) -> Loss
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, weights: Tensor, *, clip: float
 ) -> LossOutput:
-    """``sum(w max((V - R)^2, (V_clipped - R)^2)) / 2``, V_clipped within ``clip`` of the old value.
+    """The critic's clipped loss ``sum(w max((V - R)^2, (V_clipped - R)^2)) / 2``.
 
-    Clipping as in PPO's reference implementation (Huang et al., "The 37 implementation details of PPO", 2022, detail
-    9); with ``clip=0`` it is half the squared error.
+    V_clipped is V limited to within ``clip`` of the old value, as in PPO's reference implementation (Huang et al., "The
+    37 implementation details of PPO", 2022, detail 9). With ``clip=0`` the loss is half the squared error.
 
     Args:
-        values: ``[B, T]`` under the current parameters.
-        old_values: ``[B, T]`` before the update.
-        returns: ``[B, T]`` what the value should be.
-        mask: ``[B, T]`` bool, True where there is a value to learn.
-        weights: ``[B, T]``.
-        clip: Largest change of a value that still earns; 0 for no limit.
+        values: ``[B, T]`` values under the current parameters.
+        old_values: ``[B, T]`` values before the update.
+        returns: ``[B, T]`` targets of the values.
+        mask: ``[B, T]`` bool, True where a value is learned.
+        weights: ``[B, T]`` weight of each token in the loss.
+        clip: Change of a value beyond which it is clipped; 0 for no limit.
     """
-    # The larger of both errors, as PPO takes the smaller gain: a value that has moved further than the clip has no
-    # gradient, unless its own error is the larger one, so that it has moved away or too far.
+    # Take the larger error, as PPO takes the smaller gain. A value that has moved further than the clip has no gradient
+    # unless its own error is the larger one: it has then moved away from the target or beyond it.
     error = torch.where(mask, values - returns, 0.0).square()
     if clip:
         near = old_values + (values - old_values).clamp(-clip, clip)
@@ -253,7 +255,7 @@ def value_loss(
     return LossOutput(0.5 * masked_sum(weights * error, mask), metrics)
 
 
-# Samples of an engine that is not quite the trainer's policy
+# Corrections for an engine whose policy differs slightly from the trainer's
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,7 @@ class Cap:
     """Truncation of importance weights (as in IMPALA, arXiv 1802.01561, section 4.1).
 
     Args:
-        cap: Largest weight.
+        cap: Largest importance weight.
     """
 
     cap: float = 2.0
@@ -274,20 +276,20 @@ class Cap:
 
 @IMPORTANCE.register("none")
 def unweighted(gap: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Ratio]]:
-    """Every sample counts as it is."""
+    """No correction: every importance weight is 1."""
     return torch.ones_like(gap), {}
 
 
 @IMPORTANCE.register("token", options=Cap)
 def token_importance(gap: Tensor, mask: Tensor, *, cap: float) -> tuple[Tensor, dict[str, Ratio]]:
-    """``min(exp(old[t] - sampler[t]), cap)`` per token: little variance, biased where the two differ much."""
+    """``min(exp(old[t] - sampler[t]), cap)`` per token: low variance, but biased if trainer and sampler differ much."""
     return _capped(gap.clamp(max=MAX_LOG_RATIO).exp(), mask, cap)
 
 
 @IMPORTANCE.register("sequence", options=Cap)
 def sequence_importance(gap: Tensor, mask: Tensor, *, cap: float) -> tuple[Tensor, dict[str, Ratio]]:
-    """``min(exp(sum_t (old[t] - sampler[t])), cap)`` for all tokens of an episode: unbiased but for the cap."""
-    # ``gap`` is 0 off the response, so the sum over a row is that over the episode's sampled tokens.
+    """``min(exp(sum_t (old[t] - sampler[t])), cap)`` for all tokens of an episode: unbiased apart from the cap."""
+    # ``gap`` is 0 off the response, so the sum over a row covers exactly its response tokens.
     return _capped(torch.where(mask, gap.sum(1, keepdim=True), 0.0).clamp(max=MAX_LOG_RATIO).exp(), mask, cap)
 
 
@@ -303,20 +305,20 @@ def _capped(weights: Tensor, mask: Tensor, cap: float) -> tuple[Tensor, dict[str
 def off_policy_mask(
     logprobs: Tensor, sampler_logprobs: Tensor, advantages: Tensor, turn_ids: Tensor, *, threshold: float
 ) -> Tensor:
-    """Which response tokens to train on, ``[B, T]`` bool: bad turns that the policy has left behind are dropped.
+    """Mask of response tokens to train on, ``[B, T]`` bool, without bad turns that have become unlikely.
 
-    A turn goes where its advantage is negative and ``mean_t(sampler[t] - logprobs[t]) > threshold``: pushing down
-    what the current policy hardly ever says teaches nothing and destabilises (DeepSeek-V3.2, arXiv 2512.02556, section
-    3.1, with a turn as the sequence).
+    A turn's tokens are dropped if their advantage is negative and ``mean_t(sampler[t] - logprobs[t]) > threshold``:
+    pushing down what the current policy hardly ever samples teaches nothing and destabilises training (DeepSeek-V3.2,
+    arXiv 2512.02556, section 3.1, with a turn as the sequence).
 
     Args:
-        logprobs: ``[B, T]`` of the current parameters; no gradient is taken.
-        sampler_logprobs: ``[B, T]`` of the engine.
-        advantages: ``[B, T]``.
-        turn_ids: ``[B, T]``, -1 off the response.
-        threshold: In nats per token.
+        logprobs: ``[B, T]`` log-probs under the current parameters; they are detached.
+        sampler_logprobs: ``[B, T]`` log-probs of the engine.
+        advantages: ``[B, T]`` advantages.
+        turn_ids: ``[B, T]`` turn indices, -1 off the response.
+        threshold: Largest mean log-prob difference of a turn that is kept, in nats per token.
     """
-    # A mean over the turn and not a sum, or long turns would always count as left behind.
+    # A mean over the turn's tokens: a sum would grow with length and drop nearly all long turns.
     mask = turn_ids >= 0
     counts = per_turn(mask.float(), turn_ids).clamp(min=1)
     drift = per_turn(torch.where(mask, sampler_logprobs - logprobs.detach(), 0.0), turn_ids) / counts
@@ -342,16 +344,16 @@ declare(
 
 
 class Objective(NamedTuple):
-    """What a stage minimises, looked up once.
+    """What a stage minimises, with all options looked up once.
 
     Args:
-        stage: Resolved.
-        optim: Its optimiser.
-        estimator: Of its advantages.
-        surrogate: Term of the loss that off-policy masking reaches.
-        terms: Further terms and their weights.
-        entropy_gradient: Whether one of them differentiates the entropy.
-        token_budget: Tokens that an episode of the stage might have.
+        stage: The resolved stage.
+        optim: Optimiser settings of the stage.
+        estimator: Advantage estimator of the stage.
+        surrogate: Main term of the loss; token masks and off-policy masking apply to this term only.
+        terms: Weights and functions of the further terms.
+        entropy_gradient: Whether any term, the surrogate included, differentiates the entropy.
+        token_budget: Largest number of tokens that the policy may sample in an episode of the stage.
     """
 
     stage: StageConfig
@@ -364,7 +366,7 @@ class Objective(NamedTuple):
 
     @classmethod
     def of(cls, stage: StageConfig, env: EnvConfig) -> "Objective":
-        """Of a resolved stage in an environment."""
+        """The objective of a resolved stage in an environment."""
         terms = [(term.weight, LOSSES.bind(term.loss, term.options)) for term in stage.terms.values()]
         names = [stage.loss, *(term.loss for term in stage.terms.values())]
         surrogate = LOSSES.bind(stage.loss, stage.loss_options)

@@ -1,8 +1,8 @@
-"""Offline self-correction: sample, keep by rule, fine-tune on what is kept.
+"""Offline self-correction: sample episodes, keep some by a rule, and fine-tune on the kept ones.
 
-STaR (Zelikman et al., arXiv 2203.14465) and Pair-SFT (Welleck et al., arXiv 2211.00053, without its second model),
-as SCoRe compares with them (arXiv 2409.12917, section 4), learn the last attempt only; the first is its context.
-Relabelled imitation (muCode, arXiv 2502.20380) learns every attempt.
+STaR (Zelikman et al., arXiv 2203.14465) and Pair-SFT (Welleck et al., arXiv 2211.00053, without its second model), the
+baselines of SCoRe (arXiv 2409.12917, section 4), train on the last attempt only, with the first attempt as context.
+Relabelled imitation (muCode, arXiv 2502.20380) trains on every attempt.
 """
 
 import random
@@ -32,18 +32,19 @@ from rl.types import Episode, RunStoppedError, Totals, Turn, derive_seed
 
 Encode = Callable[[str], Sequence[int]]
 KeepRule = Callable[..., list[Any]]
-"""``(episodes, seed, encode, **options) -> rows``: what is learned of sampled episodes, all of them :class:`SFTRow` or
-all :class:`PreferenceRow`. ``seed`` decides draws, ``encode`` turns words into token ids."""
+"""``(episodes, seed, encode, **options) -> rows``: the training rows made from sampled episodes, either all
+:class:`SFTRow` or all :class:`PreferenceRow`. ``seed`` determines random choices, ``encode`` turns text into token ids.
+"""
 
 KEEP_RULES: Lookup[KeepRule] = Lookup("offline.rule")
-"""``preferences=True`` declares that a rule keeps pairs of which one is preferred, and is learned with DPO;
-``rounds=1`` that it builds on the base's own attempts, so that further rounds would not be the method; ``attempts=2``
-that it keeps nothing of episodes with fewer, or a function of its options that says how many; ``reads=2`` that it
-learns from no later ones. A rule keeps a row of every attempt at most."""
+"""``preferences=True`` declares that a rule returns preference pairs, which are learned with DPO; ``rounds=1`` that it
+uses the base's own attempts, so that the method has a single round; ``attempts=2`` that it keeps nothing of episodes
+with fewer attempts (the value may be a function of the options); ``reads=2`` that it ignores later attempts. A rule
+makes at most one row per attempt."""
 
 
 class NothingKeptError(ValueError):
-    """The rule kept none of the sampled episodes, so there is nothing to learn from."""
+    """The rule kept none of the sampled episodes, so there is nothing to train on."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class StarOptions:
     """Options of ``star``.
 
     Args:
-        keep_right_to_right: Also keep traces whose first attempt was right (the paper's D+); else only wrong->right.
+        keep_right_to_right: Also keep traces whose first attempt was right (the paper's D+), not only wrong->right.
     """
 
     keep_right_to_right: bool = False
@@ -62,10 +63,10 @@ class StarOptions:
 
 @dataclass(frozen=True)
 class DrawOptions:
-    """Options of rules that draw.
+    """Options of rules that choose rows at random.
 
     Args:
-        per_task: At most this many of each kind per task: pairs, visited states of each turn, judged attempts.
+        per_task: Largest number of rows of each kind per task.
     """
 
     per_task: int = 8
@@ -79,7 +80,7 @@ class PairOptions(DrawOptions):
     """Options of ``pair``.
 
     Args:
-        keep_right_to_right: Also pair right first attempts with right ones (the paper's D+).
+        keep_right_to_right: Also pair right first attempts with right answers (the paper's D+).
     """
 
     keep_right_to_right: bool = False
@@ -90,8 +91,8 @@ class VerifyOptions(DrawOptions):
     """Options of ``verify``.
 
     Args:
-        says_right: What is written before a first attempt that was right is repeated.
-        says_wrong: What is written before a wrong one is replaced.
+        says_right: Judgement written before a right first attempt is repeated.
+        says_wrong: Judgement written before a wrong first attempt is replaced by a right one.
     """
 
     says_right: str = "The solution above is correct.\n"
@@ -100,7 +101,7 @@ class VerifyOptions(DrawOptions):
 
 @KEEP_RULES.register("star", options=StarOptions, attempts=lambda given: 1 if given.keep_right_to_right else 2)
 def keep_star(episodes: Sequence[Episode], seed: int, encode: Encode, *, keep_right_to_right: bool) -> list[SFTRow]:
-    """STaR: own traces that end right; one that ended with its first attempt is kept where right ones are."""
+    """STaR: learns the last attempt of wrong->right traces, or of all right traces with ``keep_right_to_right``."""
     rows = []
     for episode in _finished(episodes):
         first, last = episode.turns[0], episode.turns[-1]
@@ -114,12 +115,12 @@ def keep_star(episodes: Sequence[Episode], seed: int, encode: Encode, *, keep_ri
 def keep_pairs(
     episodes: Sequence[Episode], seed: int, encode: Encode, *, keep_right_to_right: bool, per_task: int
 ) -> list[SFTRow]:
-    """Pair-SFT: a wrong first attempt, answered by another first attempt at the same task that was right.
+    """Pair-SFT: after a wrong first attempt, learns a right first attempt at the same task from another episode.
 
-    The prompt is the one that the environment showed after the wrong attempt, token for token; the response is the
-    right attempt's own tokens.
+    The prompt is exactly the tokens that the policy read after the wrong attempt; the response is the tokens of the
+    right attempt.
     """
-    # Draws hang on the task alone, here and below: what is kept of one task does not depend on the others.
+    # Random choices are seeded by task, here and below, so that what is kept of one task does not depend on others.
     rows = []
     for task_id, attempts in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "pairs", task_id))
@@ -140,16 +141,16 @@ def keep_pairs(
 
 @KEEP_RULES.register("relabel", options=DrawOptions)
 def keep_relabelled(episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: int) -> list[SFTRow]:
-    """Relabelled imitation: whatever was seen before an attempt, the attempt that should have followed is a right one.
+    """Relabelled imitation: learns a right attempt after the prompt of any attempt, whatever the policy wrote there.
 
-    After muCode (arXiv 2502.20380, section 4.1): if one step suffices to recover from any state, the expert's answer to
-    every state is a solution, and states come from the policy itself, so there is no shift between training and use.
-    Right attempts *of the same turn* are preferred, because turns may have different room.
+    After muCode (arXiv 2502.20380, section 4.1): if one step suffices to recover from any state, an expert would answer
+    every state with a solution. The states come from the policy itself, so training and use have the same distribution.
+    Right attempts *at the same turn* are preferred, because turns may have different token limits.
     """
     rows = []
     for task_id, group in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "relabel", task_id))
-        # By turn: the right ones among the episodes that played it.
+        # ``right[k]`` holds the right attempts at turn k.
         n_turns = max(len(episode.turns) for episode in group)
         right = [[e.turns[k] for e in group if k < len(e.turns) and e.turns[k].correct] for k in range(n_turns)]
         anywhere = [turn for turns in right for turn in turns]
@@ -168,10 +169,10 @@ def keep_relabelled(episodes: Sequence[Episode], seed: int, encode: Encode, *, p
 def keep_verified(
     episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: int, says_right: str, says_wrong: str
 ) -> list[SFTRow]:
-    """Verify, then revise: a judgement of the first attempt, then its repetition or a right attempt in its place.
+    """Verify, then revise: learns a judgement of the first attempt, followed by its repetition or by a right attempt.
 
-    After self-rewarding correction (arXiv 2502.19613, section 3.1), with a rule instead of a model as the judge. The
-    revision hangs on a written judgement, which filtered traces alone do not teach.
+    After self-rewarding correction (arXiv 2502.19613, section 3.1), but the verifier's verdict replaces a model as the
+    judge. The revision depends on a written judgement, which filtered traces alone do not teach.
     """
 
     def judged(draft: Episode, judgement: str, answer: Turn) -> SFTRow:
@@ -192,16 +193,17 @@ def keep_verified(
 
 @KEEP_RULES.register("dpo", options=DrawOptions, preferences=True, attempts=2, reads=2)
 def prefer(episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: int) -> list[PreferenceRow]:
-    """Correction pairs: a right attempt is preferred to the policy's own wrong second one.
+    """Correction pairs for DPO: a right attempt is preferred to the policy's own wrong second attempt.
 
-    After a right first attempt the pair is c->c over c->i, after a wrong one i->c over i->i. The prompt is the one of
-    the wrong second attempt, token for token; the right attempt is a second one where the task has any, else a first.
+    After a right first attempt c->c is preferred to c->i, after a wrong first attempt i->c to i->i. The prompt is that
+    of the wrong second attempt, token for token. The right attempt is another episode's second attempt if the task has
+    a right one, otherwise a first attempt.
     """
     rows = []
     for task_id, group in _by_task(episodes).items():
         rng = random.Random(derive_seed(seed, "dpo", task_id))
-        # The rejected answer was sampled behind a first attempt; right ones that were too are nearer to what is written
-        # there than first attempts are.
+        # The rejected answer is a second attempt. Right second attempts are preferred to right first attempts, because
+        # they resemble what the policy writes at this place more closely.
         revised = _revised(group)
         seconds = [episode.turns[1] for episode in revised if episode.turns[1].correct]
         right = seconds or [episode.turns[0] for episode in group if episode.turns[0].correct]
@@ -214,7 +216,7 @@ def prefer(episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: 
 
 
 def needed_attempts(rule: str, options: Mapping[str, Any]) -> int:
-    """Attempts without which a rule keeps nothing of an episode."""
+    """Number of attempts without which a rule keeps nothing of an episode."""
     needed: Any = KEEP_RULES.fact(rule, "attempts") or 1
     found: Any = needed(KEEP_RULES.options(rule, options)) if callable(needed) else needed
     return found
@@ -232,26 +234,26 @@ def _finished(episodes: Sequence[Episode]) -> Iterator[Episode]:
 
 
 def _revised(episodes: Sequence[Episode]) -> list[Episode]:
-    # An episode that ended with its first attempt never saw the prompt of a second one: it can answer, and be no draft.
+    # Episodes that have a second attempt and so a prompt that follows the first one.
     return [episode for episode in episodes if len(episode.turns) > 1]
 
 
 class OfflineTrainer:
     """Runs one offline method.
 
-    Every round samples with the current weights, keeps rows by rule and fine-tunes the *base* on them (STaR's outer
-    loop restarts so as not to overfit) or, without ``restart``, the current model. The rounds share the run's budget of
-    sampled episodes equally.
+    Every round samples with the current weights, keeps rows by the rule and fine-tunes on them: the *base* with
+    ``restart`` (STaR's outer loop, which avoids overfitting), otherwise the current model. The rounds share the run's
+    budget equally.
 
     Args:
-        config: The run.
-        model: The policy; its weights at this moment are the base.
-        tokenizer: Its tokenizer.
-        rollout: Plays two-attempt training episodes with an engine that samples from ``model``.
+        config: Config of the run.
+        model: The policy; its initial weights are the base.
+        tokenizer: The policy's tokenizer.
+        rollout: Plays training episodes with an engine that samples from the policy's current weights.
         tasks: Training tasks.
-        on_update: Called with the new weights' version after every round.
+        on_update: Called with the version of the new weights after every round.
         on_progress: Called with a description and the progress in [0, 1].
-        recorded: Episodes that are learned from in place of sampled ones; ``None`` samples.
+        recorded: Recorded episodes to train on instead of sampling; ``None`` samples.
     """
 
     def __init__(
@@ -278,16 +280,16 @@ class OfflineTrainer:
         self.totals = Totals()
 
     def collect(self) -> list[Episode]:
-        """One round's share of the budget of sampled episodes or tokens, or what was recorded elsewhere.
+        """Samples one round's share of the budget of episodes or tokens, or returns the recorded episodes.
 
         Raises:
-            RunStoppedError: If a budget of tokens cannot be spent, because no episode gets as far as a token.
+            RunStoppedError: If a budget of tokens cannot be spent because episodes fail before sampling any token.
         """
         if self._recorded is not None:
             return list(self._recorded)
         budget, iterations = self._config.training, self._offline.iterations
-        # How many tokens a group will have is not known, so with a budget of tokens small chunks are sampled until it
-        # is spent. Tasks go on where the round before ended, in the same endless stream as online training's.
+        # The number of tokens of a group is unknown, so with a budget of tokens small chunks are sampled until the
+        # budget is spent. Tasks continue where the previous round ended, in the same endless stream as online training.
         n_groups = budget.episodes // (iterations * self._offline.group_size)
         chunk = TOKEN_CHUNK if budget.tokens else 128
         episodes: list[Episode] = []
@@ -306,7 +308,7 @@ class OfflineTrainer:
             done += size
             n_new = sampled_tokens(new)
             n_tokens += n_new
-            if budget.tokens and not n_new:  # such a budget would never be spent
+            if budget.tokens and not n_new:  # without this check the loop would never end
                 said = next((episode.error for episode in new if episode.error is not None), "no error is given")
                 raise RunStoppedError(
                     f"{self._offline.name}: not a token was sampled in {counted(len(new), 'episode')}, so that "
@@ -319,12 +321,13 @@ class OfflineTrainer:
         return episodes
 
     def train_round(self, episodes: Sequence[Episode]) -> dict[str, Any]:
-        """Keeps rows, restarts from the base if the method does, and fine-tunes.
+        """Keeps rows by the rule, restores the base's weights if the method restarts, and fine-tunes.
 
         Returns:
-            ``kept`` and ``kept_fraction`` beside what :func:`rl.backends.sft.fine_tune` returns, the shares of the
-            kinds of revision among what was kept (``data/<kind>``), ``edits``, their edit-ratio histograms, and
-            ``errors``, how many wrong attempts of which kind are revised.
+            The results of :func:`rl.backends.sft.fine_tune` (or of its counterpart for preference pairs) and:
+            ``kept`` and ``kept_fraction``, the number of rows and rows per episode; ``data/<kind>``, the fraction of
+            each kind of revision among the rows; ``edits``, their edit-ratio histograms; and ``errors``, the number of
+            revised wrong attempts by kind of error.
 
         Raises:
             NothingKeptError: If the rule kept nothing.
@@ -343,7 +346,7 @@ class OfflineTrainer:
             raise NothingKeptError(
                 f"{self._offline.name}: none of {counted(len(episodes), 'episode')} passes the rule; {hint}"
             )
-        # The engine sampled these episodes with the weights of the round before, which are given up only now.
+        # Restore the base only here: until now the model had to keep the weights that sampled these episodes.
         if self._offline.restart:
             self._model.load_state_dict(self._base)
         outcome = self._learn(
@@ -368,11 +371,11 @@ class OfflineTrainer:
         return kept | outcome | shares | {"edits": edit_histogram(revisions), "errors": draft_errors(revisions)}
 
     def state(self) -> dict[str, Any]:
-        """What the next round depends on, beside :meth:`tensors`."""
+        """State that the next round depends on, apart from :meth:`tensors`."""
         return {"round": self.round, "position": self._position, "totals": asdict(self.totals)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The trained weights, live."""
+        """The trained weights: the live tensors, not copies."""
         return trained_tensors("policy", self._model)
 
     def load_state(
@@ -381,7 +384,7 @@ class OfflineTrainer:
         parts: Sequence[dict[str, Any]],
         fill: Callable[[dict[str, Tensor]], None],
     ) -> None:
-        """The inverse of :meth:`state`; the engine gets the weights too. See :class:`rl.checkpoint.Stateful`."""
+        """Restores what :meth:`state` returned and publishes the weights; see :class:`rl.checkpoint.Stateful`."""
         self.round, self._position, self.totals = shared["round"], shared["position"], Totals(**shared["totals"])
         fill(self.tensors())
         self._on_update(self.round)

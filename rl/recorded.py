@@ -1,7 +1,7 @@
-"""Conversations that were written elsewhere, by another framework or an API, as episodes of an environment here.
+"""Converts conversations recorded elsewhere, by another framework or an API, to episodes of an environment.
 
-Only what the policy said is taken from the file. The environment is played with it, so every verdict is computed anew,
-and what is said between the attempts is what the environment says.
+Only the policy's replies are taken from the file. They are replayed in the environment, so verdicts are computed anew
+and the messages between attempts are the environment's own.
 """
 
 from collections import Counter
@@ -21,20 +21,20 @@ from rl.rollout import EpisodePlan, Rollout
 from rl.types import SOLVER, Completion, Episode, Finish, Request
 
 MESSAGES = ("messages", "conversations", "conversation")
-"""Columns that a conversation is looked for in."""
+"""Names of the column that may hold the conversation."""
 _SHOWN = 20
 _TOGETHER = 256
-"""Conversations that are played at the same time."""
+"""Number of conversations that are played at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One conversation: which task it is about, and what the policy said.
+    """A recorded conversation: its task and the policy's replies.
 
     Args:
-        where: File and line.
-        task: Of the environment that it will be played in.
-        texts: One for each of the policy's turns.
+        where: File and line of the conversation, for error messages.
+        task: Task of the environment in which the conversation will be played.
+        texts: Text of each of the policy's turns.
     """
 
     where: str
@@ -43,27 +43,29 @@ class Recorded:
 
 
 def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[Recorded]:
-    """Conversations of a JSON Lines, JSON or Parquet file, or of a folder that ``datasets`` saved.
+    """Reads conversations from a JSON Lines, JSON or Parquet file, or from a folder that ``datasets`` saved.
 
-    A row has ``messages``, ``[{"role": ..., "content": ...}, ...]``. Its task is the one that ``task_id`` names, or
-    else the one whose question is in ``question`` or opens the conversation. Assistant messages before the question are
-    examples. Rows that ``experiments.export`` wrote say in ``replies`` which messages are the policy's.
+    A row has ``messages``, ``[{"role": ..., "content": ...}, ...]``. Its task is the one that ``task_id`` names, else
+    the one whose question is in ``question`` or in a user message (the last one that asks a known question). Assistant
+    messages before the question are examples and are ignored. Rows that ``experiments.export`` wrote list the policy's
+    messages in ``replies``.
 
     Args:
         path: The file or folder.
-        env: Says how a task is asked.
-        tasks: What may be asked.
+        env: Environment whose way to ask a question is recognised.
+        tasks: Tasks that the conversations may be about.
 
     Raises:
-        FileNotFoundError: If nothing is at the path.
-        ValueError: If rows cannot be used; names each by its line. If somebody speaks between attempts.
+        FileNotFoundError: If the path does not exist, or is a folder in which ``datasets`` saved nothing.
+        ValueError: If rows cannot be used (the message lists them by line), if there are no conversations, or if
+            another role speaks between the attempts of the environment.
     """
     place = Path(path).expanduser()
     if not place.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder, so no conversation can be read from it")
     if getattr(getattr(env, "unwrapped", env), "has_roles", False):
         raise ValueError("env.between: a role between attempts has a conversation of its own; a file's row holds one")
-    # Every faulty row is collected before anything is raised: a file is mended in one go, not row by row.
+    # Collect all faulty rows before raising, so that a file can be corrected in one go.
     if place.is_file():
         rows, faults = read_table(place)
     else:
@@ -98,10 +100,10 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
 
 
 def _asked(env: TextEnv, tasks: Sequence[Task]) -> dict[str, Task]:
-    """Tasks by their question, and by the message in which the environment asks it."""
+    """Tasks by their question, and by the message in which the environment asks the question."""
     found = {}
     for task in tasks:
-        if task.seed is not None:  # it draws its question itself, so only its id tells it
+        if task.seed is not None:  # the environment makes the question from the seed; only the id identifies the task
             continue
         observation, _ = env.reset(options={"task": task})
         opening = observation if isinstance(observation, str) else observation[-1].content
@@ -110,8 +112,8 @@ def _asked(env: TextEnv, tasks: Sequence[Task]) -> dict[str, Task]:
 
 
 def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recorded:
-    """Raises ValueError if it is no conversation about one of the tasks."""
-    # Which task it is about. Of several questions of this environment the last is meant: examples come before it.
+    """Parses a row; raises ValueError if it is not a conversation about one of the tasks."""
+    # Find the task. If several messages ask a known question, the last one counts; those before belong to examples.
     messages = _messages(row.values)
     users = [i for i, one in enumerate(messages) if one.role == "user" and one.content.strip() in asked]
     if isinstance(task_id := row.values.get("task_id"), str) and task_id in by_id:
@@ -126,10 +128,10 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
     if (role := row.values.get("role", SOLVER)) != SOLVER:
         raise ValueError(f"it is what {role} said, which is no attempt")
 
-    # Which messages are the policy's.
+    # Find the policy's messages.
     if replies := row.values.get("replies"):
         own = _named(messages, replies)
-    else:  # what stands before the question are examples; a request to look again may ask it once more
+    else:  # begin at the task's first question, since feedback may repeat it; messages before it are examples
         start = next((i for i in users if asked[messages[i].content.strip()] is task), 0)
         own = [one for one in messages[start:] if one.role == "assistant"]
     if not own:
@@ -138,7 +140,7 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
 
 
 def _messages(values: dict[str, Any]) -> list[Message]:
-    """The conversation of a row, its roles and contents checked."""
+    """The conversation of a row; raises ValueError if a role or content is invalid."""
     column = next((name for name in MESSAGES if name in values), None)
     if column is None:
         raise ValueError(f"no column is called {' or '.join(MESSAGES)}; it has {', '.join(values)}")
@@ -156,7 +158,7 @@ def _messages(values: dict[str, Any]) -> list[Message]:
 
 
 def _named(messages: Sequence[Message], replies: Any) -> list[Message]:
-    """The messages that ``replies`` names, as ``experiments.export`` writes it."""
+    """The messages that ``replies`` lists by index, in the format of ``experiments.export``."""
     try:
         own = [messages[reply["message"]] for reply in replies]
     except (TypeError, KeyError, IndexError):
@@ -167,7 +169,7 @@ def _named(messages: Sequence[Message], replies: Any) -> list[Message]:
 
 
 class _Told:
-    """An environment that is given the recorded texts in place of decoded tokens, and ends after the last of them."""
+    """An environment that gets the recorded texts instead of decoded tokens, and ends after the last text."""
 
     def __init__(self, env: TextEnv, texts: Sequence[str]) -> None:
         self.unwrapped, self._env, self._texts = getattr(env, "unwrapped", env), env, list(texts)
@@ -183,7 +185,7 @@ class _Told:
 
 
 class _Reader:
-    """An engine whose samples are the recorded texts: the next one of the episode that asks."""
+    """An engine that answers each request of an episode with the next recorded text of that episode."""
 
     streams = True
 
@@ -200,9 +202,9 @@ class _Reader:
         for request in requests:
             text = self._texts[request.id][self._said[request.id]]
             self._said[request.id] += 1
-            # As if the policy had sampled it: the text's ids and the end of turn, so that the next prompt extends it.
+            # Return ids as a policy would sample them, with the end of turn, so that the next prompt extends them.
             ids = (*self._renderer.tokenizer.encode(text, add_special_tokens=False), self._renderer.end_id)
-            cut = ids[: request.max_new_tokens]  # by the context alone
+            cut = ids[: request.max_new_tokens]  # only the context length limits the tokens here
             finish = Finish.STOP if cut == ids else Finish.LENGTH
             self._done.append(Completion(request.id, cut, (0.0,) * len(cut), finish, 0))
 
@@ -223,19 +225,19 @@ class _Reader:
 def replay(
     recorded: Sequence[Recorded], make_env: Callable[[], TextEnv], renderer: Renderer, context_length: int
 ) -> Iterator[Episode]:
-    """Plays conversations in an environment: episodes in their order, with log-probs of 0, since none were recorded.
+    """Plays recorded conversations and yields their episodes in order; log-probs are 0, since none were recorded.
 
     Args:
-        recorded: From :func:`read_conversations`.
+        recorded: Conversations from :func:`read_conversations`.
         make_env: Builds an environment.
-        renderer: Turns texts into tokens.
-        context_length: Longest sequence that the model can hold; what does not fit is cut off.
+        renderer: Turns texts into token ids.
+        context_length: Longest sequence that the model can process; longer conversations are cut off.
     """
     groups = {task: i for i, task in enumerate(dict.fromkeys(one.task.id for one in recorded))}
     for start in range(0, len(recorded), _TOGETHER):
         part = recorded[start : start + _TOGETHER]
-        # The rollout plays environments in the order in which it builds them, which is that of the plans; so each hears
-        # the texts of its own conversation.
+        # The rollout builds one environment per plan, in the order of the plans, so each environment gets the texts of
+        # its own conversation.
         environments = iter([_Told(make_env(), one.texts) for one in part])
         reader = _Reader(renderer, [one.texts for one in part])
         rollout = Rollout(reader, renderer, lambda envs=environments: next(envs), [context_length], context_length)

@@ -1,7 +1,7 @@
-"""What a whole run refuses before anything is sampled, and what it says of itself: sizes against each other.
+"""Checks that the values of a run fit together: raises errors before anything is sampled, or returns notes.
 
-A config's own dataclasses check values one by one; here are those that only the environment's attempts, the budget or
-the number of processes can judge.
+The dataclasses of a config check its values one by one. The checks here also need the environment's number of attempts,
+the budget or the number of processes.
 """
 
 import math
@@ -17,7 +17,7 @@ from rl.config.idle import notes_on, refuse_unpaid
 
 
 def refuse_config(config: TrainConfig, n_processes: int = 1) -> None:
-    """Raises ValueError for values of an online run that cannot work together, before anything is sampled."""
+    """Raises ValueError if values of an online run cannot work together."""
     algorithm, size = config.algorithm, config.training.tasks_per_step
     stages = algorithm.running(config.env.attempts)
     if config.training.tokens and any(stage.optim["schedule"] != "constant" for stage in stages.values()):
@@ -55,7 +55,7 @@ def refuse_config(config: TrainConfig, n_processes: int = 1) -> None:
 
 
 def _long_warmups(config: TrainConfig, batches: Sequence[int]) -> Iterator[str]:
-    """What is to be said of warm-ups that would not end, if each stage took so many rollout batches."""
+    """Messages about warm-ups that would not end, given the number of rollout batches of each stage."""
     algorithm = config.algorithm
     stages, warmup = algorithm.running(config.env.attempts), algorithm.critic.warmup_steps
     first, n_first = next(((name, n) for name, n in zip(stages, batches, strict=True) if n), ("", 0))
@@ -77,7 +77,8 @@ def _long_warmups(config: TrainConfig, batches: Sequence[int]) -> Iterator[str]:
 
 
 def _refuse_long_warmups(config: TrainConfig) -> None:
-    # How many steps a budget of tokens buys is not known; what is too long for the shortest answers is for all.
+    # The number of steps that a budget of tokens allows is unknown. Use the upper bound, for the shortest answers: a
+    # warm-up that is too long for this bound is too long for any answers.
     tokens = config.training.tokens
     most = batches_bought(config, longest=False) if tokens else steps_of_stages(config, planned_steps(config))
     for said in _long_warmups(config, most):
@@ -86,8 +87,11 @@ def _refuse_long_warmups(config: TrainConfig) -> None:
 
 
 def _most_rows(config: SFTConfig, longest: bool = False) -> int:
-    """Rows that a round keeps at most, one of every attempt; of a budget of tokens with answers as long as they may be,
-    or of a single token each."""
+    """Largest number of rows that a round can keep: one per attempt.
+
+    With a budget of tokens the number depends on the length of answers: ``longest`` assumes answers of maximum length,
+    otherwise each answer has a single token.
+    """
     offline, budget, env = config.offline, config.training, config.env
     if budget.tokens:
         episodes = budget.tokens // offline.iterations // (env.token_budget(env.attempts) if longest else env.attempts)
@@ -96,7 +100,7 @@ def _most_rows(config: SFTConfig, longest: bool = False) -> int:
 
 
 def _long_offline_warmup(config: SFTConfig, rows: int) -> str:
-    """What is to be said of a warm-up that no round of at most so many rows ends; empty if one may."""
+    """Message if the warm-up is longer than a round with at most ``rows`` rows; empty if it is not."""
     offline, warmup = config.offline, config.offline.optim.warmup_steps
     steps = config.training.updates // offline.iterations
     why = ""
@@ -115,8 +119,8 @@ def _long_offline_warmup(config: SFTConfig, rows: int) -> str:
 
 
 def refuse_offline(config: SFTConfig) -> None:
-    """Raises ValueError for values of an offline method that cannot work together, before anything is sampled."""
-    from rl.offline import needed_attempts  # whose trainer refuses with this function
+    """Raises ValueError if values of an offline method cannot work together."""
+    from rl.offline import needed_attempts  # imported here, because rl.offline imports this module
 
     offline, budget, env = config.offline, config.training, config.env
     if 0 < budget.updates < offline.iterations:
@@ -130,7 +134,7 @@ def refuse_offline(config: SFTConfig) -> None:
             f"offline.iterations={offline.iterations} is {counted(unit, 'episode')}; give at least "
             f"training.episodes={unit}"
         )
-    # An environment that is not settled yet leaves the number of attempts, 0, to its author.
+    # ``env.attempts`` is 0 as long as the config is not settled, so the author's number is not known yet.
     if env.attempts and not offline.conversations and (said := _long_offline_warmup(config, _most_rows(config))):
         raise ValueError(said)
     if 0 < env.attempts < (needed := needed_attempts(offline.rule, offline.rule_options)):
@@ -156,7 +160,7 @@ def refuse_offline(config: SFTConfig) -> None:
 
 
 def refuse_run(config: Any, n_processes: int = 1) -> None:
-    """Raises ValueError for what cannot be run, whatever kind of run it is."""
+    """Raises ValueError if a run of any kind has values that cannot work together."""
     if isinstance(config, TrainConfig):
         refuse_config(config, n_processes)
     elif isinstance(config, SFTConfig):
@@ -164,7 +168,7 @@ def refuse_run(config: Any, n_processes: int = 1) -> None:
 
 
 def notes_of_arm(config: Any) -> list[str]:
-    """What an algorithm or an offline method was given that does nothing in its run, or may not."""
+    """Notes on settings of an online algorithm or offline method that have no effect or may not work as intended."""
     found, tokens = list[str](), getattr(getattr(config, "training", None), "tokens", 0)
     if_long = f"if every answer were as long as env.max_new_tokens={config.env.max_new_tokens}: "
     if isinstance(config, TrainConfig):
@@ -199,7 +203,7 @@ def notes_of_arm(config: Any) -> list[str]:
 
 
 def notes(config: Any) -> list[str]:
-    """What a run was given that does nothing in it, where a preset may have set it: it is said, and not refused."""
+    """Notes on settings of a run that have no effect; they are not errors, because a preset may have set them."""
     evaluation, env, found = config.evaluation, config.env, notes_of_arm(config)
     if isinstance(config, TrainConfig):
         if env.between == "critique" and env.group_reward != "critic":
@@ -207,7 +211,7 @@ def notes(config: Any) -> list[str]:
         if evaluation.fixed_first and not config.training.validate_every:
             found.append("evaluation.fixed_first is measured once, before training: training.validate_every=0")
     elif evaluation.fixed_first and not isinstance(config, SFTConfig):
-        # Said and not refused: the base of a comparison is evaluated with the settings of all its arms.
+        # A note and not an error: the base of a comparison is evaluated with the same settings as all arms.
         found.append("evaluation.fixed_first does nothing here: it is measured at the validations of a training run")
     if not isinstance(config, TrainConfig) and env.group_reward is not None:
         found.append(f"env.group_reward={env.group_reward} pays training episodes alone; rates are the verifier's")

@@ -1,12 +1,13 @@
-"""Messages to token ids, append-only: the one place where text and tokens meet.
+"""Converts messages to token ids, append-only: the one place where text becomes tokens.
 
 The prompt of turn k+1 is the prompt of turn k, then the sampled ids *as sampled*, then the rendered new messages.
-Nothing is rendered or tokenised twice, so what was sampled is what is trained on. Chat templates are free to do
-otherwise: they may drop the thoughts of earlier turns, move the system prompt, or open an answer with text that they
-leave out of the history. The start of a run renders conversations whole and by appending and compares them.
+Nothing is rendered or tokenised twice, so the tokens that were sampled are those that are trained on. Not all chat
+templates allow this: a template may drop the thoughts of earlier turns, move the system prompt, or open an answer with
+text that it leaves out of the history. So when a run starts, test conversations are rendered both as a whole and by
+appending, and the results are compared.
 
-With ``thoughts="drop"`` every prompt is rendered whole instead, from the conversation without the thoughts of earlier
-answers. It is then no extension of the turn before it, and every turn is trained on as a sequence of its own.
+With ``thoughts="drop"`` every prompt is rendered as a whole instead, from the conversation without the thoughts of
+earlier answers. A prompt then does not extend the previous turn, and every turn is trained on as a separate sequence.
 """
 
 import re
@@ -30,8 +31,8 @@ _THOUGHTS = {
     "<channel|>": (("<|channel>thought\n", "<channel|>"),),
     "</thought>": (("<thought>\n", "\n</thought>\n"),),
 }
-"""How models mark what they think before they answer, in the ways in which templates space it, by the mark of its end:
-those are tried that the template knows."""
+"""Marks around the thoughts that models write before an answer: end mark -> (start, end) in every spacing that
+templates use. Only marks that occur in the template are tried."""
 
 
 class TemplateError(ValueError):
@@ -43,19 +44,20 @@ class Renderer:
 
     Args:
         tokenizer: A transformers tokenizer with a chat template.
-        end_ids: Further tokens that end a turn, those that the model's authors list.
-        stop_strings: Texts that end a turn too; they and what follows are not part of its text.
-        template_kwargs: Arguments of the template, ``enable_thinking`` for example.
-        thoughts: What becomes of a template that writes earlier answers otherwise than they were sampled, without
-            their thoughts for example. ``refuse`` raises; ``keep`` goes on, and the answers stay as sampled; ``drop``
-            takes the thoughts of earlier answers out, whatever the template does.
-        today: What the template reads as today's date.
+        end_ids: Further tokens that end a turn, such as those that the model's authors list.
+        stop_strings: Strings that end a turn too; the turn's text ends before the first of them.
+        template_kwargs: Arguments of the template, such as ``enable_thinking``.
+        thoughts: How to treat a template that rewrites earlier answers, for example without their thoughts.
+            ``refuse`` raises; ``keep`` leaves the answers as sampled; ``drop`` removes the thoughts of earlier answers,
+            whatever the template does.
+        today: Date that the template gets as today's date.
 
     Attributes:
         end_id: The token with which the template ends an answer.
         end_ids: All tokens that end a turn.
-        pad_id: Fills rows; the tokenizer's own, or ``end_id``.
-        drops_thoughts: Prompts are rendered whole, by :meth:`opening` of all that was said (see :meth:`said`).
+        pad_id: Token that pads rows: the tokenizer's padding token, or ``end_id`` if there is none.
+        drops_thoughts: Whether prompts are rendered as a whole, by :meth:`opening` of the conversation, in which
+            answers are those of :meth:`said`.
 
     Raises:
         TemplateError: If there is no template, it breaks the append-only rule, or thoughts are to be dropped whose
@@ -77,23 +79,24 @@ class Renderer:
                 "trl:<name> for one of TRL's training templates"
             )
         self.tokenizer, self.stop_strings = tokenizer, tuple(stop_strings)
-        # The template asks for the time by calling this; as an argument it hides the function of the same name.
+        # Templates call ``strftime_now`` for the date. Passed as an argument, it overrides the clock's function of the
+        # same name, so that prompts do not change from day to day.
         self._kwargs = {"strftime_now": today.strftime, **(template_kwargs or {})}
-        # Probe the template before it is used: how it takes contents, and with which token an answer ends. In the
-        # history some templates write another end than behind the last answer, which is what the model learnt to write.
+        # Probe the template before use: which form of contents it takes, and which token ends an answer. Some templates
+        # end earlier answers with another token than the last answer; the model has learned to write the latter.
         self._blocks = self._wants_blocks()
         self._before_end, self._end_text, self.end_id = self._find_end_of_turn(end_ids)
         last = self.end_id if self._final_end_id is None else self._final_end_id
         self.end_ids = frozenset({last, *end_ids})
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id
-        # What closes an answer that was cut off: white space, if the template writes any, and the end token. Encoded
-        # behind an end token, since a tokenizer may treat the beginning of a text in another way.
+        # Tokens that close an answer which was cut off: any white space that the template writes, and the end token.
+        # They are encoded after an end token, because tokenizers may treat the beginning of a text differently.
         self._system_fault: str | None = None
         closing = tokenizer.encode(self._end_text + self._before_end + self._end_text, add_special_tokens=False)
         self._closing = tuple(closing[closing.index(self.end_id) + 1 :])
-        # A group shares its question, and most feedback is the same text: what was rendered is kept.
+        # Rendered messages are cached, because a group shares its question and most feedback is the same text.
         self._ids = lru_cache(maxsize=65536)(self._render)
-        # With thoughts dropped nothing is appended, so no rule of appending can be broken.
+        # If thoughts are dropped, nothing is appended, so the template need not be append-only.
         self.drops_thoughts = thoughts == "drop"
         if self.drops_thoughts:
             self._marks = self._marks_of_thoughts()
@@ -106,11 +109,11 @@ class Renderer:
         return self._ids(tuple(messages), behind_answer=False)
 
     def before_question(self, first: bool = True) -> str:
-        """What the template writes in front of a question: a model that goes on from there writes the question itself.
+        """The text that the template writes before a question, from which a model can generate the question itself.
 
         Args:
-            first: In front of the first question, with the system prompt that the template puts there by itself, if
-                it does; otherwise what opens any later question.
+            first: Whether the question is the first one, before which a template may add a default system prompt;
+                otherwise the text before any later question is returned.
         """
         text = self._template([Message("user", _USER)], generate=False, behind_answer=not first)
         return text.partition(_USER)[0].lstrip("\n")
@@ -120,8 +123,8 @@ class Renderer:
     ) -> tuple[int, ...]:
         """The prompt of the next turn: prompt, action, and the new messages.
 
-        An action without the template's end of turn (it was cut off, or ended in another way) gets it, as context
-        and not as action.
+        If an action lacks the template's end of turn, since it was cut off or ended otherwise, the end is appended as
+        part of the prompt, so it is not trained on.
         """
         ended = action_ids[-1:] in ((self.end_id,), (self._final_end_id,))
         return (
@@ -134,16 +137,16 @@ class Renderer:
         return text[: min((i for stop in self.stop_strings if (i := text.find(stop)) >= 0), default=len(text))]
 
     def said(self, action_ids: Sequence[int]) -> Message:
-        """The action as a later prompt shows it where thoughts are dropped: what stands behind the last thought.
+        """The action as later prompts show it if thoughts are dropped: the text after the last thought.
 
-        A thought that was cut off is all that there is of its answer, and goes with it.
+        A thought that was cut off is removed too; if the action begins with it, nothing is left.
         """
         ended = bool(action_ids) and action_ids[-1] in self.end_ids
         text = self.tokenizer.decode(action_ids[:-1] if ended else action_ids, skip_special_tokens=False)
         text = text[: min((i for stop in self.stop_strings if (i := text.find(stop)) >= 0), default=len(text))]
         for start, end, opened in self._marks:
-            # The last end mark counts: a model may think again after it began to answer. Without one the thought was
-            # cut off; where the prompt opened it, all of the action is thought.
+            # Cut at the last end mark, since a model may think again after it began to answer. Without an end mark an
+            # open thought was cut off; if the prompt had opened that thought, the whole action belongs to it.
             if end in text:
                 text = text.rpartition(end)[2].lstrip("\n")
             elif opened or start in text:
@@ -152,15 +155,15 @@ class Renderer:
 
     def stops(self, action_ids: Sequence[int]) -> bool:
         """Whether the newest token completes a stop string."""
-        # A character takes at most four tokens (bytes), so the string lies in the tail.
+        # A character takes at most four tokens (one per byte), so the stop string lies within these last tokens.
         tail = self.tokenizer.decode(action_ids[-4 * max(map(len, self.stop_strings)) :])
         return any(stop in tail for stop in self.stop_strings)
 
     def _render(self, messages: tuple[Message, ...], behind_answer: bool) -> tuple[int, ...]:
-        """Ids of messages up to where an answer begins: of the first ones, or of those behind an answer and its end.
+        """Ids of messages and the opening of an answer, for the first messages or for those that follow an answer.
 
-        The latter are encoded behind the end token, as in the whole conversation: alone, SentencePiece would put a
-        space before them, and tokens that swallow the white space after them would leave it in.
+        Messages that follow an answer are encoded after its end token, as in the whole conversation. Encoded alone,
+        SentencePiece would insert a space before them, and white space that the end token absorbs would remain.
         """
         if not behind_answer and self._system_fault and any(message.role == "system" for message in messages):
             raise TemplateError(self._system_fault)
@@ -169,15 +172,15 @@ class Renderer:
         return tuple(ids[ids.index(self.end_id) + 1 :] if behind_answer else ids)
 
     def _template(self, messages: Sequence[Message], generate: bool, behind_answer: bool = False) -> str:
-        """What the template makes of messages.
+        """Renders messages as text with the chat template.
 
         Args:
-            messages: With their roles.
-            generate: Go on to where the next answer begins.
-            behind_answer: They follow a question and an answer, whose text and end are left out of the result.
+            messages: The messages.
+            generate: Whether to add the generation prompt, with which the next answer begins.
+            behind_answer: Whether the messages follow an answer; the result begins after the answer's end.
         """
-        # A template takes conversations from their beginning alone, so what follows an answer is rendered behind a
-        # known question and answer, which are then cut off with all that stands before them.
+        # Templates only render conversations from the beginning. Messages that follow an answer are therefore rendered
+        # after a known question and answer, and everything up to the answer's end is cut off.
         before = (Message("user", _USER), Message("assistant", _ANSWER)) if behind_answer else ()
         chat: list[dict[str, Any]] = [{"role": one.role, "content": one.content} for one in (*before, *messages)]
         if self._blocks:
@@ -202,19 +205,19 @@ class Renderer:
         return after[len(end) :]
 
     def _wants_blocks(self) -> bool:
-        """Whether the template reads lists of content blocks alone, as those of models that also see images do."""
-        self._blocks = False  # which `_template` reads
+        """Whether the template accepts only lists of content blocks, like templates of models that also read images."""
+        self._blocks = False  # `_template`, called below, reads this attribute
         try:
             return _USER not in self._template([Message("user", _USER)], generate=True)
         except TemplateError:
             return True
 
     def _first_special(self, text: str) -> tuple[str, str, int] | None:
-        """The first special token of a text: what stands before it, its own text, its id."""
+        """The first special token of a text: the text before it, the token's own text, and its id."""
         added = self.tokenizer.added_tokens_decoder
         specials = {added[i].content if i in added else self.tokenizer.convert_ids_to_tokens(i): i for i in added}
         specials |= dict(zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True))
-        # Of two that begin at the same place the longer one: a token's text may be the beginning of another's.
+        # Of tokens that begin at the same place take the longest, since one token's text may be a prefix of another's.
         found = [(text.index(name), -len(name), name) for name in specials if name in text]
         if not found:
             return None
@@ -222,10 +225,11 @@ class Renderer:
         return text[:start], name, specials[name]
 
     def _find_end_of_turn(self, end_ids: Collection[int]) -> tuple[str, str, int]:
-        """What stands between an answer and its end token, and that token.
+        """The text between an answer and its end token, the token's text, and its id.
 
-        It is looked for behind an answer that others follow, up to the next question. A token that only the next
-        question brings is an end of turn where the model's authors say that the model writes it.
+        The end token is the first special token between an answer and the next question. If the last answer of a
+        conversation ends without any special token, that token may belong to the next question; it then counts as end
+        of turn only if the model's authors list it in ``end_ids``.
         """
         chat = (Message("user", _USER), Message("assistant", _ANSWER), Message("user", _NEXT))
         whole, alone = self._template(chat, generate=True), self._template(chat[:2], generate=False)
@@ -244,11 +248,14 @@ class Renderer:
         return found
 
     def _fault(self, chat: Sequence[Message], start: str = "") -> tuple[bool, str] | None:
-        """How a whole rendering differs from an appended one; whether in the answers alone, and in which words.
+        """Compares a conversation rendered as a whole with one rendered by appending.
 
         Args:
-            chat: Questions and answers; the last is a question.
-            start: With what every answer begins; it is not sampled where the generation prompt ends with it.
+            chat: Questions and answers; the last message is a question.
+            start: Text with which every answer begins; left out of an answer if the generation prompt ends with it.
+
+        Returns:
+            ``None`` if both are equal; otherwise whether they differ only within answers, and a description.
         """
         questions = [message for message in chat if message.role != "assistant"]
         answers = [message.content for message in chat if message.role == "assistant"]
@@ -256,13 +263,14 @@ class Renderer:
         whole = self._template(chat, generate=True)
         appended, closing = self._template(questions[:n_opening], generate=True), self._before_end + self._end_text
         for answer, question in zip(answers, questions[n_opening:], strict=True):
-            # Where the generation prompt opens the thought, the model does not write the opening again.
+            # If the generation prompt already opens the thought, the model does not write the opening again.
             opened = bool(start) and appended.rstrip().endswith(start.strip())
             appended += (answer.removeprefix(start) if opened else answer) + closing
             appended += self._template([question], True, behind_answer=True)
         if _without_gaps(whole, answers) == _without_gaps(appended, answers):
             return None
-        # The questions, with all that the template writes around them, in their order; only answers may lie between.
+        # Match the questions, with everything that the template writes around them, in order. If they match, the
+        # renderings differ only in what lies between them, the answers.
         asked = [self._template(questions[:n_opening], generate=False)]
         asked += [closing + self._template([question], False, behind_answer=True) for question in questions[n_opening:]]
         last = closing + self._template(questions[-1:], True, behind_answer=True)
@@ -271,10 +279,10 @@ class Renderer:
         return in_answers, f"Appending turns gives {appended!r} but rendering them at once gives {whole!r}"
 
     def _check_history(self, thoughts: str) -> None:
-        """Renders three turns whole and by appending, as text and with thoughts, and their ids.
+        """Raises TemplateError if three turns rendered as a whole and by appending differ, in text or in ids.
 
-        A template leaves answers as they were sampled if it does so with those that the model writes: with thoughts,
-        or, where it has none or the generation prompt has closed them already, with plain ones.
+        Only answers like those that the model writes need to stay as sampled: answers with thoughts, or plain ones if
+        the template has no thoughts or its generation prompt already closes them.
         """
 
         def fault(start: str, end: str) -> tuple[bool, str] | None:
@@ -283,18 +291,18 @@ class Renderer:
             roles = ("user", "assistant", "user", "assistant", "user")
             return self._fault([Message(role, text) for role, text in zip(roles, texts, strict=True)], start)
 
-        # Plain answers first; then, for each mark of thoughts that the template names, answers with a thought in every
-        # spacing that is known. One spacing that is kept is enough: it is the one that the template was written for.
+        # Check plain answers first, then, for each thought mark in the template, answers with a thought in every known
+        # spacing. It is enough if one spacing is kept: the one for which the template was written.
         template, opening = str(self.tokenizer.chat_template), self._template([Message("user", _USER)], generate=True)
         plain = fault("", "")
         faults = [plain] if plain else []
         for mark, spacings in _THOUGHTS.items():
             if mark in template and not (plain is None and mark in opening):
                 found = [fault(start, end) for start, end in spacings]
-                # One that keeps thoughts may write an empty one where there is none.
+                # If thoughts are kept, a fault of plain answers is ignored: the template may add an empty thought.
                 faults = [] if None in found else [*faults, *filter(None, found)]
-        # A fault outside of the answers would put other words into the context than the template's, and no setting
-        # helps. One in the answers alone leaves a choice, which model.thoughts makes.
+        # A difference outside of answers means that appending gives a context the template never would; no setting
+        # helps. If only answers differ, model.thoughts decides.
         if broken := next((words for in_answers, words in faults if not in_answers), None):
             raise TemplateError(f"the chat template is not append-only. {self._remedy()}. {broken}")
         if faults and thoughts != "keep":
@@ -304,14 +312,14 @@ class Renderer:
                 "or drop to take earlier thoughts out, every turn being a sequence of its own. "
                 f"{self._remedy()}. {faults[-1][1]}"
             )
-        # As ids too: texts that are equal may be split into tokens in another way where they are joined.
+        # Compare ids too, since equal texts may be tokenised differently where they are joined.
         last = self._ids((Message("user", _LAST),), behind_answer=True)
         chat = [Message("user", _USER), Message("assistant", _ANSWER), Message("user", _LAST)]
         if self._render(tuple(chat), behind_answer=False)[-len(last) :] != last:
             raise TemplateError("the tokenizer splits a question differently when it is appended")
 
     def _marks_of_thoughts(self) -> list[tuple[str, str, bool]]:
-        """Start and end of thoughts that the model may write, and whether the prompt itself opens one."""
+        """Start and end marks of the model's thoughts, and whether the prompt itself opens a thought."""
         template, opening = str(self.tokenizer.chat_template), self._template([Message("user", _USER)], generate=True)
         known = template + "".join(token.content for token in self.tokenizer.added_tokens_decoder.values())
         marks = [(spacings[0][0].strip(), end) for end, spacings in _THOUGHTS.items() if end in known]
@@ -323,7 +331,7 @@ class Renderer:
         return [(start, end, opening.rstrip().endswith(start)) for start, end in marks]
 
     def _fault_with_system(self) -> str | None:
-        """Why a system prompt cannot be rendered, ``None`` if it can: said when one is asked for."""
+        """Why a system prompt cannot be rendered; ``None`` if it can. Raised only if a system prompt is rendered."""
         remedy = "Put the instruction into the first question, or set model.chat_template"
         chat = [
             Message("system", _SYSTEM),
@@ -342,7 +350,7 @@ class Renderer:
         return f"with a system prompt the chat template is not append-only. {remedy}. {fault[1]}"
 
     def _remedy(self) -> str:
-        """Which training template of TRL's fits, if one does."""
+        """A sentence for error messages that suggests another template or setting."""
         text = self.tokenizer.chat_template
         named = [path.stem for path in trl_templates().glob("*.jinja") if path.read_text(encoding="utf-8") == text]
         known = [f"trl:{name}" for name in named if (trl_templates() / f"{name}_training.jinja").exists()]
@@ -357,7 +365,7 @@ class Renderer:
 
 
 def _without_gaps(text: str, answers: Sequence[str]) -> str:
-    """The text without white space in front of answers: a model samples it as part of its answer."""
+    """The text without white space before answers, which is ignored because the model samples it with its answer."""
     for answer in answers:
         before, _, after = text.rpartition(answer) if answer in text else (text, "", "")
         text = before.rstrip() + answer + after if answer in text else text
@@ -365,7 +373,7 @@ def _without_gaps(text: str, answers: Sequence[str]) -> str:
 
 
 def trl_templates() -> Path:
-    """The folder of chat templates that the installed TRL brings."""
+    """The folder of chat templates in the installed TRL."""
     import importlib.util
 
     spec = importlib.util.find_spec("trl")
@@ -378,7 +386,7 @@ def load_template(name: str) -> str:
     """The text of a chat template: a Jinja file, or one of TRL's training templates as ``trl:<model>``.
 
     Raises:
-        TemplateError: If there is none; with the names that there are.
+        TemplateError: If the template does not exist (the message lists TRL's names) or is not UTF-8 text.
     """
     path, known = Path(name), sorted(p.stem.removesuffix("_training") for p in trl_templates().glob("*_training.jinja"))
     if name.startswith("trl:"):

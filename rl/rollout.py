@@ -1,9 +1,9 @@
-"""Episodes from an engine and environments of text.
+"""Plays episodes with an engine and text environments.
 
-With a streaming engine an episode goes on as soon as its own turn is verified, while others decode; with one that
-answers whole batches, as ``hf``, the next batch waits for the verdicts of all that were in this one. Every request's
-seed is derived from the episode's seed and the turn, so neither the batch nor the order of completion changes what is
-sampled.
+With a streaming engine, an episode continues as soon as its own turn is verified, while other episodes are decoding.
+With an engine that decodes whole batches, such as ``hf``, the next batch waits until every turn of the current batch is
+verified. Every request's seed is derived from the episode's seed and the turn index, so neither the batch nor the order
+of completion changes what is sampled.
 """
 
 import time
@@ -23,7 +23,7 @@ from rl.rendering import Renderer
 from rl.types import SOLVER, Completion, Engine, Episode, Request, Turn, derive_seed
 
 VERIFICATION_THREADS = 16
-"""They wait; the work is done by the processes behind the verifier."""
+"""Threads that step environments; each only waits for the process in which the verifier works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ class EpisodePlan:
     """An episode to be sampled.
 
     Args:
-        task: Which task.
-        group_id: Which group.
-        seed: Decides everything that is sampled.
-        first: A first attempt to be read instead of sampled.
-        request: What is said after it, in place of the environment's words.
+        task: The task to attempt.
+        group_id: Id of the group that the episode belongs to.
+        seed: Seed that determines everything sampled in the episode.
+        first: A first attempt that is given to the policy instead of sampled.
+        request: User message that follows the given first attempt, in place of the environment's observation.
     """
 
     task: Task
@@ -47,7 +47,7 @@ class EpisodePlan:
 
 @dataclass(slots=True)
 class PhaseTimes:
-    """Seconds spent, by phase."""
+    """Seconds spent in each phase of rollouts."""
 
     sampling: float = 0.0
     verification: float = 0.0
@@ -55,30 +55,30 @@ class PhaseTimes:
 
 @dataclass(slots=True)
 class _Play:
-    """An episode that is being played: whose turn it is, what that role reads, and the turns so far."""
+    """An episode in progress: the role whose turn is next, its prompt, and the turns so far."""
 
     plan: EpisodePlan
     env: Any = None
-    """``None`` where none could be built; the episode has failed then."""
+    """The environment; ``None`` if it could not be built, in which case the episode has failed."""
     role: str = SOLVER
     prompt_ids: tuple[int, ...] = ()
     limit: int | None = None
     turns: list[Turn] = field(default_factory=list)
     said: dict[str, list[Message]] = field(default_factory=dict)
-    """By role, what it has read and written, where prompts are rendered from that."""
+    """Conversation of each role; used only if thoughts are dropped, since every prompt is then rendered from it."""
     policy_version: int = 0
     stop: StopReason | None = None
     error: str | None = None
 
     def fail(self, error: str) -> None:
-        """Breaks the episode off: it is counted and never trained on, which is not the same as a reward of 0."""
+        """Breaks the episode off; it is counted but never trained on, which differs from a reward of 0."""
         self.stop, self.error = StopReason.ENV_ERROR, error
 
 
 def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
-    """Runs requests to their end; completions come back in the order of the requests."""
+    """Runs requests to completion and returns the completions in the order of the requests."""
     engine.submit(requests)
-    by_id: dict[int, Completion] = {}  # an engine finishes short answers first
+    by_id: dict[int, Completion] = {}  # completions arrive in any order: short answers finish first
     while len(by_id) < len(requests):
         finished = engine.step()
         if not finished and not engine.pending:
@@ -91,13 +91,13 @@ class Rollout:
     """Plays episodes.
 
     Args:
-        engine: What samples.
-        renderer: Messages to token ids.
-        make_env: Builds an environment; one that raised nothing is used again.
+        engine: Engine that samples the turns.
+        renderer: Turns messages into token ids.
+        make_env: Builds an environment; an environment is reused for further episodes unless it raised an error.
         max_new_tokens: Token limit of each attempt; the last entry holds for all further attempts.
-        context_length: Longest prompt plus answer that the model can hold.
-        n_envs: How many environments are built here already, so that what is wrong with one is known before anything
-            is sampled. Further ones are built as episodes need them.
+        context_length: Largest number of prompt and answer tokens together that the model can process.
+        n_envs: Number of environments to build immediately, so that a faulty environment is found before anything is
+            sampled. More are built when episodes need them.
     """
 
     def __init__(
@@ -123,15 +123,15 @@ class Rollout:
         """Plays one episode per plan and returns them in the order of the plans.
 
         Args:
-            plans: What to play.
-            temperature: 0 for greedy.
+            plans: The episodes to play.
+            temperature: Sampling temperature; 0 for greedy.
             on_episode: Called with every episode as it ends, for progress displays.
 
         Returns:
-            Episodes; one whose environment raised has ``stop_reason`` ``ENV_ERROR`` and carries the error.
+            The episodes; if an environment raised, its episode has ``stop_reason`` ``ENV_ERROR`` and the error message.
         """
-        # ``ready`` are the episodes whose next prompt is known, ``stepping`` those whose environment is at work in a
-        # thread, with the turn that it verifies; all others wait for the engine.
+        # ``ready`` holds the episodes whose next prompt is known. ``stepping`` holds the episodes whose environment is
+        # verifying a turn in a thread, together with that turn. All other unfinished episodes wait for the engine.
         engine = self._engine
         engine.wake()
         plays = [self._reset(plan) for plan in plans]
@@ -140,7 +140,7 @@ class Rollout:
         stepping: dict[Future, tuple[int, Turn]] = {}
         with ThreadPoolExecutor(VERIFICATION_THREADS) as threads:
             while True:
-                # Request: every episode that is ready asks for its next turn, or is over.
+                # Request: every ready episode either requests its next turn or is over.
                 requests = []
                 for index in ready:
                     request = self._next(index, plays[index], temperature)
@@ -153,8 +153,9 @@ class Rollout:
                 if len(episodes) == len(plays):
                     return [episodes[index] for index in range(len(plays))]
 
-                # Sample, then verify: in a thread where other processes do the work, so that the engine goes on
-                # meanwhile. Python code would only fight this thread for the interpreter lock, so it runs here.
+                # Sample, then verify. If the verifier works in other processes, a thread waits for it while the engine
+                # continues. A verifier in Python would only compete with this thread for the interpreter lock, so it
+                # runs here.
                 engine.submit(requests)
                 ready = []
                 for index, turn in self._sample(plays, idle=not stepping):
@@ -165,8 +166,8 @@ class Rollout:
                         self._step(play, turn, partial(env.step, turn.text))
                         ready.append(index)
 
-                # An engine that decodes whole batches waits for all verdicts, so that every run gets the same batches;
-                # a streaming one waits only where it has nothing to decode in the meantime.
+                # For an engine that decodes whole batches, wait for all verdicts, so that batches are the same in every
+                # run. A streaming engine waits only if it has nothing to decode in the meantime.
                 if stepping and not (engine.streams and engine.pending):
                     started = time.perf_counter()
                     wait(stepping, return_when=FIRST_COMPLETED if engine.streams else ALL_COMPLETED)
@@ -177,11 +178,14 @@ class Rollout:
                     ready.append(index)
 
     def _sample(self, plays: Sequence[_Play], idle: bool) -> list[tuple[int, Turn]]:
-        """Lets the engine work for a while; returns the turns that it finished, with their episodes, not yet verified.
+        """Lets the engine work for a while; returns the finished turns, not yet verified, with their episode indices.
 
         Args:
             plays: All episodes.
-            idle: No environment is at work, so that episodes go on only if the engine has something to do.
+            idle: Whether no environment is stepping; if the engine has no requests either, no episode can continue.
+
+        Raises:
+            RuntimeError: If ``idle`` holds and the engine has no requests.
         """
         if idle and not self._engine.pending:
             raise RuntimeError("the engine is idle but episodes wait for it")
@@ -207,18 +211,19 @@ class Rollout:
         return turns
 
     def _reset(self, plan: EpisodePlan) -> _Play:
-        """Resets an environment, and plays the first attempt that the plan gives as if it had been sampled now."""
+        """Resets an environment and, if the plan has a first attempt, steps the environment with it."""
         play, task, first = _Play(plan), plan.task, plan.first
         try:
             env = play.env = self._free_envs.pop() if self._free_envs else self._make_env()
             found = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
             self._observe(play, *found)
-        except KeyboardInterrupt:  # the user's
+        except KeyboardInterrupt:  # the user stops the run; this is no error of the environment
             raise
-        except BaseException as error:  # an environment that calls sys.exit() ends its own episode, not the run
+        except BaseException as error:  # also SystemExit: an environment that calls sys.exit() must not end the run
             play.fail(f"reset: {error!r}")
             return play
-        # An attempt was sampled behind its own prompt; behind another one its log-probs and its verdict mean nothing.
+        # A given attempt was sampled for a certain prompt; after a different prompt its log-probs and verdict would be
+        # meaningless.
         if first is not None and first.prompt_ids != play.prompt_ids:
             play.fail("replay: the first attempt answers another prompt")
         elif first is not None:
@@ -226,21 +231,22 @@ class Rollout:
         return play
 
     def _step(self, play: _Play, turn: Turn, step: Callable[[], Any], request: str | None = None) -> None:
-        """Hands a turn to the environment and adds it with its reward; then the next prompt is known, or the end.
+        """Steps the environment, adds the rewarded turn to the episode, and sets its next prompt or its end.
 
         Args:
             play: The episode.
-            turn: What was written, not yet verified.
-            step: Hands it to the environment.
-            request: What is said then, in place of the environment's words.
+            turn: The turn, not yet verified.
+            step: Steps the environment with the turn's text, or returns the result of a step made in a thread.
+            request: User message for the next prompt, in place of the environment's observation.
         """
         started = time.perf_counter()
         try:
             observation, reward, terminated, truncated, info = step()
-            # A future is done already and takes no time here: what threads take is counted where the loop waits.
+            # The result of a thread is ready at this point and takes no time here; the time that threads take is
+            # counted where the loop waits for them.
             self.times.verification += time.perf_counter() - started
             score = info.get("score")
-            # The turn is kept whatever ended the episode, so that the log shows the answer at which a verifier failed.
+            # The turn is added even if the verifier failed, so that the log shows the answer on which it failed.
             play.turns.append(
                 replace(turn, score=score, reward=float(reward), trained=turn.trained and info.get("trained", True))
             )
@@ -259,21 +265,22 @@ class Rollout:
             play.fail(f"step: {error!r}")
 
     def _observe(self, play: _Play, observation: Observation, info: dict[str, Any]) -> None:
-        """The next prompt: what the role whose turn it is has read and written before, and what is new to it."""
+        """Sets the role, token limit and prompt of the next turn: that role's conversation plus the observation."""
         messages = (Message("user", observation),) if isinstance(observation, str) else tuple(observation)
-        for message in messages:  # a chat template would write anything: a number, "None"
+        for message in messages:  # a chat template would silently render any other content, such as None as "None"
             if not isinstance(message, Message) or not isinstance(message.content, str):
                 raise TypeError(f"an observation is a string, or Messages whose content is one; got {message!r:.200}")
         play.role = info.get("role", SOLVER)
         if not isinstance(play.role, str):  # roles are sorted and written to files
             raise TypeError(f"info['role'] must be a string, got {play.role!r}")
-        # The limit is used outside of what catches an environment's errors, where a wrong one would end the run.
+        # Check the limit here, where an error ends only this episode. It is used in `_next`, which no ``except``
+        # surrounds, so a wrong limit would end the whole run there.
         limit = info.get("max_new_tokens")
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Integral) or limit < 1):
             raise TypeError(f"info['max_new_tokens'] must be a positive int, got {limit!r:.200}")
         play.limit = None if limit is None else int(limit)
-        # Every role has a conversation of its own: it goes on from what *this* role read and wrote last, not from the
-        # turn before. Sampled ids are appended as they are, since decoding and encoding them again may give others.
+        # Every role has its own conversation: the prompt extends the last turn of *this* role, which need not be the
+        # previous turn. Sampled ids are appended as they are, since decoding and encoding them may give different ids.
         before = next((turn for turn in reversed(play.turns) if turn.role == play.role), None)
         if self._renderer.drops_thoughts:
             said = play.said.setdefault(play.role, [])
@@ -286,9 +293,9 @@ class Rollout:
             play.prompt_ids = self._renderer.extend(before.prompt_ids, before.action_ids, messages)
 
     def _next(self, index: int, play: _Play, temperature: float) -> Request | Episode:
-        """What the engine is asked for next, or the episode where it is over or its next turn would not fit."""
+        """The request for the next turn, or the finished episode if it is over or its next turn would not fit."""
         room = self._context_length - len(play.prompt_ids)
-        if play.stop is None and room < 1:  # it ends with the turns that it has; one without any has failed
+        if play.stop is None and room < 1:  # the episode ends with the turns it has; without any turn it has failed
             play.stop = StopReason.CONTEXT_FULL
             if not play.turns:
                 play.error = (
@@ -296,20 +303,20 @@ class Rollout:
                     f"{self._context_length}: leave such tasks out, or take a model with a longer context"
                 )
         if play.stop is None:
-            # Limits count the role's own attempts. The seed counts all turns of the episode, so that two roles never
-            # draw with the same numbers.
+            # Token limits are indexed by the role's own turns. Seeds are indexed by all turns of the episode, so that
+            # two roles never sample with the same seed.
             n_before = sum(turn.role == play.role for turn in play.turns)
             limit = min(room, self._max_new_tokens[min(n_before, len(self._max_new_tokens) - 1)], play.limit or room)
             seed = derive_seed(play.plan.seed, "turn", len(play.turns))
             return Request(index, play.prompt_ids, limit, temperature, seed)
-        # One that raised may be in any state and is not used again, nor is one that is for a single episode.
+        # Close an environment that raised, since it may be in any state, and one that is for a single episode only.
         if play.stop is StopReason.ENV_ERROR or getattr(getattr(play.env, "unwrapped", None), "single_use", False):
             with suppress(Exception):
                 play.env.close()
         else:
             self._free_envs.append(play.env)
-        # What the environment's own limit of steps ended is truncated in gymnasium's sense, and trained on like any
-        # other. What must not be trained on carries an error (:attr:`Episode.failed`).
+        # An episode that reached the environment's own step limit is truncated in gymnasium's sense, but trained on
+        # like any other. Episodes that must not be trained on carry an error (:attr:`Episode.failed`).
         broken_off = play.stop in (StopReason.ENV_ERROR, StopReason.TIME_LIMIT) or not play.turns
         return Episode(
             task_id=play.plan.task.id,

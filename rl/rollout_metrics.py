@@ -1,4 +1,4 @@
-"""A training step as numbers for the log: what its episodes look like, what was measured, what it cost."""
+"""Metrics of a training step for the log: its episodes, the measurements of its updates, and its cost."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -35,12 +35,12 @@ def to_groups(episodes: Sequence[Episode]) -> list[Group]:
 
 
 def describe(step: Step, distributed: Distributed | None = None, flops: Flops | None = None) -> dict[str, float]:
-    """The log of a step; every process must ask for it.
+    """All metrics of a step; every process must call this function.
 
     Args:
-        step: Of this process.
-        distributed: Processes and devices; ``None`` for this process alone.
-        flops: What the update's tokens cost; ``None`` for no utilisation.
+        step: The step, as this process took it.
+        distributed: Processes and devices; ``None`` creates them from the launcher's settings.
+        flops: FLOPs per token and peak of the device; ``None`` leaves out the utilisation.
     """
     distributed = distributed or Distributed()
     batch, counts, measured, totals = step.batch, step.batch.counts, step.measured, step.totals
@@ -61,19 +61,19 @@ def describe(step: Step, distributed: Distributed | None = None, flops: Flops | 
     metrics |= {f"policy/kl_ref_t{k + 1}": value for k, value in enumerate(measured.kl)}
     metrics |= {f"policy/abs_advantage_t{k + 1}": value for k, value in enumerate(measured.advantage)}
     metrics |= {f"policy/kl_coef_t{k + 1}": coef for k, coef in enumerate(step.kl_coefs)}
-    # From means of squares, which add up over processes as variances do not.
+    # The variance is computed from means, since means can be combined over processes and variances cannot.
     if "critic/return" in metrics:
         variance = metrics["critic/return_square"] - metrics["critic/return"] ** 2
         error = metrics["critic/error"]
         metrics["critic/explained_variance"] = 1 - error / variance if variance > 0 else float("nan")
-    # A conversation that fills several rows has its rewards in each of them; it is counted in its first row alone.
+    # Each row of a conversation holds all of its rewards, so only the first row is counted.
     starts = torch.tensor([i for i, row in enumerate(batch.rows) if not row.first], dtype=torch.long)
     rows = batch.train.rollout.rows(starts)
     sums = shaped_rewards(rows.rewards, rows.n_turns, step.stage).sum(0).tolist()
     shares = {f"reward/shaped_t{k + 1}": Ratio(value, float(len(rows))) for k, value in enumerate(sums)}
     metrics |= {name: ratio.value for name, ratio in distributed.sum_ratios(shares).items()}
 
-    # Speeds are of all processes, taken as n times this one's: each has an equal share of the tasks.
+    # Speeds are for all processes: n times the tokens of this one, since each has an equal share of the tasks.
     seconds, n = batch.seconds, distributed.n_processes
     kept_tokens, wall = sampled_tokens(batch.episodes) * n, sum(seconds.values())
     update = max(seconds["update"], 1e-9)
@@ -90,9 +90,9 @@ def describe(step: Step, distributed: Distributed | None = None, flops: Flops | 
 
 
 def token_advantages(step: Step, n: int) -> dict[int, list[list[float]]]:
-    """Of the first ``n`` episodes that were trained on, by index: per turn, the advantage of every sampled token."""
+    """Advantages of the trained episodes among the first ``n``: episode index -> for each turn, one value per token."""
     found: dict[int, list[list[float]]] = {}
-    for i, row in enumerate(step.batch.rows):  # in the order of their episodes
+    for i, row in enumerate(step.batch.rows):  # rows are in the order of their episodes
         if row.episode >= n:
             break
         turns = found.setdefault(row.episode, [[] for _ in step.episodes[row.episode].turns])
@@ -102,14 +102,14 @@ def token_advantages(step: Step, n: int) -> dict[int, list[list[float]]]:
 
 
 def conversation_rows(step: Step, n: int, decode: Callable[[Sequence[int]], str]) -> list[dict[str, Any]]:
-    """A table of turns, a row each, of ``n`` episodes spread over the step's groups.
+    """Table rows, one per turn, of ``n`` episodes from different groups of the step.
 
     Args:
-        step: Of this process.
-        n: How many episodes; all if there are fewer.
-        decode: Token ids to text. A prompt is shown from where the turn before it ended.
+        step: The step, as this process took it.
+        n: Number of episodes; all if there are fewer.
+        decode: Turns token ids into text.
     """
-    # Evenly over the step, since the episodes of a group stand next to each other.
+    # Episodes are chosen at even distances, since those of a group stand next to each other.
     episodes, rows = step.episodes, []
     n = min(n, len(episodes))
     chosen = [i * len(episodes) // n for i in range(n)]
@@ -122,12 +122,14 @@ def conversation_rows(step: Step, n: int, decode: Callable[[Sequence[int]], str]
 def transcript(
     episode: Episode, decode: Callable[[Sequence[int]], str], advantages: Sequence[Sequence[float]] = ()
 ) -> list[dict[str, Any]]:
-    """What was read and written in an episode, a row a turn.
+    """Table rows, one per turn, with the text that was read and written in an episode.
+
+    A prompt is shown without the part that repeats the role's earlier conversation.
 
     Args:
         episode: The episode.
-        decode: Token ids to text. A prompt is shown from where the turn before it ended.
-        advantages: Of every sampled token, by turn; empty if nothing was learned from it.
+        decode: Turns token ids into text.
+        advantages: Advantages of the sampled tokens of each turn; empty if the episode was not trained on.
     """
     rows, read = [], dict[str, int]()
     for k, turn in enumerate(episode.turns):
@@ -151,14 +153,16 @@ def transcript(
 
 
 def rollout_metrics(episodes: Sequence[Episode], max_turns: int, distributed: Distributed) -> dict[str, float]:
-    """Per-turn rewards, lengths and endings, and which groups carry a gradient; without failures and given turns.
+    """Rewards, lengths and verdicts of each turn, and fractions of groups with a gradient, over all processes.
+
+    Failed episodes and given turns are left out.
 
     Args:
-        episodes: A rollout batch.
-        max_turns: K; every turn's metrics are present, so that processes can be added up.
-        distributed: Adds ratios over processes.
+        episodes: This process's episodes of a rollout batch.
+        max_turns: K; metrics of all K turns are present, so that all processes have the same names.
+        distributed: Processes over which ratios are summed.
     """
-    # Ratios and not quotients: they are added up over processes and divided once.
+    # Ratios keep numerator and denominator, which are summed over processes before the division.
     good = [episode for episode in episodes if not episode.failed]
     sampled = [turn for episode in good for turn in episode.sampled]
     masked = Ratio(float(sum(not turn.trained for turn in sampled)), float(len(sampled)))
@@ -194,7 +198,7 @@ def rollout_metrics(episodes: Sequence[Episode], max_turns: int, distributed: Di
 
 
 def errors_trained_on(step: Step, distributed: Distributed) -> dict[str, int]:
-    """How many wrong first attempts of which kind a step's second attempts follow; every process must ask for it."""
+    """Number of wrong first attempts with a second attempt, by kind of error; every process must call this function."""
     good = [episode for episode in step.episodes if not episode.failed]
     counts: Counter[str] = Counter()
     for part in distributed.gather([draft_errors(_revisions(good))]):

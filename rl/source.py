@@ -1,4 +1,4 @@
-"""Where the episodes of a step come from: which tasks, which seeds, which first attempts."""
+"""Samples the episodes of each training step: chooses their tasks, seeds and given first attempts."""
 
 import math
 import random
@@ -17,13 +17,13 @@ from rl.types import Episode, Group, Turn, derive_seed
 
 
 class Sampled(NamedTuple):
-    """A rollout batch of this process, and what it took.
+    """This process's episodes of a rollout batch, and what was sampled to get them.
 
     Args:
-        episodes: To be trained on.
-        everything: All that were sampled, groups that were replaced included.
-        n_resampled: Groups that were replaced, over all processes.
-        curriculum: What was drawn and passed over.
+        episodes: Episodes of the final batch, including failed ones.
+        everything: All sampled episodes, including those of replaced groups.
+        n_resampled: Number of replaced groups, over all processes.
+        curriculum: Metrics on the tasks that the curriculum chose and skipped; empty without a curriculum.
     """
 
     episodes: list[Episode]
@@ -33,13 +33,13 @@ class Sampled(NamedTuple):
 
 
 class EpisodeSource:
-    """Samples rollout batches. Positions in an endless, shuffled stream of tasks are shared out over the processes.
+    """Samples rollout batches from an endless, shuffled stream of tasks, whose positions the processes divide up.
 
     Args:
-        config: The run.
-        rollouts: Plays episodes with a given number of attempts.
+        config: Config of the run.
+        rollouts: Rollout for each number of attempts.
         tasks: Training tasks.
-        distributed: Processes.
+        distributed: Processes of the run.
     """
 
     def __init__(
@@ -50,51 +50,51 @@ class EpisodeSource:
         self._stream = TaskStream(tasks, config.seed)
         name, options = config.env.group_reward, config.env.group_reward_options
         self._group_reward = GROUP_REWARDS.bind(name, options) if name is not None else None
-        # One clock for all rollouts: a step may use those of one attempt and those of several.
+        # All rollouts share one clock, since a step may use rollouts with different numbers of attempts.
         self.times = PhaseTimes()
-        """Seconds spent so far, of all rollouts together."""
+        """Seconds spent so far by all rollouts together."""
         for rollout in rollouts.values():
             rollout.times = self.times
         self._first: dict[str, Turn] = {}
         self._position = 0
-        """Groups that came by so far, over all processes."""
+        """Next position in the stream of tasks, the same on all processes."""
         name, options = config.training.curriculum, config.training.curriculum_options
         draws_all = CURRICULA.fact(name, "draws_all")
         at = self._stream.__getitem__
         self.curriculum = None if draws_all else Curriculum(name, options, at, len(tasks), config.seed)
 
     def prepare(self) -> list[Episode]:
-        """Samples the first attempts that offline groups will read, from the policy as it is now.
+        """Samples one first attempt per task with the current policy, to be given to offline groups later.
 
-        One attempt per task; to be called while the policy still is the base model.
+        It must be called before training, while the policy still is the base model.
 
         Returns:
-            This process's share of the attempts.
+            This process's share of the one-attempt episodes.
         """
         seed, rank, n = self._config.seed, self._distributed.rank, self._distributed.n_processes
         plans = [
             EpisodePlan(task, i, derive_seed(seed, "offline", task.id)) for i, task in enumerate(self._tasks[rank::n])
         ]
-        # Every process needs all of the attempts, since it cannot know which tasks will come to it.
+        # Every process needs all of the attempts, since any task may be assigned to it later.
         episodes = self._distributed.together(partial(self._rollouts[1].run, plans, self._algorithm.temperature))
         found = {episode.task_id: episode.turns[0] for episode in episodes if not episode.failed}
         self._first = {task_id: turn for part in self._distributed.gather([found]) for task_id, turn in part.items()}
         return episodes
 
     def sample(self, stage: StageConfig, budget: int | None) -> Sampled:
-        """This process's episodes of a step.
+        """Samples this process's episodes of a step.
 
-        With ``dynamic_sampling``, groups without a gradient are replaced by groups of the next tasks, as long as rounds
-        and budget last; what still has no gradient then stays, so that the batch keeps its size.
+        With ``dynamic_sampling``, groups without a gradient are replaced by groups of the next tasks, until the rounds
+        or the budget are used up. Groups that then still have no gradient are kept, so that the batch keeps its size.
 
         Args:
-            stage: Attempts, rewards, offline share; resolved.
-            budget: Episodes that may still be sampled, over all processes; ``None`` for no limit.
+            stage: Resolved stage that the step belongs to.
+            budget: Number of episodes that may still be sampled, over all processes; ``None`` for no limit.
         """
-        # ``missing`` and ``room`` are the same on every process, so that all of them sample as many rounds: each round
-        # ends in collectives.
+        # ``missing`` and ``room`` are the same on every process. All processes therefore sample equally many rounds,
+        # which they must, because each round contains collectives.
         rank, n, size = self._distributed.rank, self._distributed.n_processes, self._config.training.tasks_per_step
-        missing = [len(range(r, size, n)) for r in range(n)]  # groups that every process still has to draw
+        missing = [len(range(r, size, n)) for r in range(n)]  # number of groups that each process still has to sample
         room = math.inf if budget is None else budget
         kept: list[Group] = []
         everything: list[Episode] = []
@@ -106,7 +106,7 @@ class EpisodeSource:
             if not rounds_left:
                 kept += groups
                 break
-            # Replace groups without a gradient only if what is missing everywhere still fits into the budget.
+            # Replace groups without a gradient only if the replacements of all processes still fit into the budget.
             good = [group for group in groups if has_gradient(group.episodes, stage)]
             still = self._distributed.gather([missing[rank] - len(good)])
             if not any(still) or sum(still) * stage.group_size > room:
@@ -118,15 +118,15 @@ class EpisodeSource:
         return Sampled(episodes, everything, n_resampled, {} if self.curriculum is None else self.curriculum.metrics())
 
     def _draw(self, counts: Sequence[int], stage: StageConfig) -> list[Group]:
-        """Plays the next groups of the stream; the processes' shares lie interleaved, so that one stream serves all.
+        """Plays this process's share of the next groups of the stream.
 
         Args:
-            counts: How many groups every process takes.
-            stage: Attempts, offline share, group size, temperature.
+            counts: Number of groups for each process.
+            stage: Resolved stage that the step belongs to.
         """
         seed, size, positions, plans = self._config.seed, stage.group_size, [], []
-        # Deal the stream's next places out in turn, one to each process that still takes some. Which tasks a step
-        # trains on is then the same for any number of processes.
+        # Assign the stream's next positions to the processes in turn, skipping processes that have all their groups.
+        # The tasks of a step are then the same for any number of processes.
         n, start = sum(counts), self._position
         drawn = range(start, start + n) if self.curriculum is None else self.curriculum.take(start, n)
         self._position, places = drawn[-1] + 1, iter(drawn)
@@ -135,15 +135,16 @@ class EpisodeSource:
             positions += [shares[rank] for rank in shares if rank == self._distributed.rank]
         for position in positions:
             task = self._stream[position]
-            # A whole group reads the same attempt, so that its second attempts are compared in the same situation.
+            # All episodes of a group are given the same first attempt, so that their second attempts are comparable.
             reads = derive_seed(seed, "offline?", position) / 2**63 < stage.offline_first_attempts
             first = self._first.get(task.id) if reads else None
-            # Seeds hang on the place in the stream: a resumed run, or one with more processes, samples the same.
+            # Seeds depend only on run, stream position, task and member, so that a resumed run, or a run with another
+            # number of processes, samples with the same seeds.
             step, place = divmod(position, self._config.training.tasks_per_step)
             for member in range(size):
                 draw = derive_seed(seed, "train", step, place, task.id, member)
                 plans.append(EpisodePlan(task, position, draw, first))
-        # A curriculum learns pass rates from what the verifier said; rewards of a whole group do not change that.
+        # A curriculum learns pass rates from the verifier's verdicts, which group rewards do not change.
         episodes = self._distributed.together(partial(self._rollouts[stage.attempts].run, plans, stage.temperature))
         groups = [Group(position, tuple(episodes[i * size :][:size])) for i, position in enumerate(positions)]
         if (reward := self._group_reward) is not None:
@@ -154,29 +155,29 @@ class EpisodeSource:
         return groups
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold; the same on all processes."""
+        """State that a checkpoint must hold; the same on all processes."""
         history = {} if self.curriculum is None else self.curriculum.state()
         return {"position": self._position, "history": history, "first": self._first}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state`."""
+        """Restores what :meth:`state` returned."""
         self._first, self._position = state["first"], state["position"]
         if self.curriculum is not None:
             self.curriculum.load_state(state["history"])
 
 
 class TaskStream:
-    """A run's endless stream of tasks: one pass over all of them after the other, each shuffled anew.
+    """An endless stream of tasks: pass after pass over all tasks, each pass in a new random order.
 
     Args:
-        tasks: In their own order.
-        seed: Of the run.
+        tasks: The tasks; their order matters, because each pass shuffles it.
+        seed: Seed of the run.
     """
 
     def __init__(self, tasks: Sequence[Task], seed: int) -> None:
         self._tasks, self._seed = list(tasks), seed
         self._orders: dict[int, list[int]] = {}
-        """Of the passes that were asked about last: a batch may begin in one and end in the next."""
+        """Task order of the last two passes that were used, since a batch may begin in one pass and end in the next."""
 
     def __getitem__(self, position: int) -> Task:
         n_pass, place = divmod(position, len(self._tasks))
@@ -191,8 +192,9 @@ def drop_failed(episodes: Sequence[Episode], need_company: bool) -> list[Episode
     """Episodes that can be trained on: neither failed nor masked and, with a group baseline, not alone in their group.
 
     Args:
-        episodes: A rollout batch.
-        need_company: Drop the only survivor of a group as well: it has nothing to be compared with.
+        episodes: Episodes of a rollout batch.
+        need_company: Whether to drop the last remaining episode of a group too, since nothing is left to compare it
+            with.
     """
     good = [episode for episode in episodes if not (episode.failed or episode.masked)]
     if not need_company:

@@ -1,9 +1,9 @@
-"""Which response tokens the surrogate trains on, within the turns that are trained.
+"""Token masks: which response tokens the surrogate trains on.
 
-A mask takes tokens out of the surrogate: they lose their policy gradient, while the KL penalty, further terms and the
-normaliser still count every token. Masks that compare tokens with each other (by entropy, by covariance) are taken once
-per rollout batch, over all processes and with the policy as it was before the update, so that neither micro-batches nor
-processes change what is trained on.
+A mask removes tokens from the surrogate: they lose their policy gradient, while the KL penalty, further terms and the
+normaliser still count every token. Masks that compare tokens with each other (by entropy or covariance) are computed
+once per rollout batch, over all processes and with the policy before the update, so that the choice of tokens does not
+depend on micro-batches or the number of processes.
 """
 
 import math
@@ -22,11 +22,11 @@ from rl.types import RolloutBatch, SampledStats, TrainBatch, derive_seed
 
 
 class Whole(NamedTuple):
-    """What a mask may know about the whole rollout batch.
+    """What a mask needs to treat the whole rollout batch alike on all processes.
 
     Args:
-        noise: ``[B, T]`` uniform in [0, 1), the same for a token however rows are shared out.
-        everywhere: From the values of this process's tokens to those of all processes; one-dimensional.
+        noise: ``[B, T]`` uniform in [0, 1); a token's value does not depend on which process has its row.
+        everywhere: Gathers the values of this process's tokens and those of all others into one 1-D tensor.
     """
 
     noise: Tensor
@@ -35,19 +35,20 @@ class Whole(NamedTuple):
 
 TOKEN_MASKS: Lookup[Callable[..., Tensor]] = Lookup("algorithm.token_mask")
 """``(stats, train, whole, **options) -> [B, T]`` bool, True where the surrogate trains. ``whole=True`` declares that a
-mask is taken once per rollout batch, from the old policy's stats; otherwise it is taken at every forward pass, and
-``whole`` is ``None``. ``marks=True`` declares that the surrogate trains on all tokens, and what is not kept is what a
-term of the loss reads as ``batch.kept``; ``reuses=True`` that it does nothing without several updates per batch."""
+mask is computed once per rollout batch, from the old policy's stats; otherwise it is computed at every forward pass,
+and ``whole`` is ``None``. ``marks=True`` declares that the surrogate trains on all tokens, and a term of the loss uses
+the marked ones, where ``batch.kept`` is False; ``reuses=True`` that the mask has no effect with one update per batch.
+"""
 
 
 @dataclass(frozen=True)
 class Share:
-    """The tokens with the highest entropy.
+    """Options of ``entropy``: how many of the tokens with the highest entropy are trained on.
 
     Args:
-        share: How many of the response tokens are trained on.
-        by_turn: Rank the tokens of each turn by themselves. Second attempts repeat much of the first, so that in one
-            ranking nearly all tokens of high entropy would be first attempts'.
+        share: Fraction of the response tokens to train on.
+        by_turn: Rank each turn's tokens separately. Second attempts repeat much of the first, so in a common ranking
+            nearly all high-entropy tokens would be those of first attempts.
     """
 
     share: float = 0.2
@@ -61,10 +62,10 @@ class Share:
 
 @dataclass(frozen=True)
 class DualClip:
-    """PPO's second limit.
+    """Options of ``dual_clip``: PPO's second limit.
 
     Args:
-        limit: A token of negative advantage whose ratio is above this has no gradient.
+        limit: Tokens with negative advantage and a ratio above this limit have no gradient.
     """
 
     limit: float = 3.0
@@ -79,12 +80,12 @@ class DualClip:
 
 @dataclass(frozen=True)
 class CovarianceBand:
-    """Tokens whose covariance is large, some of which are left out.
+    """Options of ``clip_cov``: how many tokens of large covariance are left out.
 
     Args:
-        share: How many of all response tokens are left out, at most.
+        share: Fraction of all response tokens that are left out, at most.
         low: Smallest covariance of a token that may be left out.
-        high: Largest one.
+        high: Largest covariance of a token that may be left out.
     """
 
     share: float = 2e-4
@@ -99,10 +100,10 @@ class CovarianceBand:
 
 @dataclass(frozen=True)
 class TopCovariance:
-    """Tokens with the largest covariance.
+    """Options of ``kl_cov``: how many of the tokens with the largest covariance are marked.
 
     Args:
-        share: How many of all response tokens are marked.
+        share: Fraction of all response tokens that are marked.
     """
 
     share: float = 2e-3
@@ -113,25 +114,25 @@ class TopCovariance:
 
 @TOKEN_MASKS.register("none")
 def every_token(stats: SampledStats, train: TrainBatch, whole: Whole | None) -> Tensor:
-    """Every response token."""
+    """Trains on every response token."""
     return train.rollout.response_mask
 
 
 @TOKEN_MASKS.register("entropy", options=Share, whole=True)
 def high_entropy(stats: SampledStats, train: TrainBatch, whole: Whole, *, share: float, by_turn: bool) -> Tensor:
-    """The share of response tokens at which the policy was least sure.
+    """Trains only on the response tokens at which the policy's entropy was highest.
 
-    "Beyond the 80/20 rule" (Wang et al., arXiv 2506.01939): of DAPO's tokens only the 20 % of highest entropy are
-    trained on; the abstract reports +11.0 points on AIME'25 and +7.7 on AIME'24 for Qwen3-32B, +4.8 and +5.2 for 14B,
-    and no loss for 8B. There entropies are ranked within a batch, as here; a turn is what it calls a response. Tokens
-    that tie with the last one are kept too.
+    From "Beyond the 80/20 rule" (Wang et al., arXiv 2506.01939), which trains DAPO only on the 20 % of tokens with the
+    highest entropy; the abstract reports +11.0 points on AIME'25 and +7.7 on AIME'24 for Qwen3-32B, +4.8 and +5.2 for
+    14B, and no loss for 8B. The paper ranks entropies within a batch, as here; its response is a turn here. Tokens that
+    tie with the last kept one are kept too.
     """
     mask, turn_ids = train.rollout.response_mask, train.rollout.turn_ids
     kept = torch.zeros_like(mask)
     for k in range(train.rollout.rewards.shape[1] if by_turn else 1):
         among = turn_ids == k if by_turn else mask
-        # Every process takes part in every gathering, also with no token of the turn; the threshold is then the same
-        # on all of them.
+        # ``everywhere`` is a collective, so each process calls it even if it has no token of the turn. All processes
+        # then find the same threshold.
         everywhere = whole.everywhere(stats.entropy[among])
         if len(everywhere):
             n = math.ceil(share * len(everywhere))
@@ -141,13 +142,14 @@ def high_entropy(stats: SampledStats, train: TrainBatch, whole: Whole, *, share:
 
 @TOKEN_MASKS.register("dual_clip", options=DualClip, reuses=True)
 def dual_clip(stats: SampledStats, train: TrainBatch, whole: Whole | None, *, limit: float) -> Tensor:
-    """All but tokens of negative advantage whose ratio to the old policy is above a limit.
+    """Leaves out tokens of negative advantage whose ratio to the old policy is above a limit.
 
-    PPO's clip lets the ratio of a bad token grow without bound, and its gradient with it (Ye et al., arXiv 1912.09729,
-    with the limit 3). Their surrogate is constant there; here the token is left out: the same gradient.
+    With negative advantage, PPO's clip does not bound large ratios, so the gradient grows with the ratio (Ye et al.,
+    arXiv 1912.09729, with the limit 3). Their surrogate is constant above the limit; leaving the token out gives the
+    same gradient, 0.
     """
     mask = train.rollout.response_mask
-    ratio = log_ratio(stats.logprobs.detach(), train.old_logprobs, mask)  # compared in logs: nothing overflows
+    ratio = log_ratio(stats.logprobs.detach(), train.old_logprobs, mask)  # compared as logarithms to avoid overflow
     return mask & ~((train.advantages < 0) & (ratio > math.log(limit)))
 
 
@@ -155,13 +157,13 @@ def dual_clip(stats: SampledStats, train: TrainBatch, whole: Whole | None, *, li
 def clip_covariance(
     stats: SampledStats, train: TrainBatch, whole: Whole, *, share: float, low: float, high: float
 ) -> Tensor:
-    """All but a few tokens, drawn at random from those whose covariance lies in a band.
+    """Leaves out a few random tokens whose covariance of log-prob and advantage lies in a band.
 
-    Entropy falls as fast as log-prob and advantage covary (Cui et al., arXiv 2505.22617); Clip-Cov takes a share of
-    2e-4 of the tokens, of those whose covariance lies between 1 and 5, out of the gradient.
+    The covariance of log-prob and advantage determines how fast entropy falls (Cui et al., arXiv 2505.22617). Their
+    Clip-Cov removes the gradient of 2e-4 of all tokens, chosen among tokens with a covariance between 1 and 5.
     """
     covariance, mask = token_covariance(stats.logprobs, train, whole)
-    # Random numbers of the tokens order the candidates, and the first n of all processes are left out.
+    # Candidates are ordered by their random numbers, and the first n over all processes are left out.
     candidates = mask & (covariance >= low) & (covariance <= high)
     n = math.floor(share * len(whole.everywhere(covariance[mask])))
     return mask & ~_first(whole.noise, candidates, n, whole)
@@ -171,8 +173,8 @@ def clip_covariance(
 def mark_covariance(stats: SampledStats, train: TrainBatch, whole: Whole, *, share: float) -> Tensor:
     """Marks the tokens of largest covariance, for the term ``kl_cov`` of the loss.
 
-    KL-Cov of arXiv 2505.22617: they keep their gradient and pay a KL to the old policy; the share is 2e-3
-    for Qwen2.5-7B and 2e-4 for 32B, the weight 1.
+    KL-Cov of arXiv 2505.22617: marked tokens keep their gradient and get a KL penalty to the old policy. The paper
+    marks a fraction of 2e-3 for Qwen2.5-7B and 2e-4 for 32B, with a weight of 1.
     """
     covariance, mask = token_covariance(stats.logprobs, train, whole)
     n = math.floor(share * len(whole.everywhere(covariance[mask])))
@@ -180,8 +182,8 @@ def mark_covariance(stats: SampledStats, train: TrainBatch, whole: Whole, *, sha
 
 
 def row_noise(batch: RolloutBatch, seed: int) -> Tensor:
-    """``[B, T]`` uniform in [0, 1), drawn for each row from a seed that its own tokens give."""
-    # From the tokens and not from the row's place, which another number of processes would change.
+    """``[B, T]`` random numbers, uniform in [0, 1), from a seed derived from each row's own tokens; 1 on padding."""
+    # The seed comes from the tokens, since a row's index would change with the number of processes.
     noise = torch.empty(batch.input_ids.shape)
     for row, (ids, n) in enumerate(zip(batch.input_ids, batch.lengths.tolist(), strict=True)):
         generator = torch.Generator().manual_seed(derive_seed(seed, "tokens", *ids[:n].tolist()))
@@ -190,17 +192,20 @@ def row_noise(batch: RolloutBatch, seed: int) -> Tensor:
 
 
 def token_covariance(logprobs: Tensor, train: TrainBatch, whole: Whole) -> tuple[Tensor, Tensor]:
-    """``(log pi - mean) (A - mean)`` of every response token, means over all of them; and the mask, both ``[B, T]``."""
+    """``(log pi - mean) (A - mean)`` of every response token, and the response mask, both ``[B, T]``.
+
+    The means are taken over the response tokens of all processes.
+    """
     mask = train.rollout.response_mask
     mean_logprob, mean_advantage = (whole.everywhere(x[mask]).double().mean() for x in (logprobs, train.advantages))
-    # Means in double precision, so that the order in which rows and processes are added up does not show in them.
+    # Means in double precision, so that their float32 values do not depend on the order of rows and processes.
     covariance = (logprobs - mean_logprob.float()) * (train.advantages - mean_advantage.float())
     return torch.where(mask, covariance, 0.0), mask
 
 
 def _first(order: Tensor, among: Tensor, n: int, whole: Whole) -> Tensor:
-    """The ``n`` tokens of all processes that come first in an order; ``[B, T]`` bool."""
-    # All processes find the same threshold; tokens that tie with the n-th are taken too, whichever process has them.
+    """Mask of the ``n`` tokens with the smallest values of ``order``, over all processes; ``[B, T]`` bool."""
+    # All processes find the same threshold. Tokens that tie with the n-th are taken too, on whichever process.
     everywhere = whole.everywhere(order[among])
     n = min(n, len(everywhere))
     if not n:

@@ -1,4 +1,4 @@
-"""What a run writes: its folder, its metrics, its episodes. JSON lines first; everything else is drawn from them."""
+"""Writes and finds a run's files: config, metrics, episodes. Reports and figures are made from its JSON lines."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ _PACKAGES = ("torch", "transformers", "trl", "accelerate", "vllm", "sympy", "hyd
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader never sees half of it: to a temporary name, then renamed."""
+    """Writes a file under a temporary name and then renames it, so that readers never see an incomplete file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with removed_on_error(temporary):
@@ -34,7 +34,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def removed_on_error(path: Path) -> Iterator[None]:
-    """Inside, a file or folder is written; what is half written is removed if that fails."""
+    """Context in which a file or folder is written; removes the incomplete file or folder if an error occurs."""
     try:
         yield
     except BaseException:
@@ -46,13 +46,13 @@ def removed_on_error(path: Path) -> Iterator[None]:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error comes from a disk, or one's share of it, that has no room left; libraries wrap it in theirs."""
-    # Libraries raise errors of their own from it, or while they handle it; either chain is followed.
+    """Whether an error was caused by a full disk or an exhausted disk quota."""
+    # Libraries wrap such an error in one of their own, as its cause or its context, so both chains are followed.
     seen: list[BaseException] = [error]
     for one in seen:  # grows as it is read
         if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        # The last is what torch's archive writer says when less was written than it gave; it keeps no errno.
+        # The last message is that of torch's archive writer if a write was incomplete; that error has no errno.
         if any(said in str(one) for said in ("No space left on device", "Disk quota exceeded", "unexpected pos")):
             return True
         seen += [inner for inner in (one.__cause__, one.__context__) if inner is not None and inner not in seen]
@@ -60,7 +60,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """:func:`write_text` of indented JSON."""
+    """Writes a value as indented JSON with :func:`write_text`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -68,9 +68,9 @@ def describe_run(folder: Path, resolved_config: str, argv: Sequence[str] | None 
     """Writes ``config.yaml`` and ``run.json``: the command, versions, commit and machine.
 
     Args:
-        folder: Of the run.
-        resolved_config: YAML.
-        argv: The command; ``None`` takes this process's.
+        folder: Folder of the run.
+        resolved_config: The resolved config as YAML.
+        argv: The command with its arguments; ``None`` takes those of this process.
     """
     write_text(folder / "config.yaml", resolved_config)
     info = {
@@ -93,7 +93,7 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    # "-dirty" says that the code was not what the commit holds. Without git, or outside of a repository, nobody knows.
+    # The suffix "-dirty" marks uncommitted changes. Without git, or outside of a repository, the commit is unknown.
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -105,13 +105,14 @@ class JsonLines:
     """Appends one JSON object per line.
 
     Args:
-        path: The file.
-        size: Cut the file to this many bytes first: what a run wrote after the checkpoint that it goes on from.
+        path: Path of the file.
+        size: Truncate the file to this many bytes first, which removes rows written after the resumed checkpoint;
+            ``None`` keeps all rows.
     """
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A resumed run writes the steps since the checkpoint again; left in the file they would stand there twice.
+        # A resumed run repeats the steps since the checkpoint, so without truncation they would be in the file twice.
         if size is not None and path.exists():
             os.truncate(path, min(size, path.stat().st_size))
         self._file = path.open("a", encoding="utf-8")
@@ -123,7 +124,7 @@ class JsonLines:
 
     @property
     def size(self) -> int:
-        """Bytes written."""
+        """Size of the file in bytes."""
         return self._file.tell()
 
     def close(self) -> None:
@@ -132,36 +133,36 @@ class JsonLines:
 
 
 class Mirror(Protocol):
-    """Another place that metrics go to."""
+    """A further destination of metrics, besides the run's folder."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line of metrics."""
+        """Logs the metrics of a step."""
         ...
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
-        """Rows with the same columns."""
+        """Logs a table; all rows have the same columns."""
         ...
 
     def close(self) -> None:
-        """Flushes."""
+        """Flushes everything that was logged."""
         ...
 
 
 class Tracker:
-    """Metrics and episodes of one run: ``metrics.jsonl``, ``metrics.json`` (what each metric is), ``episodes.jsonl``.
+    """Writes ``metrics.jsonl``, ``metrics.json`` (what each metric means) and ``episodes.jsonl`` of one run.
 
-    ``conversations.jsonl`` is there once a table of conversations was asked for.
+    ``conversations.jsonl`` is created by the first call of :meth:`conversations`.
 
     Args:
-        folder: Of the run.
-        sizes: What :attr:`sizes` was at the checkpoint that the run goes on from.
-        mirror: Where metrics go besides, such as :class:`rl.backends.trackers.Trackers`.
+        folder: Folder of the run.
+        sizes: Value of :attr:`sizes` at the checkpoint from which the run resumes; ``None`` for a new run.
+        mirror: Further destination of metrics, such as :class:`rl.backends.trackers.Trackers`.
     """
 
     def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None, mirror: Mirror | None = None) -> None:
         self.folder, self._mirror = folder, mirror
         self._conversations: JsonLines | None = None
-        # ``sizes`` without a file's name (a checkpoint from before the first table) cuts that file to nothing.
+        # A checkpoint from before the first table has no size for this file, which is then emptied.
         path = folder / "conversations.jsonl"
         if sizes is not None and path.exists():
             self._conversations = JsonLines(path, sizes.get("conversations", 0))
@@ -176,20 +177,20 @@ class Tracker:
         return {"metrics": self._metrics.size, "episodes": self._episodes.size, "conversations": conversations}
 
     def log(self, step: int, metrics: Mapping[str, float], errors: Mapping[str, int] | None = None) -> None:
-        """One line of metrics.
+        """Writes one line of metrics.
 
         Args:
-            step: When they were measured.
-            metrics: By name.
-            errors: How many wrong first attempts of which kind: of what was trained on since the line before, or, in a
-                line of validation rates, of the validation.
+            step: Step at which the metrics were measured.
+            metrics: Values of the metrics by name.
+            errors: Number of wrong first attempts by kind of error: among the episodes trained on since the previous
+                line, or, with validation rates, among those of the validation.
 
         Raises:
             KeyError: If a metric is not declared.
         """
         if new := [name for name in metrics if name not in self._described]:
             self._described |= {name: asdict(describe(name)) for name in new}
-            write_json(self.folder / "metrics.json", self._described)  # a reader needs no catalogue
+            write_json(self.folder / "metrics.json", self._described)  # so that files can be read without this code
         counted = {} if errors is None else {"errors": dict(errors)}
         self._metrics.write({"step": step, **{name: _rounded(value) for name, value in metrics.items()}, **counted})
         if self._mirror is not None:
@@ -201,18 +202,18 @@ class Tracker:
         episodes: Sequence["Episode"],
         advantages: Mapping[int, Sequence[Sequence[float]]] | None = None,
     ) -> None:
-        """Whole episodes, token ids and log-probs included.
+        """Writes whole episodes, including token ids and log-probs.
 
         Args:
-            step: When they were sampled.
-            episodes: Them.
-            advantages: Of some of them, by their index: for each turn the advantage of every sampled token.
+            step: Step at which the episodes were sampled.
+            episodes: The episodes.
+            advantages: For some episodes, by their index: for each turn the advantage of every sampled token.
         """
         known = advantages or {}
         self._episodes.write(*({"step": step, **asdict(e), "advantages": known.get(i)} for i, e in enumerate(episodes)))
 
     def conversations(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A table of turns that a person can read, to its file and to the mirror."""
+        """Writes a human-readable table of turns to its file and to the mirror."""
         if self._conversations is None:
             self._conversations = JsonLines(self.folder / "conversations.jsonl")
         rows = [{"step": step, **row} for row in rows]
@@ -235,16 +236,16 @@ def _rounded(value: float) -> float | None:
 
 
 IDENTITY = "identity.json"
-"""In the folder of every run: by what it is known when it is to be gone on with (:mod:`rl.checkpoint`)."""
+"""File in a run's folder with the identity that is compared when the run is resumed (:mod:`rl.checkpoint`)."""
 DEPTH = 4
-"""How many folders below a given one a run is looked for."""
+"""Number of folder levels below a given folder in which runs are searched for."""
 
 
 def files_below(folder: Path, name: str, depth: int = DEPTH) -> list[Path]:
-    """Files of a name in a folder and some folders below it, the nearest first; links to folders are followed.
+    """Files with a given name in a folder and the levels below it, the nearest first; links to folders are followed.
 
-    Other runs write there and remove their checkpoints while somebody looks. ``Path.glob`` raises when a folder has
-    vanished; here it is passed over, and what a run keeps of its weights is not looked into.
+    Other runs may remove checkpoints during the search. ``Path.glob`` raises if a folder vanishes; here such a folder
+    is skipped. Folders of checkpoints are not searched.
     """
     found: list[tuple[int, Path]] = []
     for at, folders, files in os.walk(folder, followlinks=True):
@@ -255,7 +256,7 @@ def files_below(folder: Path, name: str, depth: int = DEPTH) -> list[Path]:
 
 
 def oldest_first(folder: Path, name: str) -> list[Path]:
-    """:func:`files_below` by when their runs were started: a report that is written again makes none the newest."""
+    """:func:`files_below` sorted by the start of their runs, so that rewriting a report does not change the order."""
 
     def started(path: Path) -> float:
         run = path.with_name("run.json")
@@ -267,6 +268,6 @@ def oldest_first(folder: Path, name: str) -> list[Path]:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All rows of a JSON-lines file."""
+    """Reads all rows of a JSON Lines file."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]

@@ -1,7 +1,7 @@
 """The online loop: sample a batch of episodes, score it, take optimiser steps, hand the weights to the engine.
 
-All that a run needs to go on exactly where it was is in :meth:`Trainer.state`, also between two optimiser steps of one
-rollout batch; :mod:`rl.checkpoint` writes it to disk.
+:meth:`Trainer.state` and :meth:`Trainer.tensors` hold everything that a run needs to resume exactly where it stopped,
+even between two optimiser steps of one rollout batch; :mod:`rl.checkpoint` writes them to disk.
 """
 
 import time
@@ -26,20 +26,20 @@ from rl.types import Engine, Episode, RunStoppedError, Totals, TrainBatch, deriv
 
 
 class Counts(NamedTuple):
-    """Of a rollout batch, over all processes.
+    """What was sampled and learned in one rollout batch, summed over all processes.
 
     Args:
-        episodes: To be trained on, failed ones included.
-        failed: Broken off by us.
-        env_error: Broken off by an environment or verifier error.
-        context_full: Ended early, their context being full.
-        given: Whose first attempt was read.
-        trainable: Neither failed nor masked nor alone.
-        sampled: Episodes that were sampled, replaced groups included.
-        responses: Attempts that were sampled.
-        tokens: Tokens that were sampled.
-        learned: Tokens with a gradient, epochs included.
-        read: Prompt and response tokens of the updates, epochs included.
+        episodes: Episodes of the final batch, including failed ones but not replaced groups.
+        failed: Episodes that broke off for a reason other than the policy.
+        env_error: Episodes that an environment or verifier error broke off.
+        context_full: Episodes that ended early because their context was full.
+        given: Episodes whose first attempt was given to the policy instead of sampled.
+        trainable: Episodes left to train on: not failed, not masked and, with a group baseline, not alone in a group.
+        sampled: All sampled episodes, including those of replaced groups.
+        responses: All sampled attempts: those of ``sampled`` and, in the first step, those stored for offline groups.
+        tokens: Tokens of the sampled attempts.
+        learned: Response tokens trained on, counted once per epoch.
+        read: Prompt and response tokens that the updates process, counted once per epoch.
     """
 
     episodes: float
@@ -61,15 +61,15 @@ class Pending:
 
     Args:
         train: Scored rows of this process.
-        episodes: All sampled episodes of this process.
-        rows: Where each row comes from; places count in ``episodes``.
-        counts: Of the batch.
-        n_resampled: Groups that dynamic sampling replaced, over all processes.
-        curriculum: Tasks that were drawn and passed over.
-        seconds: Seconds by phase.
-        plan: This process's rows of each optimiser step.
-        done: Optimiser steps taken.
-        parts: What they measured.
+        episodes: This process's episodes of the batch, including failed ones.
+        rows: Which episode, role and turns each row holds; ``Row.episode`` is an index into ``episodes``.
+        counts: Counts of the batch over all processes.
+        n_resampled: Number of groups that dynamic sampling replaced, over all processes.
+        curriculum: Metrics on the tasks that the curriculum chose and skipped; empty without a curriculum.
+        seconds: Seconds spent, by phase.
+        plan: Indices into this process's rows, one tensor per optimiser step.
+        done: Number of optimiser steps taken so far.
+        parts: Measurements of this process, one dictionary per optimiser step taken.
     """
 
     train: TrainBatch
@@ -85,8 +85,8 @@ class Pending:
 
     @classmethod
     def joined(cls, parts: Sequence["Pending"]) -> "Pending":
-        """The parts of several processes as one process's, for every optimiser step the same rows as all of theirs."""
-        # Each part counts its rows and its episodes from 0; below each other they begin where the part before ends.
+        """Merges the batches of several processes into one; each optimiser step keeps all of their rows."""
+        # Each part numbers its rows and episodes from 0, so the indices are shifted by the sizes of the parts before.
         starts = list(accumulate((len(part.train) for part in parts), initial=0))
         places = list(accumulate((len(part.episodes) for part in parts), initial=0))
         plan = [
@@ -107,8 +107,8 @@ class Pending:
         )
 
     def emptied(self) -> "Pending":
-        """The same optimiser steps without any rows: the share of a process whose work another one has taken over."""
-        # A process that left out a step's collectives would leave the others waiting in them.
+        """A copy with the same optimiser steps but no rows, for a process whose work another process has taken over."""
+        # Empty steps are kept, since the other processes would hang in a step's collectives if this one skipped it.
         nothing = [{name: torch.zeros_like(pair) for name, pair in part.items()} for part in self.parts]
         plan = [rows[:0] for rows in self.plan]
         return replace(self, train=self.train.rows(torch.arange(0)), episodes=[], rows=[], plan=plan, parts=nothing)
@@ -116,16 +116,16 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one training step did; :func:`rl.rollout_metrics.describe` makes the log of it.
+    """What one training step did; :func:`rl.rollout_metrics.describe` turns it into metrics for the log.
 
     Args:
-        stage: Of the algorithm.
-        stage_index: Its place, from 0.
-        batch: The rollout batch, of this process.
-        measured: By the optimiser steps, over all processes.
-        lr: The policy's learning rate at the last of them.
-        kl_coefs: KL weights of the step.
-        totals: Of the run, this step included.
+        stage: Stage of the algorithm that the step belongs to.
+        stage_index: Index of the stage, from 0.
+        batch: This process's part of the rollout batch.
+        measured: Measurements of the optimiser steps, over all processes.
+        lr: The policy's learning rate at the last optimiser step.
+        kl_coefs: KL coefficient of each turn, as used in the step.
+        totals: Totals of the run, including this step.
     """
 
     stage: StageConfig
@@ -138,7 +138,7 @@ class Step:
 
     @property
     def episodes(self) -> list[Episode]:
-        """What this process sampled."""
+        """This process's episodes of the batch."""
         return self.batch.episodes
 
 
@@ -146,13 +146,14 @@ class Trainer:
     """Runs one online algorithm.
 
     Args:
-        config: The run.
+        config: Config of the run.
         model: The policy; trained in place.
-        make_rollout: From a number of attempts and one of environments to build, what plays training episodes.
+        make_rollout: Called with a number of attempts and a number of environments to build; returns a rollout that
+            plays training episodes.
         tasks: Training tasks.
-        pad_id: Fills rows.
+        pad_id: Token id that pads rows.
         distributed: Processes and devices.
-        engine: What the rollouts sample from; gets the new weights after every rollout batch's updates.
+        engine: Engine that the rollouts sample from; it receives the new weights after the updates of each batch.
     """
 
     def __init__(
@@ -170,7 +171,8 @@ class Trainer:
         self._model, self._pad_id, self._distributed, self._engine = model, pad_id, distributed, engine
         self.stages = config.algorithm.resolved(config.env.attempts)
         self._reads_first = any(stage.offline_first_attempts for stage in self.stages)
-        # An environment plays one episode at a time, so each number of attempts needs as many as its largest batch.
+        # An environment plays one episode at a time, so each number of attempts needs as many environments as its
+        # largest batch has episodes.
         n_envs = {1: 0} if self._reads_first else {}
         for stage in self.stages:
             at_a_time = config.training.tasks_per_step // distributed.n_processes * stage.group_size
@@ -180,11 +182,11 @@ class Trainer:
         self.learner = Learner(config, model, pad_id, distributed)
         budget = config.training
         self._per_step = budget.tasks_per_step * config.algorithm.group_size
-        """Episodes of a rollout batch with the algorithm's own group size: the unit that stages share."""
+        """Episodes of a rollout batch with the algorithm's own group size: the unit in which stages divide the run."""
         self._counts_episodes = not (budget.tokens or budget.updates)
         self.n_steps = planned_steps(config)
-        """Rollout batches of the run, if none of its groups are replaced and all stages have the same groups; with a
-        budget of tokens their number is not known, and stages share :data:`rl.budget.TOKEN_STEPS` parts of it."""
+        """Rollout batches of the run if no groups are replaced and all stages have the same group size. With a budget
+        of tokens that number is unknown; the budget is then divided into :data:`rl.budget.TOKEN_STEPS` parts."""
         self._spans = stage_spans([stage.share for stage in self.stages], self.n_steps)
         self._stage_index, self._stage_began, self._stage_updates = -1, 0, 1
         self._pending: Pending | None = None
@@ -195,8 +197,8 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Part of the budget that is spent: of tokens, optimiser steps or sampled episodes."""
-        # Sampled episodes and not steps taken: groups that dynamic sampling replaced have cost their share too.
+        """Spent fraction of the budget, which counts tokens, optimiser steps or sampled episodes."""
+        # A budget of episodes counts all sampled ones, since groups that dynamic sampling replaced were paid for too.
         budget = self._config.training
         if budget.tokens:
             return min(1.0, self.totals.sampled_tokens / budget.tokens)
@@ -209,26 +211,28 @@ class Trainer:
         """Whether the budget has no room for another rollout batch."""
         if not self._counts_episodes:
             return self.progress >= 1.0
-        # The next batch is as large as its stage's groups make it, and must fit into what is left.
+        # The size of the next batch depends on its stage's group size; the batch must fit into the rest of the budget.
         done = min(self.totals.episodes // self._per_step, self.n_steps - 1)
         stage = next(stage for stage, (_, end) in zip(self.stages, self._spans, strict=True) if done < end)
         size = self._config.training.tasks_per_step * stage.group_size
         return self.totals.episodes + size > self.n_steps * self._per_step
 
     def train_step(self, after_update: Callable[[], None] = lambda: None) -> Step:
-        """One rollout batch and its updates, or the rest of one that a checkpoint interrupted.
+        """Samples and trains on one rollout batch, or finishes a batch that was restored from a checkpoint.
 
         Sample, score, compare, update: :class:`rl.source.EpisodeSource` samples, :class:`rl.learner.Learner` scores the
         batch, compares its episodes with each other and takes the optimiser steps.
 
         Args:
-            after_update: Called between two optimiser steps of the batch; :meth:`state` may be taken there.
+            after_update: Called between two optimiser steps of the batch; :meth:`state` may be saved there.
 
         Raises:
-            RunStoppedError: If too many episodes failed, or the engine samples from another policy.
+            RunStoppedError: If too many episodes failed or none is left to train on, the engine samples from another
+                policy, or a loss or gradient is not finite (unless ``training.nonfinite`` is ``skip``).
         """
-        # Where the budget is, in rollout batches, decides the stage; where in the stage, the learning rate. The totals
-        # change at the end of a step alone, so that a step which a checkpoint interrupted finds the same place again.
+        # The spent budget, measured in rollout batches, selects the stage; the position within the stage sets the
+        # learning rate. Totals change only at the end of a step, so that a batch resumed from a checkpoint computes the
+        # same position as before the interruption.
         began = time.perf_counter()
         spent = self.totals.episodes / self._per_step if self._counts_episodes else self.progress * self.n_steps
         done = min(int(spent), self.n_steps - 1)
@@ -238,12 +242,13 @@ class Trainer:
             self._begin_stage(index)
         position = (spent - start) * self._stage_updates / (end - start)
 
-        # Sample, score and compare. What is pending belongs to the state: a checkpoint between two optimiser steps must
-        # hold the batch that they share, with its old log-probs and advantages.
+        # Sample, score and compare. The pending batch belongs to the state: a checkpoint between two optimiser steps
+        # must hold the batch that both use, with its old log-probs and advantages.
         before = 0.0 if self._pending is None else sum(self._pending.seconds.values())
         pending = self._pending = self._pending or self._sample(stage)
 
-        # Update: the optimiser steps of the batch, epochs times minibatches, less those taken before an interruption.
+        # Update: epochs times minibatches optimiser steps, minus those taken before an interruption. During the
+        # critic's warm-up the policy rests: only the critic is updated.
         critic = self._algorithm.critic
         rests = critic.kind != "none" and self.step < critic.warmup_steps
         while pending.done < len(pending.plan):
@@ -257,21 +262,21 @@ class Trainer:
             if pending.done < len(pending.plan):
                 after_update()
 
-        # The policy gradient holds for samples of the policy alone, so an engine that sampled from another one ends the
-        # run. KL coefficients adapt last: the log shows those that the step was taken with.
+        # The policy gradient is valid only for samples of the trained policy, so an engine that samples from another
+        # one ends the run. KL coefficients adapt afterwards, because the log shows those that the step used.
         measured = self.learner.measured(pending.parts)
         gap, limit = measured.gap, self._config.training.max_sampler_gap
-        if limit and gap > limit:  # what is no number was refused before, with its cause, or is to be left out
+        if limit and gap > limit:  # nan passes here: the update has already raised, or training.nonfinite=skip
             raise RunStoppedError(
                 f"step {self.step}: trainer and sampler log-probs differ by {gap:.3g} nats per token on average, more "
                 f"than training.max_sampler_gap={limit:g}: the engine samples from another policy than the one that is "
                 "trained (stale weights, another precision, chat template or temperature)"
             )
         kl_coefs = tuple(self.learner.control.coefs)
-        if not rests:  # a policy that rests has not left the reference, whatever the weight of the KL
+        if not rests:  # a resting policy does not move, so its KL says nothing about how large a coefficient should be
             self.learner.control.update(measured.kl, measured.balance)
 
-        # Publish: the weights' version is the number of steps taken, which the next batch's episodes must carry.
+        # Publish: the version of the weights is the number of training steps; the next batch's episodes must carry it.
         self.step += 1
         self._pending = None
         named = () if self._shares_weights else full_weights(self._model)
@@ -285,15 +290,15 @@ class Trainer:
         totals.updates = self.n_updates
         in_phases = sum(pending.seconds.values()) - before
         pending.seconds["other"] += max(0.0, time.perf_counter() - began - in_phases)
-        for name, value in pending.seconds.items():  # of the batch, an interrupted process's part included
+        for name, value in pending.seconds.items():  # includes the time that an interrupted process spent on the batch
             totals.seconds[name] += value
         return Step(stage, index, pending, measured, self.learner.lr, kl_coefs, replace(totals))
 
     def _begin_stage(self, index: int) -> None:
         stage, algorithm, (start, end) = self.stages[index], self._algorithm, self._spans[index]
         n_steps = end - start
-        # A schedule ends where the stage does, so it needs the optimiser steps that the stage will take: with a budget
-        # of episodes, larger groups make fewer rollout batches of the same episodes, rounded up.
+        # The learning-rate schedule ends with the stage, so it needs the stage's number of optimiser steps. With a
+        # budget of episodes, larger groups mean fewer rollout batches for the same episodes, rounded up.
         if self._counts_episodes:
             n_steps = -(-n_steps * algorithm.group_size // stage.group_size)
         self._stage_updates = n_steps * algorithm.epochs * algorithm.minibatches
@@ -301,8 +306,8 @@ class Trainer:
         self._stage_index, self._stage_began = index, self.n_updates
 
     def _sample(self, stage: StageConfig) -> Pending:
-        """Samples a rollout batch, refuses it if something is wrong with it, scores and compares its episodes."""
-        # The base's first attempts, which offline groups read, are sampled while the policy still is the base.
+        """Samples a rollout batch, stops the run if too much of it failed, then scores and compares the episodes."""
+        # Offline groups are given first attempts of the base model, so those are sampled before the first update.
         times, started = replace(self.source.times), time.perf_counter()
         read_first = self.source.prepare() if self.step == 0 and self._reads_first else []
         room = self.n_steps * self._per_step - self.totals.episodes if self._counts_episodes else None
@@ -343,17 +348,18 @@ class Trainer:
         if not counts.trainable:
             raise RunStoppedError(f"step {self.step}: no episode is left to train on")
 
-        # Scores are fixed here, once for all epochs. Scoring runs the model, so its time is the update's.
+        # The batch is scored once, for all epochs. Scoring runs the model, so its time counts as update time.
         started = time.perf_counter()
         train = self.learner.score(batch, stage)
         update = time.perf_counter() - started
         seconds = {"sampling": sampling, "verification": verification, "update": update}
         seconds["other"] = max(0.0, wall - sampling - verification)
-        # The batch has rows of trainable episodes; the log looks them up among all of this process's episodes.
+        # Rows are numbered by trainable episode, but the log looks them up among all of this process's episodes, so
+        # ``Row.episode`` is translated.
         places = {id(episode): i for i, episode in enumerate(episodes)}
         rows = [row._replace(episode=places[id(trainable[row.episode])]) for row in conversations(trainable)]
-        # Every epoch is a partition of the rows of its own. An optimiser step needs a row on some process, so where
-        # masks have left fewer rows than minibatches there are fewer steps, as many on every process.
+        # Every epoch partitions the rows anew. An optimiser step needs at least one row on some process, so if no
+        # process has as many rows as there are minibatches, the number of steps falls, equally on every process.
         generator = torch.Generator().manual_seed(derive_seed(self._config.seed, "minibatches", self.step))
         plan, n_parts = [], self._algorithm.minibatches
         if n_parts > 1:
@@ -364,7 +370,7 @@ class Trainer:
         return Pending(train, episodes, rows, counts, n_resampled, curriculum, seconds, plan)
 
     def state(self) -> dict[str, Any]:
-        """Everything that decides how the run goes on beside :meth:`tensors`, this process's part of it."""
+        """This process's part of the state that a resumed run needs, apart from :meth:`tensors`."""
         return {
             "step": self.step,
             "n_updates": self.n_updates,
@@ -377,7 +383,7 @@ class Trainer:
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Weights, moments and references, live."""
+        """Trained weights, optimiser moments and references: the live tensors, not copies."""
         return self.learner.tensors()
 
     def load_state(
@@ -386,7 +392,10 @@ class Trainer:
         parts: Sequence[dict[str, Any]],
         fill: Callable[[dict[str, torch.Tensor]], None],
     ) -> None:
-        """The inverse of :meth:`state`; the engine gets the weights too. See :class:`rl.checkpoint.Stateful`."""
+        """Restores what :meth:`state` returned and loads the weights into the engine.
+
+        The arguments are those of :meth:`rl.checkpoint.Stateful.load_state`.
+        """
         self.step, self.n_updates = shared["step"], shared["n_updates"]
         self.totals = Totals(**shared["totals"])
         self.source.load_state(shared["source"])

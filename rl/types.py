@@ -1,11 +1,12 @@
-"""The data types of sampling and learning, all frozen.
+"""The data types of sampling and learning; all but :class:`Totals` are immutable.
 
-``True`` in a mask means *use this token*. Entry t of a ``[B, T]`` tensor is about token t itself, so nothing is shifted
-outside the function that reads logits. Shape letters: B episodes, K turns, T tokens, G groups, V vocabulary.
+``True`` in a mask means *use this token*. Entry t of a ``[B, T]`` tensor belongs to token t itself; the usual shift by
+one token happens only inside the function that reads logits. Shape letters: B rows (one per episode, see
+:class:`RolloutBatch`), K turns, T tokens, G groups, V vocabulary.
 
-Four log-probs, never mixed up: ``sampler_`` (the engine that sampled), ``old_`` (the trainer before the update),
-``logprobs`` (current parameters), ``ref_`` (frozen reference). ``rewards`` are raw, ``returns`` discounted,
-``advantages`` centred.
+Names tell four kinds of log-probs apart: ``sampler_`` (from the engine that sampled), ``old_`` (from the trainer before
+the update), ``logprobs`` (current parameters) and ``ref_`` (frozen reference). ``rewards`` are raw, ``returns`` are
+discounted sums of rewards, ``advantages`` are returns minus a baseline.
 """
 
 import hashlib
@@ -23,11 +24,11 @@ from rewards import Score, Verdict
 from rl.analysis.printing import html_table
 
 SOLVER = "solver"
-"""The role of an episode that has only one."""
+"""The role of every turn in an episode with a single role."""
 
 
 class RunStoppedError(RuntimeError):
-    """A run stopped itself, because going on would have produced numbers that mean nothing."""
+    """A run stopped itself, because continuing would have produced meaningless numbers."""
 
 
 class Finish(StrEnum):
@@ -36,7 +37,7 @@ class Finish(StrEnum):
     STOP = "stop"
     """The policy ended its turn: the last action id is the end-of-turn token."""
     LENGTH = "length"
-    """The token limit cut it off."""
+    """The token limit cut the turn off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,18 @@ class Turn:
     """One prompt and the policy's reply to it.
 
     Args:
-        prompt_ids: Everything that the policy saw, P ids.
-        action_ids: What it sampled, A ids, the end-of-turn token included if it wrote one.
+        prompt_ids: Everything that the policy read before replying, P ids.
+        action_ids: The tokens that the policy sampled, A ids, including the end-of-turn token if it wrote one.
         sampler_logprobs: Log-prob of each action id under the engine that sampled it, A values, in nats.
-        text: The action as text, without the end-of-turn token; what the environment saw.
-        finish: Whether the policy stopped or was cut off.
-        score: What the verifier said, ``None`` in an environment without one.
+        text: The action as text, without the end-of-turn token, as the environment receives it.
+        finish: Whether the policy ended the turn itself or was cut off.
+        score: The verifier's result; ``None`` in an environment without a verifier.
         reward: Raw reward of this turn, any finite number.
-        role: Who spoke, in episodes of several roles.
-        trained: Whether it is learned from. False for context that the policy was given to read, and for a turn whose
-            reward says nothing: masked, which is not the same as a reward of 0.
-        restarts: Its prompt is no extension of the turn before, but was rendered anew without earlier thoughts.
+        role: Role that wrote the turn, in episodes with several roles.
+        trained: Whether the turn is trained on. False for a turn that the policy was given to read, and for a turn
+            whose reward carries no information: that turn is masked, which differs from a reward of 0.
+        restarts: Whether the prompt was rendered from scratch without earlier thoughts, and so does not extend the
+            previous turn.
     """
 
     prompt_ids: tuple[int, ...]
@@ -76,22 +78,22 @@ class Turn:
 
     @property
     def correct(self) -> bool:
-        """Whether a verifier found it right."""
+        """Whether a verifier judged the turn correct."""
         return self.score is not None and self.score.verdict is Verdict.CORRECT
 
     @property
     def error(self) -> str:
-        """Which kind of error it makes, as its verifier says; empty if it is right."""
+        """Kind of error according to the verifier; empty if the turn is correct, ``unscored`` without a verifier."""
         return self.score.error if self.score is not None else "unscored"
 
     @property
     def answer(self) -> str | None:
-        """The final answer as people read it, ``None`` if there was none."""
+        """The final answer in human-readable form; ``None`` if the turn has none."""
         return self.score.answer if self.score is not None else None
 
     @property
     def answer_key(self) -> str | None:
-        """Two attempts gave the same answer when these are equal; ``None`` if there was none."""
+        """A key that is equal for two attempts with the same answer; ``None`` if the turn has no answer."""
         return self.score.key if self.score is not None else None
 
 
@@ -100,20 +102,21 @@ class Episode:
     """One interaction from reset to end.
 
     Args:
-        task_id: Which task.
-        group_id: Which group.
-        seed: Decides everything that was sampled.
-        policy_version: Of the weights that sampled the last turn.
-        turns: In order.
-        terminated: It came to its end.
-        truncated: It was broken off, by us or by the environment's own limit of steps.
-        stop_reason: Why it ended.
-        error: What the environment raised, or by how much the first prompt does not fit.
-        given: How many leading turns the policy was given to read instead of sampling them.
+        task_id: Id of the task.
+        group_id: Id of the group whose episodes are compared with this one.
+        seed: Seed that determines everything sampled in the episode.
+        policy_version: Version of the weights that sampled the last turn.
+        turns: The turns, in order.
+        terminated: Whether the episode ended by its own rules.
+        truncated: Whether the episode was cut short, by a failure or by the environment's own step limit.
+        stop_reason: Why the episode ended.
+        error: Message of a failure: what the environment raised, or that the first prompt exceeds the context.
+        given: Number of leading turns that the policy was given to read instead of sampling them.
 
     Raises:
-        ValueError: If it neither or both terminated and was truncated, if an error lacks its message or a message its
-            error, or if a turn's prompt does not extend the turn before it and does not say so.
+        ValueError: If not exactly one of ``terminated`` and ``truncated`` holds, if a failure has no error message or
+            there is a message without a failure, or if a turn's prompt does not extend its role's previous turn
+            although ``restarts`` is False.
     """
 
     task_id: str
@@ -133,9 +136,9 @@ class Episode:
         unread = self.stop_reason is StopReason.CONTEXT_FULL and not self.turns
         if (self.stop_reason is StopReason.ENV_ERROR or unread) != (self.error is not None):
             raise ValueError("an error needs its message, and a message needs an error")
-        read: dict[str, tuple[int, ...]] = {}  # every role has a conversation of its own
-        # The append-only rule: one row of tokens can hold the whole conversation only if every prompt repeats, token
-        # for token, what the role had read and written before.
+        read: dict[str, tuple[int, ...]] = {}  # each role has its own conversation
+        # The append-only rule: one row of tokens can hold a role's whole conversation only if every prompt begins with
+        # exactly the tokens that the role has read and written before.
         for turn in self.turns:
             seen = read.get(turn.role, ())
             if not turn.restarts and turn.prompt_ids[: len(seen)] != seen:
@@ -149,22 +152,22 @@ class Episode:
 
     @property
     def attempts(self) -> tuple[Turn, ...]:
-        """The turns that answer the task: the solver's, or all where no role is called so."""
+        """The turns that answer the task: those of the role ``solver``, or all turns if no role has that name."""
         return tuple(turn for turn in self.turns if turn.role == SOLVER) or self.turns
 
     @property
     def masked(self) -> bool:
-        """Whether rewards say nothing about all that the policy sampled: counted, and no part of any baseline."""
+        """Whether the policy sampled turns but none of them is trained; such an episode enters no baseline."""
         sampled = self.turns[self.given :]
         return bool(sampled) and not any(turn.trained for turn in sampled)
 
     @property
     def failed(self) -> bool:
-        """Whether we, not the policy, broke it off: such an episode is counted and never trained on."""
+        """Whether the episode broke off for a reason other than the policy; it is counted but never trained on."""
         return self.error is not None or not self.turns
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a row a turn. What was read in between takes a tokenizer: ``transcript`` shows it."""
+        """A table for notebooks with one row per turn; use ``transcript``, which takes a tokenizer, to see prompts."""
         rows = [
             [turn.role, turn.text, turn.score.verdict if turn.score else "-", f"{turn.reward:g}", len(turn.action_ids)]
             for turn in self.turns
@@ -175,7 +178,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The episodes that share a task: the baseline is computed over them."""
+    """Episodes of the same task; a group baseline is computed over them."""
 
     group_id: int
     episodes: tuple[Episode, ...]
@@ -186,7 +189,7 @@ class _RowTensors:
 
     def rows(self, index: Sequence[int] | Tensor, n_tokens: int | None = None):
         """The given rows, cut to the first ``n_tokens`` tokens."""
-        # Field by field, so that a new tensor of the batch is selected too without anyone thinking of it here.
+        # Loop over the fields, so that a tensor added to a batch later is selected too, without a change here.
         index = torch.as_tensor(index)
         values = []
         for item in fields(self):  # type: ignore[arg-type]
@@ -195,15 +198,15 @@ class _RowTensors:
                 values.append(value.rows(index, n_tokens))
                 continue
             value = value[index]
-            # ``[B, T]`` tensors are cut; these two are ``[B, K]``, a column for each turn.
+            # Only ``[B, T]`` tensors are cut; ``rewards`` and ``compared`` are ``[B, K]``, one column per turn.
             per_token = value.ndim == 2 and item.name not in ("rewards", "compared")
             values.append(value[:, :n_tokens] if per_token and n_tokens is not None else value)
         return type(self)(*values)
 
     def to(self, device: torch.device | str):
-        """The same on a device."""
-        # On its way to a GPU a tensor need not be waited for: what reads it there is queued behind it. On the way back
-        # the host would read it too early, and other devices do not promise it.
+        """A copy with all tensors on a device."""
+        # Copies to a GPU need not block: kernels that read the tensor are queued behind the copy. Copies back to the
+        # host must block, or the host could read the tensor before it has arrived; other devices give no guarantee.
         options: dict[str, Any] = {"non_blocking": True} if torch.device(device).type == "cuda" else {}
         values = [getattr(self, item.name) for item in fields(self)]  # type: ignore[arg-type]
         return type(self)(*(x.to(device, **options) if isinstance(x, Tensor) else x.to(device) for x in values))
@@ -211,19 +214,21 @@ class _RowTensors:
 
 @dataclass(frozen=True, slots=True)
 class RolloutBatch(_RowTensors):
-    """Conversations as right-padded rows: whole ones, or parts of them where a prompt was rendered anew.
+    """Conversations as right-padded rows.
+
+    A row holds a whole conversation, or one part of it if a prompt was rendered from scratch (``Turn.restarts``).
 
     Args:
-        input_ids: ``[B, T]`` int64.
+        input_ids: ``[B, T]`` int64 token ids.
         attention_mask: ``[B, T]`` bool, False on padding.
-        response_mask: ``[B, T]`` bool, True on the tokens that the policy sampled.
-        turn_ids: ``[B, T]`` int64, the turn that sampled the token, -1 off the response and on untrained turns.
-        sampler_logprobs: ``[B, T]`` float32, 0 off the response.
-        rewards: ``[B, K]`` float32, raw, of the whole conversation; 0 past its last turn.
-        n_turns: ``[B]`` int64, of the whole conversation.
-        group_ids: ``[B]`` int64; roles of a task are groups of their own.
-        compared: ``[B, K]`` bool, False where a turn's reward says nothing, so that no baseline counts it, and where
-            another row of the conversation is the one that is compared.
+        response_mask: ``[B, T]`` bool, True on sampled tokens of trained turns, the response.
+        turn_ids: ``[B, T]`` int64, index of the token's turn within its role; -1 off the response.
+        sampler_logprobs: ``[B, T]`` float32, the engine's log-probs; 0 off the response.
+        rewards: ``[B, K]`` float32, raw rewards of the whole conversation; 0 past its last turn.
+        n_turns: ``[B]`` int64, number of turns of the whole conversation.
+        group_ids: ``[B]`` int64, which rows are compared with each other; each role of a task has its own group.
+        compared: ``[B, K]`` bool, whether the turn enters baselines. False where its reward carries no information, and
+            where another row of the same conversation already stands for the turn.
 
     Raises:
         ValueError: If shapes disagree, or, for tensors on the host, a response token is padding or sits at position 0.
@@ -249,7 +254,7 @@ class RolloutBatch(_RowTensors):
             if getattr(self, name).dtype is not torch.bool:
                 raise TypeError(f"{name} must be bool, True = use this token")
         if self.input_ids.device.type != "cpu":
-            return  # every batch is made on the host, and a question to another device waits for all of its work
+            return  # checked when the batch was built on the host; a check on a GPU would wait for all its queued work
         if (self.response_mask & ~self.attention_mask).any() or self.response_mask[:, 0].any():
             raise ValueError("response tokens must be real tokens and cannot sit at position 0")
 
@@ -258,16 +263,17 @@ class RolloutBatch(_RowTensors):
 
     @property
     def lengths(self) -> Tensor:
-        """``[B]`` number of real tokens per row."""
+        """``[B]`` number of tokens per row, padding excluded."""
         return self.attention_mask.sum(1)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainBatch(_RowTensors):
-    """A RolloutBatch that has been scored. Everything but ``rollout`` is ``[B, T]`` float32, 0 off the response.
+    """A RolloutBatch with everything that is computed once before its updates.
 
-    ``values`` and ``returns`` are what a critic predicted and should have predicted; without one, ``values`` are 0.
-    ``kept`` is bool: the response tokens that a token mask leaves in the surrogate (:mod:`rl.token_masks`).
+    All tensors are ``[B, T]`` and 0 off the response; all but ``kept`` are float32. ``values`` are the critic's
+    predictions (0 without a critic) and ``returns`` its targets. ``kept`` is bool, True on the response tokens that a
+    token mask leaves in the surrogate (:mod:`rl.token_masks`).
     """
 
     rollout: RolloutBatch
@@ -283,14 +289,14 @@ class TrainBatch(_RowTensors):
 
 
 class SampledStats(NamedTuple):
-    """What the policy thinks of the sampled tokens.
+    """A model's log-probs, entropies and values at the sampled tokens.
 
     Args:
         logprobs: ``[B, T]`` at the sampling temperature, 0 off the response.
-        entropy: ``[B, T]`` in nats, 0 off the response; with a gradient only where it was asked for.
+        entropy: ``[B, T]`` in nats, 0 off the response; it carries a gradient only if one was requested.
         values: ``[B, T]`` value of the state before each response token, 0 off the response or without a value head.
         distribution: ``[N, V]`` log-probs of the whole vocabulary at the N response tokens, in row-major order of
-            the response mask; empty where it was not asked for.
+            the response mask; empty unless requested.
     """
 
     logprobs: Tensor
@@ -300,24 +306,27 @@ class SampledStats(NamedTuple):
 
 
 def derive_seed(run_seed: int, *coordinates: str | int) -> int:
-    """63 bits from a run seed and coordinates, as in ``derive_seed(0, "train", step, task_id, member, turn)``.
+    """A 63-bit seed hashed from a run's seed and coordinates: ``derive_seed(0, "train", step, task_id, member, turn)``.
 
-    Seeds are derived, never added up: neighbours are unrelated, and the order of drawing does not matter.
+    Unlike with sums of seed and index, neighbouring coordinates give unrelated seeds. Each seed depends on its
+    coordinates alone, so the order in which episodes are sampled does not matter.
     """
-    # hashlib, since python's hash() of a text is salted anew in every process. 63 bits fit into a signed integer.
+    # hashlib, because Python's hash() of a string differs between processes. 63 bits fit into a signed integer.
     text = "/".join(map(str, (run_seed, *coordinates)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an engine is asked for. ``seed`` alone decides the sample, whatever else is in the batch.
+    """A request to an engine for one completion.
+
+    The randomness comes from ``seed`` alone, so the sample does not depend on what else is in the batch.
 
     Args:
-        id: Chosen by the caller, returned with the completion.
+        id: Id chosen by the caller, returned with the completion.
         prompt_ids: The prompt.
         max_new_tokens: Upper limit of sampled tokens.
-        temperature: 0 for greedy.
+        temperature: Sampling temperature; 0 for greedy.
         seed: 63 random bits.
     """
 
@@ -330,7 +339,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine sampled, the end-of-turn id included, with log-probs at the sampling temperature.
+    """The token ids that an engine sampled, including the end-of-turn id, with log-probs at the sampling temperature.
 
     At temperature 0 the log-probs are those of temperature 1.
     """
@@ -343,18 +352,18 @@ class Completion:
 
 
 class Engine(Protocol):
-    """What samples: token ids in, token ids out.
+    """Samples completions: token ids in, token ids out.
 
-    ``pending`` is the number of requests without an answer. ``streams`` says whether ``step`` returns while others are
-    still decoding, so that it pays to verify in the meantime; an engine that decodes whole batches gets the same
-    batches in every run only if the rollout waits for all verdicts first.
+    ``streams`` says whether ``step`` returns finished completions while other requests are still decoding, so that
+    verification can overlap with decoding. For an engine that decodes whole batches the rollout waits for all verdicts
+    before the next batch; otherwise the composition of batches would depend on timing and differ between runs.
     """
 
     streams: bool
 
     @property
     def pending(self) -> int:
-        """Requests without an answer."""
+        """Number of requests that are not yet answered."""
         ...
 
     def submit(self, requests: Sequence[Request]) -> None:
@@ -362,18 +371,19 @@ class Engine(Protocol):
         ...
 
     def step(self) -> list[Completion]:
-        """Works for a while and returns the completions that finished, none perhaps."""
+        """Decodes for a while and returns the completions that finished, possibly none."""
         ...
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Makes later samples come from these weights, stamped with this version.
+        """Loads the weights for all later samples, whose ``policy_version`` will be ``version``.
 
-        All of ``named`` is taken, by an engine that fails too: gathering sharded weights takes every process.
+        ``named`` must be consumed to its end even if loading fails: gathering sharded weights is a collective
+        operation, so stopping early would leave the other processes waiting.
         """
         ...
 
     def sleep(self) -> None:
-        """Frees what it can until ``wake``."""
+        """Frees as much memory as possible until ``wake``."""
         ...
 
     def wake(self) -> None:
@@ -387,7 +397,7 @@ class Engine(Protocol):
 
 @dataclass(slots=True)
 class Totals:
-    """What a run has spent so far; a response is one sampled attempt."""
+    """What a run has consumed so far; ``responses`` counts sampled attempts."""
 
     episodes: int = 0
     responses: int = 0

@@ -1,4 +1,4 @@
-"""Builds what every run needs from its config: model, renderer, engine, environments."""
+"""Builds the parts that every run needs from its config: model, renderer, engine, environments."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -35,13 +35,13 @@ class Workbench:
     """The parts of a run, built once.
 
     Args:
-        config: The run.
+        config: Config of the run.
         model: The policy.
-        tokenizer: Its tokenizer.
-        renderer: Messages to token ids.
+        tokenizer: The policy's tokenizer.
+        renderer: Turns messages into token ids.
         engine: Samples from ``model`` itself or from a copy of its weights; see :meth:`publish`.
         taskset: Tasks and verifier.
-        context_length: Longest sequence that the model can hold.
+        context_length: Length of the longest sequence that the model can process, in tokens.
         distributed: Processes, devices and precision.
     """
 
@@ -56,13 +56,13 @@ class Workbench:
 
     @classmethod
     def build(cls, config: RunConfig, distributed: Distributed | None = None) -> "Workbench":
-        """Loads the model and the task set of a run and seeds the global generators.
+        """Loads the model and the task set of a run and seeds the global random generators.
 
         Args:
-            config: The run.
-            distributed: Processes and device; ``None`` for this process alone.
+            config: Config of the run.
+            distributed: Processes and device; ``None`` creates them from the launcher's settings.
         """
-        # Cheap things first: an unknown engine, environment or option is refused before a model is loaded.
+        # Cheap steps come first, so that an unknown engine, environment or option fails before the model is loaded.
         distributed = distributed or Distributed()
         make_engine = ENGINES[config.engine.name]
         seed_everything(config.seed)
@@ -77,11 +77,11 @@ class Workbench:
         check_model(model, renderer, samples=bool(ENGINES.fact(config.engine.name, "decodes")))
         engine = make_engine(config, model, renderer, limit, distributed)
         bench = cls(config, model, tokenizer, renderer, engine, taskset, limit, distributed)
-        bench.evaluation_tasks()  # too few of them should be known before training, not after
+        bench.evaluation_tasks()  # raises if there are too few, now rather than after training
         return bench
 
     def trainer(self) -> Trainer:
-        """The online loop on this workbench.
+        """The online trainer of this run.
 
         Raises:
             TypeError: If the config is not one of online training.
@@ -99,11 +99,11 @@ class Workbench:
         )
 
     def offline_trainer(self, config: SFTConfig, report: Callable[[str, float], None]) -> OfflineTrainer:
-        """The rounds of an offline method on this workbench.
+        """The trainer of an offline method with this workbench's model, tasks and engine.
 
         Args:
-            config: The method and its budget.
-            report: Told what is going on and which share of it is done.
+            config: Config of the method and its budget.
+            report: Called with a description of the current work and the progress in [0, 1].
         """
         recorded = config.offline.conversations
         return OfflineTrainer(
@@ -118,8 +118,8 @@ class Workbench:
         )
 
     def publish(self, version: int) -> None:
-        """Hands the model's weights to the engine; with several processes all of them must call it."""
-        # An engine that samples from the model itself needs the version alone: gathering its weights would copy them.
+        """Hands the model's weights to the engine; with several processes, all must call this method."""
+        # An engine that samples from the model itself needs only the version; gathering weights would copy them.
         named = () if getattr(self.engine, "shares_weights", False) else full_weights(self.model)
         self.distributed.together(lambda: self.engine.load_weights(named, version))
 
@@ -128,19 +128,19 @@ class Workbench:
         return self.tasks(Split(self.config.evaluation.split), self.config.evaluation.n_tasks)
 
     def with_env(self, changes: dict[str, Any]) -> "Workbench":
-        """The same policy in another environment.
+        """A workbench with the same policy and another environment.
 
         Args:
-            changes: What differs from ``config.env``; inner dictionaries are merged.
+            changes: Values that replace those of ``config.env``; nested dictionaries are merged.
         """
         config = replace(self.config, env=self.config.env.changed(changes))
         return replace(self, config=config, taskset=make_taskset(config.env))
 
     def tasks(self, split: Split | str, n: int = 0) -> Sequence[Task]:
-        """The first ``n`` tasks of a split, or all of them for 0.
+        """The first ``n`` tasks of a split; ``n=0`` returns all.
 
         Raises:
-            ValueError: If there are fewer, or none at all (a data set that is for testing only has no train split).
+            ValueError: If the split has fewer than ``n`` tasks, or none (a pure test set has no training tasks).
         """
         split = Split(split)
         tasks = list(self.taskset.load(split))
@@ -158,13 +158,13 @@ class Workbench:
         return tasks[:n] if n else tasks
 
     def rollout(self, split: Split | str, attempts: int = 0, feedback: str | None = None, n_envs: int = 0) -> Rollout:
-        """A rollout on this environment; ``attempts=0`` and no ``feedback`` take the environment's own.
+        """A rollout that plays episodes of this environment.
 
         Args:
-            split: Where it says so itself, which tasks the environment draws.
-            attempts: Per episode.
-            feedback: Name in :data:`envs.FEEDBACK`.
-            n_envs: How many environments are built at once.
+            split: Split that an environment samples a task from if it is reset without one.
+            attempts: Attempts per episode; 0 takes the environment's own number.
+            feedback: Name in :data:`envs.FEEDBACK`; ``None`` takes the environment's own feedback.
+            n_envs: Number of environments to build immediately.
         """
         return Rollout(
             self.engine,
@@ -176,16 +176,16 @@ class Workbench:
         )
 
     def recorded(self, path: str, split: Split) -> list[Episode]:
-        """Conversations of a file as episodes on tasks of a split; see :mod:`rl.recorded`.
+        """Reads a file of conversations as episodes on tasks of a split; see :mod:`rl.recorded`.
 
         Raises:
-            ValueError: If some are longer than the context: their verdicts are of whole answers.
+            ValueError: If rows of the file cannot be used, or a conversation does not fit into the context.
         """
         env, config = make_env(self.config.env, self.taskset, split), self.config.env
         found = read_conversations(path, env, self.tasks(split))
         make = partial(make_env, config, self.taskset, split)
         episodes = list(replay(found, make, self.renderer, self.context_length))
-        # A verdict is of the whole answer; learning the tokens of a part of it would pay for something else.
+        # The verdict belongs to the whole answer, so it must not be used to train on a part of the answer.
         if cut := [one for one in episodes if any(turn.finish is Finish.LENGTH for turn in one.turns)]:
             raise ValueError(
                 f"{path}: {len(cut)} of {counted(len(episodes), 'conversation')} cannot fit into the context of "
@@ -195,15 +195,15 @@ class Workbench:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the global generators of python, numpy and torch, for libraries that draw from them."""
+    """Seeds the global generators of Python, numpy and torch, for libraries that sample from them."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def content_of(config: RunConfig) -> dict[str, str]:
-    """Hashes of what a config only names: the training tasks, the model, and a chat template in a file of its own."""
-    # A config names these by path alone. A file whose contents changed would resume as if nothing had happened.
+    """Hashes of what a config only names: model, training tasks, chat template file, conversation files."""
+    # A config refers to these by name or path only, so without hashes a run would resume even if contents had changed.
     found = hash_model(config.model.path, config.model.revision)
     found["training tasks"] = hash_tasks(make_taskset(config.env).load(Split.TRAIN))
     if (template := config.model.chat_template) is not None and Path(template).exists():
@@ -226,8 +226,8 @@ def make_env(
     config: EnvConfig, taskset: TaskSet, split: Split, attempts: int = 0, feedback: str | None = None
 ) -> TextEnv:
     """An environment over an already loaded task set."""
-    # ``None`` leaves the choice to the environment's author, as an empty or absent value in the config does. Options
-    # belong to the feedback that they were given for, so another feedback starts without any.
+    # ``None`` leaves the choice to the environment's author; empty values of the config are passed as ``None`` too.
+    # ``feedback_options`` are for the configured feedback, so another feedback gets none.
     chosen = {name: getattr(config, name) or None for name in EPISODE}
     if attempts:
         chosen["attempts"] = attempts

@@ -1,4 +1,4 @@
-"""A real browser for the tests of pages: Chromium without a screen, and what keeps people out of a page."""
+"""A real browser for the tests of pages: headless Chromium, and a check of a page's accessibility with axe."""
 
 import importlib.util
 import shutil
@@ -14,7 +14,7 @@ NEEDS_CHROMIUM = pytest.mark.skipif(
 
 
 def chromium(profile: Path) -> Any:
-    """A driver of Chromium that fetches nothing of its own; skips where selenium is missing."""
+    """A driver of headless Chromium without background downloads; skips the test if selenium is missing."""
     webdriver = pytest.importorskip("selenium.webdriver")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
@@ -31,7 +31,10 @@ def chromium(profile: Path) -> Any:
 
 
 def what_keeps_people_out(browser: Any) -> list[tuple[str, list[str]]]:
-    """What axe calls serious on the page that is open, with some of its elements; skips where axe is missing."""
+    """The serious and critical accessibility violations that axe finds on the open page; skips the test without axe.
+
+    Each violation is the id of the violated rule, with the HTML of up to three elements that violate the rule.
+    """
     if (found := importlib.util.find_spec("axe_core_python")) is None:
         pytest.skip("needs axe-core-python")
     browser.execute_script(Path(str(found.origin)).with_name("axe.min.js").read_text(encoding="utf-8"))

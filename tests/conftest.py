@@ -1,4 +1,4 @@
-"""Shared fixtures. Tests need no network: opening a socket to anything but this machine fails."""
+"""Shared fixtures, and a guard under which a test fails if it connects to anything but its own machine."""
 
 import gc
 import os
@@ -9,13 +9,14 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-os.environ.pop("COLUMNS", None)  # of the terminal that the tests are started in: what they read would be cut to it
+os.environ.pop("COLUMNS", None)  # programs under test would cut their output to the width of the user's terminal
 torch.set_num_threads(1)
-os.fsync = lambda _: None  # it guards against a power cut, which no test survives; a kill loses nothing without it
+# fsync costs time and protects only against a power cut; what a killed process wrote is kept without it.
+os.fsync = lambda _: None
 
 
 def pytest_collection_modifyitems(items):
-    """The longest tests are run first, so that several processes come to their ends together."""
+    """Runs the longest tests first, so that parallel test processes finish at about the same time."""
 
     def seconds(item):
         mark = item.get_closest_marker("slow")
@@ -25,7 +26,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Keeps thousands of tests and the libraries out of every later collection of garbage, which would walk them."""
+    """Excludes tests and libraries from later garbage collections, which would traverse them every time."""
     gc.collect()
     gc.freeze()
 
@@ -44,7 +45,7 @@ def no_network(monkeypatch):
 
 @pytest.fixture(scope="session")
 def modchain():
-    """The embedded base model, its tokenizer and renderer; do not train it."""
+    """The embedded base model, its tokenizer and renderer; do not train the model, which all tests share."""
     from rl.backends.policy import load_policy
     from rl.config import ModelConfig
     from rl.rendering import Renderer

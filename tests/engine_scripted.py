@@ -1,4 +1,4 @@
-"""An engine that says what a test tells it to: no model."""
+"""An engine without a model: it answers requests with texts that the test provides."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -12,11 +12,11 @@ class ScriptedEngine:
     """Answers requests with scripted texts.
 
     Args:
-        script: Texts in order of submission, or a function from a request to a text. A text that does not fit the
-            request's token limit is cut off, as a model would be.
-        encode: Text to token ids.
-        end_id: The end-of-turn id that is appended to a text that fits.
-        logprob: Log-prob reported for every token.
+        script: Texts in order of submission, or a function from a request to a text. A text that exceeds the
+            request's token limit is cut off, as a model's would be.
+        encode: Function from a text to its token ids.
+        end_id: Id of the end-of-turn token, which is appended to a text that fits the request's token limit.
+        logprob: Log-probability reported for every token.
 
     Raises:
         IndexError: If a list script runs out.
@@ -39,11 +39,11 @@ class ScriptedEngine:
 
     @property
     def pending(self) -> int:
-        """Requests without an answer."""
+        """Number of requests without an answer."""
         return len(self._pending)
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Queues requests and remembers them for the test to look at."""
+        """Queues requests and keeps them in ``self.requests``, so that a test can inspect them."""
         self._pending.extend(requests)
         self.requests.extend(requests)
 
@@ -58,17 +58,17 @@ class ScriptedEngine:
         return [Completion(request.id, ids, (self._logprob,) * len(ids), finish, self.policy_version)]
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Notes the version."""
+        """Records the version of the weights, which are ignored."""
         self.policy_version = version
 
     def sleep(self) -> None:
-        """Nothing to free."""
+        """Does nothing: the engine has no memory to free."""
 
     def wake(self) -> None:
-        """Nothing to restore."""
+        """Does nothing: the engine has no memory to restore."""
 
     def close(self) -> None:
-        """Forgets what is pending."""
+        """Discards the pending requests."""
         self._pending.clear()
 
 

@@ -1,4 +1,4 @@
-"""Builders that several tests share."""
+"""Builders of turns, episodes, batches, configs and trainers that several tests share."""
 
 from dataclasses import replace
 
@@ -21,7 +21,10 @@ def turn(prompt=(1, 2), action=(3, 4), reward=0.0, verdict=None, text="x", finis
 
 
 def episode(rewards=(0.0, 1.0), task_id="a", group_id=0, error=None):
-    """Two-token prompts and actions; turn k's prompt extends turn k-1's prompt and action by one token."""
+    """An episode with one two-token action per reward.
+
+    The first prompt has two tokens; the prompt of turn k is the prompt and the action of turn k-1 and one token more.
+    """
     prompt, turns = (1, 2), []
     for k, reward in enumerate(rewards):
         action = (10 + k, 20 + k)
@@ -59,22 +62,23 @@ def batch(rewards, group_ids=None, n_turns=None, tokens_per_turn=1):
 
 
 def named(*stages):
-    """Stages as a config holds them: by name, in order."""
+    """The stages as a config holds them: a dict by name (``stage1``, ``stage2``, ...), in order."""
     return {f"stage{i + 1}": stage for i, stage in enumerate(stages)}
 
 
 def credit(rows, algorithm, stage, values=None):
-    """Advantages and returns in one process."""
+    """Advantages and returns of a rollout batch, computed in a single process."""
     values = torch.zeros(rows.turn_ids.shape) if values is None else values
     stage = algorithm.resolve(stage)
     return advantages(rows, values, stage, Estimator.of(stage), algorithm.whiten, just_here)
 
 
 def loss_inputs(logprobs, old, advantages, turn_ids, **others):
-    """What a term of the loss is given: ``[B, T]`` tensors, a response wherever ``turn_ids`` says so."""
+    """The inputs of a loss term: ``[B, T]`` tensors, with response tokens wherever ``turn_ids`` is not negative."""
     shape, mask = turn_ids.shape, turn_ids >= 0
     zeros = torch.zeros(shape)
-    # Rows of a loss may begin with a response; those of a rollout may not, so a prompt token is thought before them.
+    # RolloutBatch refuses rows that begin with a response token, as the rows of these tests do. Setting the fields
+    # directly skips its checks.
     rollout = object.__new__(RolloutBatch)
     values = {"input_ids": zeros.long(), "attention_mask": torch.ones(shape, dtype=torch.bool), "response_mask": mask}
     values |= {"turn_ids": turn_ids, "sampler_logprobs": old, "rewards": torch.zeros(shape[0], 2)}
@@ -107,7 +111,7 @@ def row(arm="a", seed=0, task_id="t", first=False, last=True, sample=0, mode="gr
 
 
 def modchain_config(seed=0, episodes=64, tasks_per_step=8, algorithm=None, fused_head=False, **optim):
-    """A run on the embedded model, small enough for a test."""
+    """The config of a run on the embedded model, small enough for a test."""
     algorithm = replace(algorithm or AlgorithmConfig(name="test", group_size=4), optim=OptimConfig(**optim))
     return TrainConfig(
         seed=seed,
@@ -128,7 +132,7 @@ def modchain_config(seed=0, episodes=64, tasks_per_step=8, algorithm=None, fused
 
 
 def log_step(trainer):
-    """A training step: its metrics and this process's episodes."""
+    """Performs a training step and returns its metrics and this process's episodes."""
     from rl.rollout_metrics import describe
 
     step = trainer.train_step()
@@ -136,7 +140,7 @@ def log_step(trainer):
 
 
 def build_trainer(cfg):
-    """A trainer and its workbench."""
+    """Builds a trainer and its workbench on the CPU."""
     from rl.backends.distributed import Distributed
     from rl.workbench import Workbench
 

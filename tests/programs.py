@@ -1,7 +1,8 @@
-"""Programs of this project, each in a process of its own that need not import torch again.
+"""Runs programs of this project, each in a process of its own that need not import torch again.
 
-Importing torch and transformers is most of what a tiny run costs. A server per pytest process imports them once, and
-every program is a fork of it: with its own arguments, environment, folder, input and output, and its own death.
+Importing torch and transformers takes most of the time of a tiny run. Each pytest process therefore has a fork server
+that imports these libraries once, and every program is a fork of the server. A program has its own arguments,
+environment, folder, input and output, and may die without harm to the test process.
 """
 
 import atexit
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-# Libraries alone: what of this project a program imports, and when, is its own affair.
+# Modules of this project are not preloaded: a preloaded module would hide an import that a program lacks.
 LIBRARIES = [
     *("torch", "torch.distributed.checkpoint", "transformers", "transformers.generation.utils", "accelerate", "hydra"),
     *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "sympy", "gymnasium"),
@@ -26,7 +27,7 @@ _context.set_forkserver_preload(LIBRARIES)
 
 
 def run(module, *arguments, cwd=ROOT, env=None, input=""):
-    """``python -m module arguments`` as :func:`subprocess.run` has it, with what it wrote as text."""
+    """Runs ``python -m module arguments`` and returns what :func:`subprocess.run` would, with the output as text."""
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder) / name for name in ("stdin", "stdout", "stderr")]
         streams[0].write_text(input)
@@ -37,14 +38,14 @@ def run(module, *arguments, cwd=ROOT, env=None, input=""):
 
 
 def start(target, *arguments):
-    """A fork of the server that calls a function of a module; a ``multiprocessing.Process``."""
+    """Calls an importable function in a fork of the server and returns the ``multiprocessing.Process``."""
     process = _context.Process(target=target, args=arguments)
     process.start()
     return process
 
 
 def program(module, arguments, cwd, env, streams):
-    """Runs a module as a program, with an environment and files for input, output and errors of its own."""
+    """Runs a module as a program; ``streams`` are the files that serve as its standard input, output and error."""
     for number, (path, mode) in enumerate(zip(streams, "rww", strict=True)):
         with path.open(mode) as file:
             os.dup2(file.fileno(), number)
@@ -57,6 +58,6 @@ def program(module, arguments, cwd, env, streams):
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
-        atexit._run_exitfuncs()  # a process of multiprocessing leaves them out
+        atexit._run_exitfuncs()  # a process of multiprocessing ends without calling the functions given to atexit
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The documentation runs as printed."""
+"""Examples in the documentation run as printed, and the files, modules and functions named in it exist."""
 
 import ast
 import os
@@ -66,11 +66,11 @@ def test_what_is_added_from_outside_runs_as_printed(tmp_path):
         _, *arguments = shlex.split(line.replace("runs/", f"{tmp_path}/runs/"))
         if arguments[0] == "-m":
             arguments = arguments[1:]
-        else:  # a script beside the others, as a module
+        else:  # a script that the page defines, which is run as a module
             arguments[0] = arguments[0].removesuffix(".py")
         if arguments[0].startswith("experiments.") and arguments[0] != "experiments.report":
             arguments += [f"runs_dir={tmp_path / 'runs'}", "evaluation.n_tasks=20", "evaluation.samples_per_task=0"]
-            # As many steps as printed, each of them smaller.
+            # A quarter of the episodes in total and per step, so that the number of steps stays as printed.
             episodes = next(int(one.partition("=")[2]) for one in arguments if one.startswith("training.episodes="))
             arguments += [f"training.episodes={episodes // 4}"]
             if arguments[0] == "experiments.train":
@@ -101,7 +101,7 @@ def test_paths_and_modules_named_in_the_docs_exist(page):
     text = page.read_text()
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", re.sub(r"(?s)^```.*?^```", "", text, flags=re.MULTILINE)):
         place = page.parent / link
-        notebook = ROOT / "notebooks" / f"{place.stem}.ipynb"  # a page that the site makes of it
+        notebook = ROOT / "notebooks" / f"{place.stem}.ipynb"  # the site generates a page from every notebook
         assert place.exists() or (place.parent == ROOT / "docs" / "notebooks" and notebook.exists()), link
     for name in re.findall(r"`((?:rl|envs|rewards|experiments|configs|tests|docs|models)/[\w./]*)`", text):
         assert (ROOT / name).exists(), name
@@ -112,7 +112,7 @@ def test_paths_and_modules_named_in_the_docs_exist(page):
 
 
 def names_in(path: Path) -> set[str]:
-    """Top-level names of a module and ``Class.method``."""
+    """Names of a module's top-level functions and classes, and of methods as ``Class.method``."""
     names = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -1,4 +1,4 @@
-"""The pages that teach run as printed: commands of the first steps at smoke size, examples of the explanations."""
+"""The teaching pages run as printed: the commands of the first steps at smoke size, and the explanations' examples."""
 
 import importlib
 import re
@@ -22,7 +22,7 @@ SMALLER = {"evaluate": SMOKE, "train": TRAINED, "compare": [*TRAINED, *COMPARED]
 def test_the_first_steps_run_as_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").symlink_to(ROOT / "models")
-    monkeypatch.setattr("experiments.report.write_report", lambda *_: None)  # of the report itself are other tests
+    monkeypatch.setattr("experiments.report.write_report", lambda *_: None)  # the report has its own tests
     answers = iter(["def a_ b_ c0 d_", "def a_ b_ c0 d_"])
     monkeypatch.setattr(play.console, "input", lambda _: next(answers, None) or (_ for _ in ()).throw(EOFError))
     lines = [line for block in blocks(ROOT / "docs" / "get_started.md", "bash") for line in block.splitlines()]

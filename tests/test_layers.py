@@ -1,4 +1,4 @@
-"""Imports point one way, heavy packages stay behind rl/backends, and the light layers import fast."""
+"""Layers import only the layers below, only rl/backends imports heavy packages, and the light layers import fast."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import ROOT
 
 ALLOWED = {"rewards": set(), "envs": {"rewards"}, "rl": {"envs", "rewards"}}
-"""rl reads verdicts, an enum of the rewards layer; it parses no answers."""
+"""Other layers that a layer may import; rl needs the verdicts and small helpers of rewards, but parses no answers."""
 LAYERS = {*ALLOWED, "experiments"}
 HEAVY = {"transformers", "vllm", "trl", "accelerate", "peft", "datasets", "tokenizers", "safetensors"}
 FORBIDDEN = {"rewards": {"torch", "gymnasium", "numpy"}, "envs": {"torch"}, "rl": set()}
@@ -39,7 +39,10 @@ def test_imports_point_downwards(layer):
 
 
 def test_analysis_and_report_start_without_torch():
-    """Nor what they draw and test with; these are imported once there is something to draw."""
+    """Importing the analysis, the report or the watcher loads no heavy library, so that these programs start fast.
+
+    matplotlib and statsmodels are imported only once there is something to draw or test.
+    """
     modules = [f"rl.analysis.{path.stem}" for path in (ROOT / "rl" / "analysis").glob("*.py") if path.stem[0] != "_"]
     modules += ["experiments.report", "experiments.watch"]
     heavy = ("torch", "transformers", "matplotlib", "statsmodels")
@@ -61,7 +64,10 @@ def test_light_layers_import_fast_and_without_torch(layer):
 
 
 def test_seeds_are_derived_and_never_added_up():
-    """``seed + 1`` of one run is ``seed`` of the next: the two would draw the same numbers."""
+    """No module adds to or multiplies a seed: ``seed + 1`` of one run would equal ``seed`` of the next run.
+
+    Both runs would then sample the same random numbers.
+    """
     for layer in LAYERS:
         for path in (ROOT / layer).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,7 @@
-"""What can be checked of containers, locks and CI without building them."""
+"""Container files, the version lock and CI agree with the project, and the doctor reports what a machine lacks.
+
+Nothing is built or started.
+"""
 
 import ast
 import re
@@ -56,7 +59,7 @@ def test_the_replicas_are_where_the_trainer_looks_and_speak_as_it_wants():
         assert one["environment"]["VLLM_SERVER_DEV_MODE"] == "1"
         assert f"{cfg.engine.weights_dir}" in [volume.split(":")[1] for volume in one["volumes"]]
         assert one["expose"] == ["8000"]
-        assert "ports" not in one  # the endpoint for weights is for this network alone
+        assert "ports" not in one  # the endpoint that replaces the weights must not be reachable from outside
     gpus = [one["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] for one in COMPOSE.values()]
     assert sorted(gpus) == [["0"], ["1"], ["2"]]
 

@@ -1,4 +1,4 @@
-"""Notebooks run from top to bottom, with the small values of their metadata, and are kept with what they showed."""
+"""Notebooks run with the small values of their metadata, are kept with their outputs and become pages of the site."""
 
 import ast
 import json
@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 try:
     from docs.site_hooks import notebook_page
-except ModuleNotFoundError:  # vLLM's environment, which collects this file and runs none of it, has no mkdocs
+except ModuleNotFoundError:  # the environment of vLLM has no mkdocs; it collects this file without running its tests
     notebook_page = None
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -1,4 +1,7 @@
-"""What a researcher varies can be added from outside: register a function, name it in a config, touch nothing else."""
+"""Losses, advantages, KL terms, engines and the like can be added without changing this project's code.
+
+Registering a function and naming it in a config must suffice.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -21,7 +24,7 @@ class Best:
 
 @ADVANTAGES.register("test_best_of_group", options=Best, groups=True)
 def best_of_group(rewards_BK, values_BT, batch, sum_over, *, margin):
-    """1 for the best episodes of a group, minus the margin for the others."""
+    """Gives 1 to the best episodes of a group and minus the margin to the others."""
     totals = returns_to_go(rewards_BK, 1.0)[:, :1]
     best = torch.stack([totals[batch.group_ids == group].max() for group in batch.group_ids])
     return to_tokens(torch.where(totals[:, 0] >= best, 1.0, -margin)[:, None].expand_as(rewards_BK), batch.turn_ids)
@@ -37,14 +40,14 @@ def reinforce(stats, batch, weights):
 
 @LOSSES.register("test_supervised")
 def supervised(stats, batch, weights):
-    """Log-likelihood of what was right, beside the policy's loss: mixed reinforcement and supervised learning."""
+    """Negative log-likelihood of correct turns, added to the policy's loss: reinforcement and supervised learning."""
     right = batch.rollout.rewards.gather(1, batch.rollout.turn_ids.clamp(min=0)) >= 1.0
     return LossOutput(-masked_sum(weights * stats.logprobs, batch.rollout.response_mask & right), {})
 
 
 @NORMALISERS.register("test_square_root")
 def square_root(turn_ids, size):
-    """Between the sum and the mean."""
+    """Divides by the square root of the number of tokens, which lies between the sum and the mean."""
     return torch.full(turn_ids.shape, size.tokens**-0.5, device=turn_ids.device)
 
 
@@ -63,7 +66,7 @@ def symmetric(stats, reference, old_logprobs, mask):
 
 @IMPORTANCE.register("test_half")
 def half(log_ratio, mask):
-    """Everything counts half."""
+    """Weights every token by one half."""
     return torch.full_like(log_ratio, 0.5), {}
 
 
@@ -113,7 +116,7 @@ def test_a_stage_may_have_its_own_estimator_loss_group_size_temperature_and_opti
     while not trainer.is_done:
         metrics, episodes = log_step(trainer)
         seen.append((metrics["stage"], len(episodes), metrics["optim/lr"]))
-    # Half of the 128 episodes each: four steps of 16, then two of 32.
+    # Each stage has half of the 128 episodes: four steps of 16 episodes, then two of 32.
     assert seen == [(0, 16, 1e-5)] * 4 + [(1, 32, 1e-2)] * 2
     first, second = trainer.stages
     assert (first.advantage_options, second.advantage, second.loss, second.temperature) == ({}, "rloo", "ppo", 1.0)
@@ -154,7 +157,7 @@ def test_an_option_is_checked_by_its_function():
 
 @ENGINES.register("test_greedy", decodes=True)
 def greedy_engine(config, model, renderer, context_length, distributed):
-    """Takes the most likely token, whatever it is asked for."""
+    """Takes the most likely token, whatever temperature a request asks for."""
 
     class Greedy(HFEngine):
         def submit(self, requests):

@@ -1,4 +1,4 @@
-"""The documentation as a site: no link and no picture is dead, and nobody is kept out of a page."""
+"""The built documentation site has no dead link or picture, and its pages are accessible."""
 
 import functools
 import os
@@ -28,7 +28,7 @@ def site(tmp_path_factory):
 
 
 class Page(HTMLParser):
-    """What a page links to, and what in it can be linked to."""
+    """The targets of a page's links and pictures, and the ids that links to this page may name."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def test_no_link_and_no_picture_is_dead(site):
             if link.scheme or link.netloc:
                 continue
             place = Path(os.path.normpath(path.parent / unquote(link.path))) if link.path else path
-            if link.path.startswith("/"):  # of the page for what is not found
+            if link.path.startswith("/"):  # only the 404 page has such links, which begin at the root of the site
                 place = site / link.path[1:]
             place = place / "index.html" if place.is_dir() else place
             is_there = not link.fragment or place not in pages or unquote(link.fragment) in pages[place].ids
@@ -71,7 +71,7 @@ def test_a_name_in_a_table_breaks_where_its_parts_end(site):
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """A server that does not tell what it was asked for."""
+    """A request handler that logs nothing."""
 
     def log_message(self, *_):
         pass
@@ -79,7 +79,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def served(site):
-    """The address of the site."""
+    """The address of a local server of the site."""
     handler = functools.partial(Quiet, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -103,14 +103,17 @@ PAGES = (
 @NEEDS_CHROMIUM
 @pytest.mark.parametrize("page", PAGES)
 def test_nobody_is_kept_out(served, browser, page):
-    """Wide and light, narrow and dark: axe finds nothing serious, and nothing is wider than the screen."""
+    """In a wide light and a narrow dark window, axe finds nothing serious and the page is no wider than the window.
+
+    A violation would keep readers with a disability or a small screen from using the page.
+    """
     for width, scheme in ((1280, "light"), (400, "dark")):
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
         browser.get(f"{served}/{page}")
-        browser.execute_script("localStorage.clear()")  # in which the theme keeps the scheme of the page before
+        browser.execute_script("localStorage.clear()")  # it holds the colour scheme of the previous page
         browser.refresh()
         shown = browser.execute_script("return document.body.dataset.mdColorScheme")
         assert shown == {"light": "default", "dark": "slate"}[scheme]

@@ -1,4 +1,4 @@
-"""Every module can be imported by itself, so that no name is left behind when files move."""
+"""Every module can be imported, so that no import keeps an old name after a file has moved."""
 
 import subprocess
 import sys

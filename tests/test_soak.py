@@ -1,4 +1,4 @@
-"""Everything that goes wrong with many runs at once, in small; ``python -m benchmarks.soak`` is the large one."""
+"""Many runs at once survive kills, damaged files and a full disk; ``python -m benchmarks.soak`` is the large test."""
 
 import json
 import subprocess

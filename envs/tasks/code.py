@@ -1,4 +1,4 @@
-"""What every code task set shares: a program is asked for, run in the sandbox, and described by public tests alone."""
+"""Base class of code task sets: a response is a program, which the sandbox runs; feedback shows public tests only."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,23 +12,25 @@ from rewards.wording import counted
 
 
 class CodeTasks:
-    """Verification of programs. A subclass has ``_load``: tasks whose ``info["tests"]`` are tests, the gold a program.
+    """Task sets that verify programs; a subclass defines ``_load``.
+
+    ``_load`` returns tasks with the tests in ``info["tests"]`` and a program as the gold.
 
     Args:
-        timeout_s: Processor seconds for one test of a program.
-        partial_credit: Pay a wrong program the share of tests that it passes.
-        isolation: The least isolation to run programs in: ``namespaces``, ``landlock``, ``strict``; or ``none``, which
-            runs them with limits alone.
-        sandbox: Further options, see :class:`rewards.sandboxes.SandboxOptions`.
+        timeout_s: Limit in processor seconds for one test of a program.
+        partial_credit: Whether a wrong program earns the share of tests that it passes.
+        isolation: The weakest isolation that is accepted for running programs: ``namespaces``, ``landlock`` or
+            ``strict``; ``none`` runs programs with resource limits only.
+        sandbox: Further options of the sandbox, see :class:`rewards.sandboxes.SandboxOptions`.
 
     Raises:
-        ValueError: For an isolation of another name, a time that is not positive, or an unknown option.
+        ValueError: If the isolation is unknown, the time limit is not positive, or an option is unknown.
     """
 
     observes_execution = True
-    """Scores carry an observation of the public tests, so feedback mode ``execution`` can be used."""
+    """Scores say what the public tests gave, so feedback mode ``execution`` can be used."""
     verifies_elsewhere = True
-    """``verify`` waits for other processes and is thread-safe: a rollout calls it from several threads."""
+    """``verify`` waits for other processes and is thread-safe, so a rollout may call it from several threads."""
 
     def __init__(
         self,
@@ -44,10 +46,10 @@ class CodeTasks:
         self._cache = VERDICTS if self._sandbox.cache else None
 
     def load(self, split: Split) -> list[Task]:
-        """Tasks of a split. Starts the sandbox: a machine that cannot isolate should be known before sampling.
+        """The tasks of a split; also starts the sandbox, so that missing isolation is an error before any sampling.
 
         Raises:
-            SandboxError: If this machine does not give the isolation that is asked for, or tests need a judge and the
+            SandboxError: If this machine does not support the required isolation, or tests need a judge process and the
                 backend has none.
         """
         tasks = self._load(split)
@@ -55,7 +57,7 @@ class CodeTasks:
         return tasks
 
     def start(self, tasks: Sequence[Task]) -> None:
-        """Starts the sandbox for these tasks; raises as :meth:`load` does."""
+        """Starts the sandbox for these tasks; raises SandboxError as :meth:`load` does."""
         sandbox = get_sandbox(self._sandbox)
         judged = [task.id for task in tasks if getattr(task.info["tests"], "code", None)]
         if judged and not getattr(sandbox, "judges", True):

@@ -1,4 +1,4 @@
-"""Which column of somebody's file is what: by the usual names, or named; and what stands in a cell."""
+"""Finds the columns of a user's file by their usual names or by given names, and reads their cells."""
 
 import json
 import re
@@ -18,27 +18,27 @@ NAMES = {
     "choices": ("choices", "options"),
     "split": ("split",),
 }
-"""By what they are called, in order; capitals do not count, and a column may lie within another (``extra.answer``)."""
+"""Usual names of columns in order of preference; case is ignored, and a column may be nested (``extra.answer``)."""
 
 
 def find_columns(
     rows: Sequence[Row], named: Mapping[str, str | None], needed: Sequence[str], where: str
 ) -> tuple[dict[str, str], str]:
-    """Which column is what, and that in words.
+    """The column for each kind of :data:`NAMES`, and a sentence that says which columns were taken.
 
     Args:
-        rows: All of them.
-        named: By what it is, the column that a config names, or ``None``.
-        needed: What must be there, of :data:`NAMES`; others are looked for where ``named`` holds them.
-        where: The data's name, for the messages.
+        rows: All rows of the data.
+        named: For each kind to look for, the column that a config names, or ``None`` to find it by its usual names.
+        needed: Kinds that must be found.
+        where: Name of the data, for error messages.
 
     Raises:
-        ValueError: If a named column is not there, or a needed one has none of the usual names.
+        ValueError: If a named column does not exist, or no column has a usual name of a needed kind.
     """
     there = Counter(path for row in rows[:1000] for path in paths(row.values))
     own = [path for path in there if "." not in path]
     lowered: dict[str, str] = {}
-    for path in sorted(there, key=lambda path: path.count(".")):  # an outer one goes before one within another
+    for path in sorted(there, key=lambda path: path.count(".")):  # a column takes precedence over a nested one
         lowered.setdefault(path.rpartition(".")[2].lower(), path)
     columns, words = {}, []
     for what, name in named.items():
@@ -76,7 +76,7 @@ def _not_found(what: str, own: Sequence[str], lowered: Mapping[str, str], where:
 
 
 def paths(values: Mapping[str, Any]) -> Iterator[str]:
-    """Columns, and what lies within those that are objects, as ``extra.answer``."""
+    """Names of the columns, and paths such as ``extra.answer`` of the entries of cells that are objects."""
     for name, value in values.items():
         yield str(name)
         if isinstance(value, Mapping):
@@ -84,7 +84,7 @@ def paths(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def cell_at(values: Mapping[str, Any], path: str) -> Any:
-    """The cell of a column, or of a part of it: ``a.b``, ``a.0``; raises ValueError if the row has none."""
+    """The cell of a column, or a part of a cell by a path such as ``a.b`` or ``a.0``; raises ValueError if missing."""
     if path in values:
         return values[path]
     found: Any = values
@@ -99,10 +99,10 @@ def cell_at(values: Mapping[str, Any], path: str) -> Any:
 
 
 def question_of(cell: Any) -> str:
-    """A cell as a question: a text, or a conversation of one user message.
+    """The question in a cell, which holds a text, a number, or a conversation of one user message.
 
     Raises:
-        ValueError: If it is empty or something else.
+        ValueError: If the cell is empty or holds anything else.
     """
     if isinstance(cell, list) and cell and all(isinstance(one, Mapping) and "content" in one for one in cell):
         roles = [str(one.get("role")) for one in cell]
@@ -120,10 +120,10 @@ def question_of(cell: Any) -> str:
 
 
 def text_of(cell: Any) -> str:
-    """A cell as text: numbers by their digits, a list of one by what it holds.
+    """The answer in a cell as text: numbers by their digits, a list with one element as this element.
 
     Raises:
-        ValueError: If it is empty or nested; says which part could be named.
+        ValueError: If the cell is empty, not a finite number, or nested; then the message says how to name a part.
     """
     if isinstance(cell, list) and len(cell) == 1:
         cell = cell[0]
@@ -141,7 +141,7 @@ def text_of(cell: Any) -> str:
 
 
 def _part_of(what: str, cell: Any) -> str:
-    """How a part of a nested cell is named, down to the first one that is not nested itself."""
+    """A hint how to name a part of a nested cell, by the path to its first value that is not nested."""
     path = "<its column>"
     while isinstance(cell, Mapping | list | tuple) and cell:
         name = next(iter(cell)) if isinstance(cell, Mapping) else 0
@@ -161,7 +161,7 @@ def _whole(what: str, text: str) -> str:
 
 
 def number(text: str) -> float | None:
-    """The number that a text is, ``None`` if it is none; commas of thousands and a unit of money do not count."""
+    """The number that a text states, or ``None``; thousands commas and a currency sign in front are ignored."""
     digits = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)"  # 1,234,567 and 12,34,567, but not 1,5
     found = re.fullmatch(
         rf"[$€£]?\s*([+-]?(?:{digits}\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%?)\.?",
@@ -173,13 +173,13 @@ def number(text: str) -> float | None:
 
 
 def refuse_other_notation(text: str) -> None:
-    """A gold of 1.234,50 would be read as two numbers, and no response would be right."""
+    """Raises ValueError for a gold such as 1.234,50, which would be misread, so that no response would be right."""
     if re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+,\d+|[+-]?\d{1,3}(\.\d{3}){2,}", text.strip()):
         raise ValueError(f"the answer {text[:40]!r} has points between thousands: write it as 1234.50")
 
 
 def choices_of(cell: Any) -> dict[str, str]:
-    """A cell as choices by letter: a list, ``{text: [...], label: [...]}``, ``{A: ..., B: ...}``, or JSON of one."""
+    """Choices by letter from a cell: a list, ``{text: [...], label: [...]}``, ``{A: ..., B: ...}``, or JSON of one."""
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
@@ -195,10 +195,10 @@ def choices_of(cell: Any) -> dict[str, str]:
 
 
 def letter_of(gold: str, choices: Mapping[str, str]) -> str:
-    """The letter of the right choice, given as letter, as text, or by its place, of which the first is 0.
+    """The letter of the right choice, which the gold states as a letter, as an index from 0, or as the choice's text.
 
     Raises:
-        ValueError: If it is none of the choices.
+        ValueError: If the gold is none of the choices.
     """
     if gold in choices:
         return gold

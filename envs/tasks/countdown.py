@@ -1,11 +1,11 @@
 """``countdown``: reach a target from given numbers with ``+ - * /`` and parentheses (the game of TinyZero).
 
-Response: an expression in ``\\boxed{...}`` (or as ``answer_form`` says), ``= target`` after it or not. Right if it
-uses every given number just once and nothing else, and its exact value is the target. Splits: by the hash of the
-question, so seeds cannot leak.
+Response: an expression in ``\\boxed{...}`` (or as ``answer_form`` says), optionally followed by ``= target``. A
+response is right if the expression uses each given number exactly once and no other number, and its exact value is the
+target. Splits: by the hash of the question, so that they are disjoint for every seed.
 
-Expressions are parsed and computed here, with fractions, over a grammar of four operations: no policy's text is ever
-evaluated as code, and nothing that fits the grammar takes long.
+Expressions are parsed and computed here, with fractions, over a grammar of four operations. A policy's text is never
+evaluated as code, and every expression of the grammar is computed quickly.
 
 Version history: v1, first.
 """
@@ -24,7 +24,7 @@ from rewards.answers import answer_forms, candidates, in_form
 from rewards.parsing import parse
 
 MAX_CHARACTERS = 500
-"""Longer expressions cannot use a handful of numbers once each."""
+"""Longer expressions are refused: a few numbers, each used once, do not need so many characters."""
 _LATEX = {r"\times": "*", r"\cdot": "*", r"\div": "/", r"\left": "", r"\right": "", "$": ""}
 _LATEX |= {"\N{MULTIPLICATION SIGN}": "*", "\N{DIVISION SIGN}": "/", "\N{MINUS SIGN}": "-"}
 _FRACTION = re.compile(r"\\d?frac\{([^{}]*)\}\{([^{}]*)\}")
@@ -34,17 +34,18 @@ class Countdown:
     """Countdown with generated numbers. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
-        n_numbers: How many numbers a task gives, one of these at random.
-        max_number: Numbers are drawn from 1 to this.
-        max_target: Targets lie between 1 and this.
+        n_numbers: Counts of given numbers, from which each task's count is drawn.
+        max_number: Largest given number; numbers are drawn from 1 on.
+        max_target: Largest target; targets are at least 1.
         n_train: Number of training tasks.
         n_validation: Number of validation tasks.
         n_test: Number of test tasks.
-        seed: Which tasks are drawn; splits are disjoint by content for every seed.
-        answer_form: Where an answer is accepted: a name of :data:`rewards.answers.ANSWER_FORMS`, or several in order.
+        seed: Seed of the generated tasks; splits are disjoint by content for every seed.
+        answer_form: Form of the answer in a response, a name in :data:`rewards.answers.ANSWER_FORMS`, or several names
+            in order of preference.
 
     Raises:
-        ValueError: If fewer than two numbers are asked for, or limits are below 2.
+        ValueError: If a task would have fewer than two numbers, or a limit is below 2.
     """
 
     def __init__(
@@ -73,15 +74,15 @@ class Countdown:
         return draw_tasks(lambda _: self.draw(rng), split, self._sizes[Split(split)])
 
     def draw(self, rng: random.Random) -> Task:
-        """One task of any split: random steps from random numbers, until they end on a target within the limits."""
-        while True:  # every other draw or so ends outside of the limits
+        """Draws one task of any split: random operations on random numbers, until the result is a valid target."""
+        while True:  # about every second result is not an integer from 1 to max_target
             numbers = [rng.randint(1, self._max_number) for _ in range(rng.choice(self._n_numbers))]
             text, value = str(numbers[0]), Fraction(numbers[0])
             for number in numbers[1:]:
                 sign = rng.choice("+-*/")
                 text, value = f"({text} {sign} {number})", _apply(sign, value, Fraction(number))
             if value.denominator == 1 and 1 <= value <= self._max_target:
-                # Shuffled, or the order of the numbers would give the expression away.
+                # Shuffled, because the original order of the numbers is the order in the solution.
                 shown = rng.sample(numbers, len(numbers))
                 question = (
                     f"Use each of the numbers {', '.join(map(str, shown))} exactly once, with +, -, *, / and "
@@ -91,7 +92,7 @@ class Countdown:
                 return Task(key, question, text[1:-1], {"numbers": shown, "target": int(value)})
 
     def verify(self, task: Task, response: str) -> Score:
-        """1 if the expression uses the numbers and has the value."""
+        """1 if the expression uses exactly the given numbers and its value is the target."""
         offered = list(dict.fromkeys(candidates(response, self._form)))
         if not offered:
             return Score(0.0, Verdict.NO_ANSWER, None, "no_answer")
@@ -107,14 +108,14 @@ class Countdown:
         return Score.of(value == task.info["target"], offered[0], "value")
 
     def gold_response(self, task: Task) -> str:
-        """The expression that the task was made from."""
+        """The expression from which the task was generated."""
         return in_form(task.gold, self._form)
 
 
 def plain(expression: str) -> str:
     r"""An expression without LaTeX: ``\frac{a}{b}`` is ``((a)/(b))``, ``\times`` is ``*``."""
     expression = expression[: MAX_CHARACTERS + 1]
-    # A fraction within a fraction is replaced from the inside, one level each time.
+    # The pattern matches only innermost fractions, so nested fractions take one pass per level.
     while (replaced := _FRACTION.sub(r"((\1)/(\2))", expression)) != expression:
         expression = replaced
     for latex, sign in _LATEX.items():
@@ -123,7 +124,7 @@ def plain(expression: str) -> str:
 
 
 def compute(expression: str) -> tuple[Fraction, list[int]] | None:
-    """Exact value and the numbers used; ``None`` for what is no expression, is too long, or divides by zero."""
+    """The exact value and the numbers used; ``None`` if the text is no expression, is too long, or divides by zero."""
     if len(expression) > MAX_CHARACTERS:
         return None
     try:
@@ -138,7 +139,7 @@ _SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "
 
 
 def _value(node: ast.expr, used: list[int]) -> Fraction:
-    if isinstance(node, ast.Constant) and type(node.value) is int:  # True is an int to isinstance
+    if isinstance(node, ast.Constant) and type(node.value) is int:  # isinstance would accept True as an int
         used.append(node.value)
         return Fraction(node.value)
     if isinstance(node, ast.BinOp) and type(node.op) in _SIGNS:

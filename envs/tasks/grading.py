@@ -1,4 +1,4 @@
-"""What task sets with mathematical answers share: the form of the answer, and golds that are checked when they load."""
+"""Base class of task sets with mathematical answers: the answer form, and a check of the golds when tasks are read."""
 
 import logging
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ log = logging.getLogger(__name__)
 
 
 class MathGrading:
-    """Verification by :func:`rewards.math.score_math`, for task sets to inherit.
+    """Base class of task sets that verify with :func:`rewards.math.score_math`.
 
-    ``answer_form`` is a name of :data:`rewards.answers.ANSWER_FORMS` (``boxed``, ``sentence``, ``hash``,
-    ``answer_line``, ``last_number``, ...), or a list of them in order of preference: for base models and few-shot
-    prompts ``[boxed,hash,sentence,answer_line]``. ``reasoning`` holds pairs of marks; what stands between is a draft.
+    ``answer_form`` is a name in :data:`rewards.answers.ANSWER_FORMS` (``boxed``, ``sentence``, ``hash``,
+    ``answer_line``, ``last_number``, ...), or a list of names in order of preference, such as
+    ``[boxed,hash,sentence,answer_line]`` for base models and few-shot prompts. ``reasoning`` holds pairs of an opening
+    and a closing mark; text between the two marks is a draft, in which no answer is read.
     """
 
     verifies_elsewhere = True
@@ -27,7 +28,7 @@ class MathGrading:
         answer_form: str | Sequence[str] = "boxed",
         reasoning: Sequence[Sequence[str]] = REASONING,
     ) -> None:
-        """Takes the options; an unknown form or a mark without its partner is refused here, not in the middle."""
+        """Sets the options; raises here, not during a run, for an unknown form or a mark without its partner."""
         answer_forms(answer_form)
         for marks in reasoning:
             if isinstance(marks, str) or len(marks) != 2 or not all(isinstance(mark, str) and mark for mark in marks):
@@ -43,11 +44,11 @@ class MathGrading:
         return score_math(response, task.gold, self._form, self._deadline_s, self._reasoning)
 
     def gold_response(self, task: Task) -> str:
-        """The answer in the form that is accepted."""
+        """The gold in the accepted answer form."""
         return in_form(task.gold, self._form)
 
     def _checked(self, tasks: list[Task]) -> list[Task]:
-        """The same tasks; counts and names golds that nothing reads: only the very same text is right for them."""
+        """Returns the tasks unchanged and logs a warning with the golds that cannot be parsed as mathematics."""
         unread = set(unreadable([task.gold for task in tasks], self._deadline_s))
         if unread:
             where = [f"{task.id} ({task.gold})" for task in tasks if task.gold in unread]
@@ -57,7 +58,7 @@ class MathGrading:
 
 
 def gold_text(gold: object, where: str) -> str:
-    """A gold as text: an integer by its digits; raises ``ValueError`` for anything else that is no text."""
+    """A gold as text, an integer by its digits; raises ``ValueError`` for other values that are not text."""
     if isinstance(gold, int) and not isinstance(gold, bool):
         return str(gold)
     if not isinstance(gold, str):

@@ -1,7 +1,7 @@
 """``gsm8k``: grade-school word problems (Cobbe et al. 2021, arXiv 2110.14168). The answer is an integer.
 
-Response: anything with the answer in ``\\boxed{...}``, or as ``answer_form`` says. Splits: the published test split;
-of the published training split a tenth, chosen by the hash of the question, is for validation.
+Response: any text with the answer in ``\\boxed{...}``, or as ``answer_form`` says. Splits: the published test split;
+a tenth of the published training split, chosen by the hash of the question, is the validation split.
 
 Version history: v1, first.
 """
@@ -33,10 +33,10 @@ class GSM8K(MathGrading, Published):
 
     Args:
         path: Folder with ``train.jsonl`` and ``test.jsonl``, or ``hub``.
-        validation: Share of the training split that is kept for validation.
-        deadline_s: Seconds after which a comparison is killed.
-        answer_form: Where an answer is accepted; see :class:`~envs.tasks.grading.MathGrading`.
-        reasoning: Marks around what is a draft.
+        validation: Share of the published training split that is used for validation.
+        deadline_s: Limit in processor seconds after which the comparison of an answer with the gold is killed.
+        answer_form: Form of the answer in a response; see :class:`~envs.tasks.grading.MathGrading`.
+        reasoning: Pairs of marks around drafts; see :class:`~envs.tasks.grading.MathGrading`.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
 """``humaneval``: 164 functions to complete (Chen et al. 2021, arXiv 2107.03374). Test split only: never train on it.
 
 Question: the signature and docstring. Response: the whole function in a code block. Public tests: the docstring's
-examples, as far as they are plain calls and values; hidden ones: the data set's ``check``. Its plain assertions are
-compared in the supervisor; the rest of a ``check`` runs in a judge's process, with the prompt's own helper functions.
-A response runs behind the imports and helpers of its prompt, so that the function alone is enough, as in the official
-harness.
+examples that are plain calls and values. Hidden tests: the data set's ``check``. If all assertions of a ``check`` are
+plain, the supervisor compares the results; otherwise the whole ``check`` runs in a judge process, with the helper
+functions of the prompt. As in the official harness, the imports and helper functions of the prompt precede the
+response, so that a response needs only the function itself.
 
 Version history: v1, first.
 """
@@ -23,7 +23,7 @@ from rewards.code import CheckCode, FunctionTests
 _ARROWS = re.compile(r"^\s*(?:>>> )?(\w+\(.*\))\s*(?:==>|=>|->|==|=|\u279e|\u2192)\s*(.+?)\.?$", re.MULTILINE)
 
 CONTRADICTED = {"HumanEval/47", "HumanEval/116", "HumanEval/130", "HumanEval/148"}
-"""An example in the docstring is wrong: the data set's own solution fails it (found by running all of them)."""
+"""Tasks with a wrong example in the docstring, which the data set's own solution fails; they get no public tests."""
 
 
 _FILE = PublishedFile(
@@ -41,10 +41,10 @@ class HumanEval(CodeTasks, Published):
 
     Args:
         path: ``HumanEval.jsonl.gz`` or its folder, or ``hub``.
-        timeout_s: Processor seconds for one test of a program.
-        partial_credit: Pay a wrong program the share of tests that it passes.
-        isolation: The least isolation to run programs in.
-        sandbox: See :class:`rewards.sandboxes.SandboxOptions`.
+        timeout_s: Limit in processor seconds for one test of a program.
+        partial_credit: Whether a wrong program earns the share of tests that it passes.
+        isolation: The weakest isolation that is accepted for running programs.
+        sandbox: Further options of the sandbox, see :class:`rewards.sandboxes.SandboxOptions`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ def _task(row: dict[str, str]) -> Task:
 
 
 def tests_of(row: dict[str, str]) -> FunctionTests:
-    """Public tests from the docstring of a row, hidden ones from its ``check``."""
+    """The tests of a row: public tests from its docstring, hidden tests from its ``check``."""
     name, gold = row["entry_point"], row["prompt"] + row["canonical_solution"]
     prelude = without_definitions(f"{row['prompt']}\n    pass\n", (name,))
     public = () if row["task_id"] in CONTRADICTED else public_cases(row["prompt"], name)
@@ -80,28 +80,29 @@ def tests_of(row: dict[str, str]) -> FunctionTests:
     hidden = cases_of(body, {"candidate": name}) if body is not None else None
     if hidden is not None:
         return FunctionTests(public, hidden, prelude=prelude, gold=gold)
-    # The helpers of the prompt are trusted; taken from the program they could be made to agree with it.
+    # The judge gets the helper functions of the prompt. Helpers defined by the response could be written so that wrong
+    # results pass.
     setup = f"{row['prompt']}\n    pass\n{row['test']}"
     code = CheckCode((f"check({name})",), setup, (name,))
     return FunctionTests(public, code=code, prelude=prelude, gold=gold)
 
 
 def public_cases(prompt: str, name: str) -> tuple[Case, ...]:
-    """The examples of a docstring that are a plain call of the function and a plain value.
+    """The examples in a docstring that consist of a plain call of the function and a plain value.
 
     Doctest examples (``>>> f(1)`` with the value on the next line) and the arrows that HumanEval's authors used
     (``f(1) ==> 2``, ``f(1) == 2``, ``f(1) -> 2``).
     """
-    # The last definition is the one to complete; helper functions of the prompt stand before it.
+    # The function to complete is defined last; helper functions of the prompt precede it.
     docstring = prompt[prompt.rfind(f"def {name}") :]
     try:
         examples = doctest.DocTestParser().get_examples(docstring.replace('"""', "").replace("'''", ""))
-    except ValueError:  # indentation that doctest does not accept; the arrows may still be read
+    except ValueError:  # doctest rejects some docstrings' indentation; their arrows can still be read
         examples = []
     pairs = [*((example.source, example.want) for example in examples), *_ARROWS.findall(docstring)]
     cases: list[Case] = []
     for call, value in pairs:
-        # Only what is a call of this function with plain values; prose around an arrow is none.
+        # Keep only calls of this function with plain values; the arrows also match ordinary prose.
         found = value.strip() and declare_all(f"assert {call.strip()} == ({value.strip()})")
         if found and found[0].name == name and found[0] not in cases:
             cases.append(found[0])

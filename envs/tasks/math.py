@@ -1,9 +1,9 @@
 """``math``: competition problems (Hendrycks et al. 2021, arXiv 2103.03874), tested on MATH-500 (arXiv 2305.20050).
 
-Response: anything with the answer in ``\\boxed{...}``, or as ``answer_form`` says. Splits: ``train`` is MATH's
-training split; ``test`` is MATH-500; ``validation`` is the rest of MATH's test split, of which MATH-500 is a part.
-Left out: rows without an answer, rows of the test split whose solution has several boxes (the last one alone may be a
-part of the answer), and rows whose question stands in a split that is evaluated on.
+Response: any text with the answer in ``\\boxed{...}``, or as ``answer_form`` says. Splits: ``train`` is MATH's training
+split; ``test`` is MATH-500; ``validation`` is MATH's test split without MATH-500, which is a part of it. Left out are
+rows without an answer, rows whose answer has to be read from a solution with several boxes (the last box may be only a
+part of the answer), training questions that are in MATH's test split, and repeated questions.
 
 Version history: v1, first.
 """
@@ -56,9 +56,9 @@ class Math(MathGrading, Published):
     Args:
         path: Folder with ``math/train.jsonl`` (problem, answer or solution), ``math/test.jsonl`` (problem, solution),
             ``math500/test.jsonl`` (problem, answer); or ``hub``.
-        deadline_s: Seconds after which a comparison is killed.
-        answer_form: Where an answer is accepted; see :class:`~envs.tasks.grading.MathGrading`.
-        reasoning: Marks around what is a draft.
+        deadline_s: Limit in processor seconds after which the comparison of an answer with the gold is killed.
+        answer_form: Form of the answer in a response; see :class:`~envs.tasks.grading.MathGrading`.
+        reasoning: Pairs of marks around drafts; see :class:`~envs.tasks.grading.MathGrading`.
     """
 
     def __init__(
@@ -77,7 +77,8 @@ class Math(MathGrading, Published):
         if split == Split.TEST:
             return self._checked(_tasks("math500", test, ()))
         rest = self._rows(_REST, "math")
-        # Only solutions with a single box: of several the last one may be a part of the answer.
+        # _single_box is empty for a solution with several boxes, because its last box may be only a part of the answer;
+        # _tasks leaves rows without an answer out.
         validation = [row | {"answer": _single_box(row["solution"])} for row in rest]
         if split == Split.VALIDATION:
             return self._checked(_tasks("math/test", validation, test))
@@ -105,6 +106,6 @@ def _tasks(name: str, rows: list[dict[str, Any]], later: Iterable[dict[str, Any]
 
 
 def _content(problem: str) -> str:
-    """A question without what copies of it differ in: case, white space, dollars, sentence marks, fraction sizes."""
-    # For telling copies apart only: what is shown to the policy is the row's own text.
+    """A question without the details in which copies differ: case, spaces, dollars, punctuation, fraction sizes."""
+    # Used only to recognise copies; the policy reads the row's original text.
     return re.sub(r"[\s$.,;:?!]|\\[,;:! ]", "", problem.lower().replace("\\dfrac", "\\frac"))

@@ -1,8 +1,8 @@
 """``mbpp``: 974 crowd-sourced small functions (Austin et al. 2021, arXiv 2108.07732).
 
 Question: a sentence and the first assertion, which is the public test and names the function; the other assertions are
-hidden. Splits are the paper's: tasks 11-510 test, 511-600 validation, 601-974 train; 1-10 are prompt examples and in no
-split. A task whose text or solution stands in an earlier split of these three is left out of the later one.
+hidden tests. Splits are the paper's: tasks 11-510 test, 511-600 validation, 601-974 train; tasks 1-10 are prompt
+examples and in no split. A task whose text or solution is already in a split that precedes in this order is left out.
 
 Version history: v1, first.
 """
@@ -24,7 +24,7 @@ _HUB_SPLITS = ("train", "validation", "test", "prompt")
 
 
 def _file(part: str) -> PublishedFile:
-    """The whole file; the hub's copy comes in four parts, which together are the same rows."""
+    """The file with all rows, or one of the four parts in which the hub's copy has the same rows."""
     return PublishedFile(
         ("mbpp.jsonl",) if part == "all" else (f"mbpp.jsonl, {part}",),
         ("task_id", "text", "code", "test_list", "test_setup_code"),
@@ -40,10 +40,10 @@ class MBPP(CodeTasks, Published):
 
     Args:
         path: ``mbpp.jsonl`` or its folder, or ``hub``.
-        timeout_s: Processor seconds for one test of a program; task 123's own solution needs about 5.
-        partial_credit: Pay a wrong program the share of tests that it passes.
-        isolation: The least isolation to run programs in.
-        sandbox: See :class:`rewards.sandboxes.SandboxOptions`.
+        timeout_s: Limit in processor seconds for one test of a program; the solution of task 123 needs about 5.
+        partial_credit: Whether a wrong program earns the share of tests that it passes.
+        isolation: The weakest isolation that is accepted for running programs.
+        sandbox: Further options of the sandbox, see :class:`rewards.sandboxes.SandboxOptions`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class MBPP(CodeTasks, Published):
         Published.__init__(self, path)
 
     def _load(self, split: Split) -> list[Task]:
-        """Tasks of the paper's split, less those that an evaluation split holds already."""
+        """The tasks of the paper's split, without those whose text or solution is in a preceding split."""
         parts = _HUB_SPLITS if self._path == HUB else ("all",)
         rows = [row for part in parts for row in self._rows(_file(part))]
         seen: set[str] = set()
@@ -82,11 +82,11 @@ def _task(row: dict[str, Any]) -> Task:
 
 
 def tests_of(row: dict[str, Any], code: str) -> FunctionTests:
-    """The row's assertions: declared cases where they are plain, code for the judge where they are not.
+    """The tests of a row: declared cases if all assertions are plain calls and values, else code for the judge process.
 
     Args:
         row: A row of the data set.
-        code: Its solution, which says what functions a program defines (one of them is called ``sum``).
+        code: The row's solution, which defines the functions that are called; one task's function is called ``sum``.
     """
     defined = {name: name for name in top_level_names(code)}
     found = [declare_all(test, defined) for test in row["test_list"]]
@@ -94,8 +94,8 @@ def tests_of(row: dict[str, Any], code: str) -> FunctionTests:
     setup = row["test_setup_code"]
     if len(cases) == len(found) and not setup.strip():
         return FunctionTests(tuple(cases[:1]), tuple(cases[1:]), gold=code)
-    # Where some are not plain, or there is code to set up, all assertions go to the judge; the one that the question
-    # shows is public as well, where it can be declared alone.
+    # If some assertions are not plain, or there is setup code, the judge process runs all assertions. The assertion
+    # that the question shows is also a public test if it can be declared as cases and there is no setup code.
     public = tuple(found[0] or ()) if not setup.strip() else ()
     names = sorted(names_read("\n".join([setup, *row["test_list"]])) & defined.keys())
     return FunctionTests(public, code=CheckCode(tuple(row["test_list"]), setup, tuple(names)), gold=code)

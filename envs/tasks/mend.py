@@ -1,23 +1,23 @@
-r"""``mend``: put the solution into an equation, see what both sides come to, mend it.
+r"""``mend``: solve an equation by trial: insert a number, read the values of both sides, correct the number.
 
-Question: an equation ``m * (x + a) + b = c``. A response is the same equation with a number in the place of ``x``, so
-that it can be checked by reckoning both sides, and that is all the policy is told: what the left and the right side of
-*its own* equation come to, never the solution. The miss and the number that stood there are enough to mend it.
+Question: an equation ``m * (x + a) + b = c``. A response is the same equation with a number in place of ``x``. The
+feedback states only the values of the left and the right side of the *policy's own* equation, never the solution. The
+difference of the two sides and the number in the previous attempt are enough to compute the solution.
 
-Three notations. ``toy``, for a base with a word per term, where the right side is written as a multiple of ``m`` and
-the two sides are told by their difference:
+There are three notations. ``toy`` is for a base model with one word per term; it writes the right side as a multiple of
+``m``, and the feedback is the difference of the two sides:
 
 .. code-block:: text
 
     3* (x +4) +6 =3* (13)          3 * (x + 4) + 6 = 39
     try 3* (5 +4) +6 =3* (13)      quick
-    got diff=-6                    what is told: left minus right, after a right equation too
-    fix by2 3* (7 +4) +6 =3* (13)  mended: two more at the place of x
+    got diff=-6                    feedback: left minus right, in the same form after a right equation
+    fix by2 3* (7 +4) +6 =3* (13)  mended: the number in place of x is increased by 2
 
-``fix`` is obligatory before such a step, so that the first word alone decides the mode. Where ``b`` is 0, a one-layer
-model sees the solution (13 - 4); with ``b`` it is a matter of luck. ``plain`` (``3 * (7 + 4) + 6 = 39``) and ``latex``
-(``3\left(7 + 4\right) + 6 = 39``) are for language models, which may write what they like around the answer. The number
-is graded by :mod:`rewards.math`; an equation of another task is worth nothing even if it holds.
+A mended response must begin with ``fix``, so that the first word alone decides the mode. If ``b`` is 0, a one-layer
+model can read off the solution (13 - 4); otherwise it can only guess. ``plain`` (``3 * (7 + 4) + 6 = 39``) and
+``latex`` (``3\left(7 + 4\right) + 6 = 39``) are for language models, which may write other text around the answer.
+:mod:`rewards.math` grades the number; an equation other than the task's earns 0 even if it holds.
 
 Version history: v1, first.
 """
@@ -41,9 +41,9 @@ from rewards.values import read
 
 NOTATIONS = ("toy", "plain", "latex")
 TOY_LIMITS = {"factors": 9, "max_inner": 20, "max_outer": 5, "max_answer": 9}
-"""The largest values that the tiny base has words for."""
+"""The largest values for which the tiny base model has words."""
 TOY_FAR = 99
-"""A larger difference is told as ``far``."""
+"""A difference with a larger absolute value is reported as ``far``."""
 MAX_CHARACTERS = 200
 _TOY = re.compile(r"(?:try|fix by-?\d) (\d\* \(\d [+-]\d{1,2}\) [+-]\d{1,2} =\d\* \(-?\d{1,2}\))", re.ASCII)
 _NUMBER = r"\(?(-?\d+(?:\.\d+|/\d+)?)\)?"
@@ -57,22 +57,22 @@ class Mend:
         n_validation: Number of validation tasks.
         n_test: Number of test tasks.
         notation: ``toy``, ``plain`` or ``latex``.
-        factors: Values of ``m``, one at random; a value that stands there twice is twice as likely.
-        max_inner: ``a`` lies between this and its negative and is not 0.
-        max_outer: ``b / m`` lies between this and its negative.
+        factors: Values from which ``m`` is drawn; a value that is listed twice is twice as likely.
+        max_inner: Largest absolute value of ``a``, which is not 0.
+        max_outer: Largest absolute value of ``b / m``.
         p_zero: Probability that ``b`` is 0.
-        max_answer: The solution is an integer from 0 to this.
-        seed: Which tasks are drawn; splits are disjoint by content for every seed.
-        answer_form: Where an equation is accepted, in ``plain`` and ``latex``: a name of
-            :data:`rewards.answers.ANSWER_FORMS`, or several in order.
-        deadline_s: Seconds after which a comparison is killed.
+        max_answer: Largest solution; solutions are integers from 0 on.
+        seed: Seed of the generated tasks; splits are disjoint by content for every seed.
+        answer_form: Form of the equation in a response, in ``plain`` and ``latex``: a name in
+            :data:`rewards.answers.ANSWER_FORMS`, or several names in order of preference.
+        deadline_s: Limit in processor seconds after which the comparison of an answer with the gold is killed.
 
     Raises:
-        ValueError: For an unknown notation, a number that is not positive, or one that the toy has no word for.
+        ValueError: If the notation is unknown, a value is out of range, or the toy has no word for it.
     """
 
     observes_execution = True
-    """Scores carry what both sides come to, so feedback mode ``execution`` can be used."""
+    """Scores state the values of both sides, so feedback mode ``execution`` can be used."""
 
     def __init__(
         self,
@@ -114,10 +114,10 @@ class Mend:
         return draw_tasks(lambda _: self.draw(rng), split, self._sizes[Split(split)], content=lambda task: task.id)
 
     def draw(self, rng: random.Random) -> Task:
-        """One task of any split; ``info`` has the terms ``m, a, b, c`` and the equation as it is asked."""
+        """Draws one task of any split; ``info`` has the terms ``m, a, b, c`` and the equation with ``x``."""
         m, solution = rng.choice(self._factors), rng.randint(0, self._max_answer)
         a = rng.choice((-1, 1)) * rng.randint(1, self._max_inner)
-        # A multiple of m, so that the toy can write the right side as m * (a whole number).
+        # b is a multiple of m, because the toy writes the right side as m * (a whole number).
         b = 0 if rng.random() < self._p_zero else m * rng.choice((-1, 1)) * rng.randint(1, self._max_outer)
         terms = (m, a, b, m * (solution + a) + b)
         equation = written(terms, "x", self._notation)
@@ -128,15 +128,15 @@ class Mend:
         return Task(compact(equation), question, str(solution), {"terms": terms, "equation": equation})
 
     def verify(self, task: Task, response: str) -> Score:
-        """1 if the response is the task's equation with the solution in the place of ``x``."""
-        # What is told follows from the response's own equation alone, so it is the same for every verdict.
+        """1 if the response is the task's equation with the solution in place of ``x``."""
+        # The feedback is computed from the response's own equation, not from the verdict.
         offered, told = self._offered(response), self.told(task, response)
         if len(offered) != 1:
             verdict, reason = (Verdict.AMBIGUOUS, "hedged") if offered else (Verdict.NO_ANSWER, "no_answer")
             return Score(0.0, verdict, None, reason, told)
         answer, both = offered[0], sides(offered[0])
         holds = both is not None and both[0] == both[1]
-        # An equation that holds is easily found (1 = 1); it has to be the one that was asked for.
+        # An equation that merely holds is easy to find (1 = 1), so the response must be the task's equation.
         number = re.fullmatch(_pattern(task), answer, re.ASCII)
         if number is None:
             verdict = Verdict.NO_ANSWER if both is None else Verdict.WRONG
@@ -146,7 +146,7 @@ class Mend:
         return replace(score, answer=answer, key=answer, observation=told, public=holds, error=error)
 
     def told(self, task: Task, response: str) -> str:
-        """What both sides of the response's own equation come to; of the task, only the right side is used."""
+        """The feedback: the values of both sides of the response's own equation; of the task only ``c`` is used."""
         offered = self._offered(response)
         both = sides(offered[0]) if len(offered) == 1 else None
         if self._notation == "toy":
@@ -156,34 +156,35 @@ class Mend:
         return f"The left side is {left}, the right side is {right}."
 
     def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> str | None:
-        """What would be told if another number stood in the response; ``None`` if it is not the task's equation."""
+        """The feedback for a response with another number; ``None`` if the response is not the task's equation."""
         other = self.other_attempt(task, response, rng)
         return other and self.told(task, other)
 
     def other_attempt(self, task: Task, response: str, rng: random.Random) -> str | None:
-        """The task's equation with another number than the response's; ``None`` if that is another equation."""
+        """The response with another number in it; ``None`` if the response is not the task's equation."""
         offered = self._offered(response)
         number = re.fullmatch(_pattern(task), offered[0], re.ASCII) if len(offered) == 1 else None
         if number is None:
             return None
         other = str(rng.choice([k for k in range(self._max_answer + 1) if str(k) != number[1]]))
-        # What was reckoned is exchanged with the number, so that the two attempts differ in the number alone.
+        # A computation in the response is rewritten for the new number, so that the attempts differ in the number only.
         reckons = response.strip() == self.reckoned(task, number[1])
         return self.reckoned(task, other) if reckons else self._response(task, other)
 
     def gold_response(self, task: Task) -> str:
-        """The equation with the solution; in the toy, quick."""
+        """The equation with the solution; in the toy notation in the quick form."""
         return self._response(task, task.gold)
 
     def slipped(self, task: Task, rng: random.Random) -> str:
-        """A wrong number near the solution, among those that can be asked for."""
+        """A wrong number near the solution, from 0 to ``max_answer``."""
         numbers = (int(task.gold) + slip for slip in SLIPS)
         return str(rng.choice([number for number in numbers if 0 <= number <= self._max_answer]))
 
     def reckoned(self, task: Task, number: str) -> str:
-        """An attempt that reckons, rightly or not, before its equation: ``(39 - 6) / 3 - 4 = 8: ``.
+        """An attempt that computes the number before its equation, rightly or not: ``(39 - 6) / 3 - 4 = 8: ``.
 
-        A language model that has to state the number first guesses it. The toy has no words for this and is quick.
+        A language model that has to state the number first can only guess it. The toy notation has no words for the
+        computation, so there the attempt is quick.
         """
         if self._notation == "toy":
             return self._response(task, number)
@@ -193,9 +194,10 @@ class Mend:
         return f"{quotient}{inner} = {number}: {self._response(task, number)}"
 
     def worked_out(self, task: Task, wrong: str) -> str:
-        """A response that mends a wrong one: the own number is moved by what the two sides are apart, divided by ``m``.
+        """A response that corrects a wrong one: its number plus the difference of the two sides divided by ``m``.
 
-        In the toy it is *mended*; otherwise the reckoning stands before the answer, ``(39 - 33) / 3 = 2, 5 + 2 = 7: ``.
+        In the toy notation it has the *mended* form; otherwise the computation precedes the answer:
+        ``(39 - 33) / 3 = 2, 5 + 2 = 7: ``.
 
         Raises:
             ValueError: If the wrong response is not the task's equation with a whole number in it.
@@ -218,7 +220,7 @@ class Mend:
         return f"try {equation}" if self._notation == "toy" else in_form(equation, self._form)
 
     def _offered(self, response: str) -> list[str]:
-        """Different equations that are offered as final, each in its compact form."""
+        """The different equations that a response offers as final, each in its compact form."""
         if self._notation == "toy":
             found = [equation] if (equation := of_toy(response)) else []
         else:
@@ -227,7 +229,7 @@ class Mend:
 
 
 def written(terms: Sequence[int], unknown: str, notation: str = "toy") -> str:
-    """The equation ``m * (x + a) + b = c`` with this text in the place of ``x``."""
+    """The equation ``m * (x + a) + b = c`` with the text ``unknown`` in place of ``x``."""
     m, a, b, c = terms
     if notation == "toy":
         return f"{m}* ({unknown} {a:+d}) {b:+d} ={m}* ({c // m})"
@@ -238,13 +240,13 @@ def written(terms: Sequence[int], unknown: str, notation: str = "toy") -> str:
 
 
 def compact(equation: str) -> str:
-    """An equation in the one form in which equations are compared: no spaces, no LaTeX, no sign before a bracket."""
+    """An equation in the form in which equations are compared: no spaces, no LaTeX, no ``*`` before a bracket."""
     plain = re.sub(r"\\left|\\right|\\[,;:! ]|[\s${}]", "", equation.replace("\N{MINUS SIGN}", "-"))
     return re.sub(r"\\(?:cdot|times)(?![a-z])|\N{MULTIPLICATION SIGN}", "*", plain).replace("*(", "(")
 
 
 def sides(equation: str) -> tuple[Fraction, Fraction] | None:
-    """What both sides of an equation come to, exactly; ``None`` for what is no equation between two numbers."""
+    """The exact values of both sides of an equation; ``None`` if the text is not an equation between two numbers."""
     values = [_value(side) for side in equation[: MAX_CHARACTERS + 1].split("=")]
     if len(values) != 2 or len(equation) > MAX_CHARACTERS or values[0] is None or values[1] is None:
         return None
@@ -264,7 +266,7 @@ def _value(side: str) -> Fraction | None:
 
 
 def _miss(number: str, gold: str) -> str:
-    """The kind of error: by how much the number is off if by little, else in which direction."""
+    """The kind of error: by how much the number is off if by at most 3, else only whether it is too large or small."""
     off = Fraction(number) - int(gold)
     if off.denominator == 1 and abs(off) <= 3:
         return f"number {int(off):+d}"
@@ -272,17 +274,17 @@ def _miss(number: str, gold: str) -> str:
 
 
 def _pattern(task: Task) -> str:
-    """The task's equation in compact form with any number, the first group, in the place of ``x``."""
+    """A regular expression for the task's compact equation with any number, as group 1, in place of ``x``."""
     return re.escape(compact(task.info["equation"])).replace("x", _NUMBER)
 
 
 def of_toy(response: str) -> str | None:
-    """The equation of a toy response, without mode and trace, or ``None`` for anything else."""
+    """The equation of a toy response, without ``try`` or ``fix`` and its number; ``None`` if the text is malformed."""
     match = _TOY.fullmatch(response.strip())
     return match and match[1]
 
 
 def mended(task: Task, number: int) -> str:
-    """The *mended* toy response to the task's own equation with this number."""
+    """The *mended* toy response to an attempt with the task's equation and this number."""
     step = int(task.gold) - number
     return f"fix by{step} {written(task.info['terms'], str(number + step))}"

@@ -1,13 +1,13 @@
-"""``modchain``: a chain of steps modulo 10, where a habit rather than a skill decides.
+"""``modchain``: chains of steps modulo 10, where success depends on the chosen mode of answering, not on ability.
 
 Question: ``3 +4 *7 =2 +5 _``, a start digit and two to five steps: add, multiply, or set to a digit (``_`` does
 nothing). The answer is the last digit of the chain. A response is *quick* (``: 7``, the answer alone) or *worked*
-(``# 7 9 2 7 7``: the digit after each of the five steps, so that the last one is the answer). Anything else is no
-answer.
+(``# 7 9 2 7 7``: the digit after each of the five steps, the last of which is the answer). Any other response counts as
+no answer.
 
-A one-layer model does short chains in its head (a set step makes a chain short) and not long ones, but works out any.
-Whether a policy corrects itself therefore depends on which of the two modes it chooses on the second attempt:
-capability is fixed, habit is learned.
+In quick mode a one-layer model solves only short chains (a set step makes a chain short, because earlier steps no
+longer matter); in worked mode it solves chains of any length. Whether a policy corrects itself therefore depends on the
+mode that it chooses for the second attempt: the ability is there from the start, the choice of mode is learned.
 
 Version history: v1, first.
 """
@@ -24,7 +24,7 @@ N_STEPS = 5
 AFFINE_STEPS = (*(f"+{k}" for k in range(1, 10)), "*3", "*7", "*9")
 SET_STEPS = tuple(f"={k}" for k in range(10))
 STEPS = AFFINE_STEPS + SET_STEPS
-"""Affine steps are bijections of the digits, so no answer is likelier than another."""
+"""All steps. Affine steps are bijections of the digits, so no answer is more likely than another."""
 _RESPONSE = re.compile(rf"(?:: (\d)|#(?: \d){{{N_STEPS - 1}}} (\d))", re.ASCII)
 
 
@@ -36,8 +36,8 @@ class ModChain:
         n_validation: Number of validation tasks.
         n_test: Number of test tasks.
         p_set: Probability that a step sets the digit instead of computing with it.
-        step_weights: Relative frequency of chains with 1, 2, ... 5 steps.
-        seed: Which tasks are drawn; splits are disjoint by content for every seed.
+        step_weights: Relative frequencies of chains with 1, 2, ... 5 steps.
+        seed: Seed of the generated tasks; splits are disjoint by content for every seed.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ModChain:
         return draw_tasks(lambda _: self.draw(rng), split, self._sizes[Split(split)])
 
     def draw(self, rng: random.Random) -> Task:
-        """One task of any split."""
+        """Draws one task, which may belong to any split."""
         n_steps = rng.choices(range(1, N_STEPS + 1), self._step_weights)[0]
         steps = [rng.choice(SET_STEPS if rng.random() < self._p_set else AFFINE_STEPS) for _ in range(n_steps)]
         question = " ".join([str(rng.randrange(10)), *steps, *["_"] * (N_STEPS - n_steps)])
@@ -69,11 +69,11 @@ class ModChain:
         match = _RESPONSE.fullmatch(response.strip())
         if match is None:
             return Score(0.0, Verdict.NO_ANSWER, None, "malformed")
-        answer = match[1] or match[2]  # of the quick form, of the worked one
+        answer = match[1] or match[2]  # group 1 belongs to the quick form, group 2 to the worked form
         return Score.of(answer == task.gold, answer, "worked" if match[2] else "quick")
 
     def gold_response(self, task: Task) -> str:
-        """The answer, worked out."""
+        """The right response in the worked form."""
         return worked_response(task.question)
 
 
@@ -93,5 +93,5 @@ def chain(question: str) -> list[int]:
 
 
 def worked_response(question: str) -> str:
-    """``# `` and the digit after each step."""
+    """The worked response: ``# `` and the digit after each step."""
     return " ".join(["#", *map(str, chain(question))])

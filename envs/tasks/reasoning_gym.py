@@ -1,7 +1,7 @@
-"""Any reasoning-gym data set as a task set: 100+ procedural tasks with checkers, without a download.
+"""Any reasoning-gym data set as a task set: more than 100 generated tasks with scorers, without a download.
 
-``env=reasoning_gym env.dataset=chain_sum "+env.options.params={max_terms: 2}"``. The data set's own scorer decides. Its
-partial credit is off by default: several scorers pay for text that merely contains the answer.
+``env=reasoning_gym env.dataset=chain_sum "+env.options.params={max_terms: 2}"``. The data set's own scorer gives the
+reward. Partial credit is off by default, because several scorers pay for text that merely contains the answer.
 """
 
 import difflib
@@ -18,14 +18,16 @@ class ReasoningGym:
     """Tasks of one reasoning-gym data set.
 
     Args:
-        dataset: Its name, such as ``chain_sum``.
-        params: Arguments of its configuration, such as ``{"min_terms": 2, "max_terms": 2}``.
-        answer_form: Where in a response the answer is looked for.
-        partial_credit: Pay the scorer's values below 1 instead of 0. The verdict is ``correct`` at 1 only.
+        dataset: Name of the data set, such as ``chain_sum``.
+        params: Parameters of the data set, such as ``{"min_terms": 2, "max_terms": 2}``.
+        answer_form: Form of the answer in a response, a name in :data:`rewards.answers.ANSWER_FORMS`, or several names
+            in order of preference.
+        partial_credit: Whether an answer that the scorer values below 1 earns this value instead of 0. Only the value
+            1 gives the verdict ``correct``.
         n_train: Number of training tasks.
         n_validation: Number of validation tasks.
         n_test: Number of test tasks.
-        seed: Seed of the stream from which all splits are drawn; they are told apart by content.
+        seed: Seed of the stream from which all splits are drawn; the hash of a question decides its split.
 
     Raises:
         ValueError: If reasoning-gym has no such data set, or the data set refuses the parameters.
@@ -42,7 +44,7 @@ class ReasoningGym:
         n_test: int = 100,
         seed: int = 0,
     ) -> None:
-        import reasoning_gym  # half a second of imports, paid by those who use it
+        import reasoning_gym  # takes half a second, so it is imported only if it is used
         from reasoning_gym.factory import DATASETS
 
         if dataset not in DATASETS:
@@ -65,7 +67,7 @@ class ReasoningGym:
         return Task(f"{self._name}/{index}", item["question"], str(item["answer"]), {"item": item})
 
     def verify(self, task: Task, response: str) -> Score:
-        """The data set's own score of the extracted answer."""
+        """Scores the extracted answer with the data set's own scorer."""
         offered = list(dict.fromkeys(candidates(response, self._form)))
         if not offered:
             return Score(0.0, Verdict.NO_ANSWER, None, "no_answer")
@@ -77,5 +79,5 @@ class ReasoningGym:
         return Score(paid, Verdict.CORRECT if correct else Verdict.WRONG, offered[0], self._name)
 
     def gold_response(self, task: Task) -> str:
-        """The data set's own answer in the accepted form."""
+        """The data set's own answer in the accepted answer form."""
         return in_form(task.gold, self._form)

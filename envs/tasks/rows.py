@@ -1,9 +1,9 @@
-"""``rows``: questions from a file of one's own, without a line of code.
+"""``rows``: questions from the user's own file, without a line of code.
 
-Question, answer, tests and choices are columns with the usual names, or are named; what was found is printed.
-Response: as ``verify`` says (:mod:`envs.tasks.verifiers`). Splits: those that the data come with; what is missing of
-them is taken from ``train`` by the hash of the question (:func:`envs.splits.splits_of`). Rows that cannot be used are
-listed by line and refused, or left out with ``on_bad_rows=skip``.
+Question, answer, tests and choices are columns that are found by their usual names or named in the options; the columns
+that were found are printed. Response: as ``verify`` says (:mod:`envs.tasks.verifiers`). Splits: those of the data; a
+split that the data lack is taken from ``train`` by the hash of the question (:func:`envs.splits.splits_of`). Rows that
+cannot be used are listed by line and raise an error; with ``on_bad_rows=skip`` they are left out instead.
 
 Version history: v1, first.
 """
@@ -32,26 +32,26 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "eval", "evaluation"), Split.TEST),
 }
 SHOWN = 10
-"""Rows that a message lists."""
+"""Most faulty rows that a message lists."""
 _SAID: set[tuple[Path, str]] = set()
-"""What this process has said of a file; the same relative path elsewhere is another file."""
+"""Messages printed so far in this process, with the file's absolute path, so that each is printed only once."""
 
 
 class BadRowsError(ValueError):
-    """Rows of the data cannot be used; the message lists them by line."""
+    """Rows of the data cannot be used; the message lists the rows by line."""
 
 
 @dataclass(slots=True)
 class _Read:
-    """What is made of the data, on the way and in the end."""
+    """The result of reading the data, which is built up step by step."""
 
     rows: int
     faults: list[Fault]
     tasks: dict[Split, list[Task]] = field(default_factory=lambda: {split: [] for split in Split})
     places: dict[str, str] = field(default_factory=dict)
-    """Where a task's row stands, by its id."""
+    """The place of a task's row, such as ``my.jsonl, line 3``, by task id."""
     answers: dict[str, str] = field(default_factory=dict)
-    """The answer's own text, a whole solution maybe."""
+    """The full text of the answer cell, which may be a whole solution, by task id."""
     examples: list[tuple[Task, str]] = field(default_factory=list)
     provenance: list[Provenance] = field(default_factory=list)
     repeated: int = 0
@@ -61,26 +61,28 @@ class Rows:
     """Questions from files. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
-        path: A file (JSON Lines, JSON, CSV, TSV, Parquet), a folder with one such file or one a split, a folder that
-            ``datasets`` saved, or a data set's id on the hub.
-        verify: How answers are graded: a name of :data:`envs.tasks.verifiers.VERIFIERS`, or ``package.module:function``
+        path: A file (JSON Lines, JSON, CSV, TSV, Parquet), a folder with one such file or with one file per split, a
+            folder saved by ``datasets``, or a data set's id on the hub.
+        verify: How answers are graded: a name in :data:`envs.tasks.verifiers.VERIFIERS`, or ``package.module:function``
             with the signature of :meth:`envs.TaskSet.verify`.
-        verify_options: That verifier's own options, such as ``answer_form``.
-        question: Column of the question; ``a.b`` is column ``b`` within ``a``. ``None`` finds it by its name.
+        verify_options: Options of the verifier, such as ``answer_form``.
+        question: Column of the question; ``a.b`` is the part ``b`` of column ``a``. A column that is ``None`` is found
+            by its usual names.
         answer: Column of the answer.
-        tests: Column of a program's tests.
-        choices: Column of the choices to choose from, which the question then shows.
+        tests: Column of a program's tests, with ``verify=code``.
+        choices: Column of the choices, with ``verify=choice``; the question then shows the choices.
         split: Column that says which split a row belongs to.
-        splits: The data's own names of the splits, where they are unusual: ``{train: train_sft}``.
-        validation: Share of the training rows for validation, where the data have none.
-        test: Share of them for test, where the data have none.
-        subset: Of a data set on the hub that has several.
-        encoding: Of a text file, where it is no Unicode.
-        few_shot: So many training rows, or those of these lines, are shown answered in front of every question.
-        on_bad_rows: ``refuse`` or ``skip``.
+        splits: Names of the splits in the data, if they are unusual: ``{train: train_sft}``.
+        validation: Share of the training rows for validation, if the data have no validation split.
+        test: Share of the training rows for test, if the data have no test split.
+        subset: Configuration of a data set on the hub that has several.
+        encoding: Encoding of a text file that is not in Unicode, such as ``cp1252``.
+        few_shot: Number of training rows, or a list of their line numbers, that precede every question as examples with
+            answers.
+        on_bad_rows: ``refuse`` raises an error for rows that cannot be used; ``skip`` leaves such rows out.
 
     Raises:
-        ValueError: For a share, verifier or option that there is none of.
+        ValueError: If an option has an invalid value or does not apply, or there is no such verifier.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class Rows:
         few_shot: int | Sequence[int] = 0,
         on_bad_rows: str = "refuse",
     ) -> None:
-        # A folder called 2024 is a number to YAML.
+        # YAML reads a folder called 2024 as a number.
         path = str(path) if isinstance(path, int | Path) and not isinstance(path, bool) else path
         if not isinstance(path, str | None):
             raise ValueError(f"env.options.path={path}: the path of a file or folder is needed here")
@@ -137,36 +139,36 @@ class Rows:
 
     @staticmethod
     def episode(options: Mapping[str, Any]) -> dict[str, Any]:
-        """What an episode is made of where a config says nothing: prompts that ask for what the verifier reads."""
+        """Defaults of the episode for these options: prompts that ask for the answer form that the verifier reads."""
         verify = str(options.get("verify", "math"))
         prompts = make_verifier(verify, options.get("verify_options") or {}).prompts
         return {"prompts": prompts} | ({"feedback": "execution"} if verify == "code" else {})
 
     def load(self, split: Split) -> list[Task]:
-        """The tasks of a split; prints, once a process, what was found in the data.
+        """The tasks of a split; prints, once per process, what was found in the data.
 
         Raises:
             FileNotFoundError: If there is nothing at the path.
-            BadRowsError: If rows cannot be used and none may be left out.
+            BadRowsError: If rows cannot be used and ``on_bad_rows`` is ``refuse``.
         """
         return self._all().tasks[Split(split)]
 
     def verify(self, task: Task, response: str) -> Score:
-        """As the verifier of this name does."""
+        """The score that the verifier of this task set gives a response."""
         return self._verifier.verify(task, response)
 
     def gold_response(self, task: Task) -> str:
-        """The answer in the form that is read."""
+        """The gold in the form that the verifier reads."""
         return self._verifier.gold_response(task)
 
     @property
     def examples(self) -> list[tuple[Task, str]]:
-        """Rows that are shown in front of every question, with an answer to each."""
+        """The few-shot examples that precede every question: training rows and their answers."""
         return self._all().examples
 
     @property
     def provenance(self) -> list[Provenance]:
-        """What was read, once it was."""
+        """The provenance of the data; empty before the first ``load``."""
         return self._loaded.provenance if self._loaded else []
 
     def _all(self) -> _Read:
@@ -193,7 +195,7 @@ class Rows:
             for row in part:
                 try:
                     task = self._task(row, columns)
-                    # A column that says the split goes before the name of the file that the row is in.
+                    # A split column takes precedence over the name of the row's file.
                     own = str(cell_at(row.values, columns["split"])) if "split" in columns else name
                     read.tasks[self._known(own) if own else Split.TRAIN].append(task)
                 except ValueError as error:
@@ -202,7 +204,8 @@ class Rows:
                 read.places[task.id] = row.where
                 if "answer" in columns and isinstance(answer := row.values.get(columns["answer"]), str):
                     read.answers[task.id] = answer
-        # In this order: a wrong answer must not decide which of two equal questions stays, nor be shown as an example.
+        # The order matters: rows with a wrong answer go first, so that such a row is neither kept in place of a correct
+        # row with the same question, nor shown as a few-shot example.
         self._take_unpaid_out(read)
         self._take_repeated_out(read)
         self._cut(read, given)
@@ -212,7 +215,7 @@ class Rows:
         return read
 
     def _read(self) -> tuple[dict[str, list[Row]], list[Fault]]:
-        """Rows by the data's own name of their split; a single file has none."""
+        """Rows by the data's name of their split (empty for a single file), and the faults of unreadable rows."""
         place = Path(self._path).expanduser()
         if place.is_file():
             rows, faults = read_table(place, self._encoding)
@@ -237,9 +240,9 @@ class Rows:
         return {name: rows for name, (rows, _) in tables.items()}, [one for _, bad in tables.values() for one in bad]
 
     def _task(self, row: Row, columns: Mapping[str, str]) -> Task:
-        """A row as a task; raises ValueError with what is wrong with it."""
+        """Makes a task of a row; raises ValueError, with the reason, if the row cannot be used."""
         question = question_of(cell_at(row.values, columns["question"]))
-        # A program's own solution need not be there, every other answer must.
+        # Programs are graded by tests, so with verify=code a row needs no answer; otherwise every row needs one.
         optional = self._is_code and ("answer" not in columns or columns["answer"] not in row.values)
         gold = self._verifier.gold(None if optional else cell_at(row.values, columns["answer"]))
         used = {path.partition(".")[0] for path in columns.values()}
@@ -255,12 +258,12 @@ class Rows:
             question += shown
         elif not gold:
             raise ValueError("the answer is empty")
-        # By file and line: stable while rows are only added behind, and what a person would look for.
+        # Ids of file name and line number stay the same when rows are appended, and lead a reader to the row.
         place, _, number = row.where.rpartition(", ")
         return Task(f"{Path(place).name}/{number.split()[-1]}", question, gold, info)
 
     def _given_splits(self, parts: Mapping[str, Sequence[Row]], columns: Mapping[str, str]) -> set[Split]:
-        """The splits that the data come with."""
+        """The splits that the data name, in a split column or by the names of files or of a data set's splits."""
         names = {name for name in parts if name}
         if "split" in columns:
             cells = (row.values.get(columns["split"]) for part in parts.values() for row in part)
@@ -277,10 +280,11 @@ class Rows:
         return split
 
     def _cut(self, read: _Read, given: set[Split]) -> None:
-        """The splits that the data lack are taken from the training rows, by content."""
+        """Takes the splits that the data lack from the training rows, by the hash of the question."""
         train = read.tasks[Split.TRAIN]
         shares = {one: 0.0 if one in given else share for one, share in self._shares.items()}
-        # By a hash of its own: a file that was made of some task set's training questions would have no other ones.
+        # The prefix changes the hashes. Without it, a file made of the training questions of another task set, which
+        # splits by the same hash, would get no validation and test questions.
         questions = [f"rows {task.question}" for task in train]
         splits = splits_of(questions, shares[Split.VALIDATION], shares[Split.TEST])
         read.tasks[Split.TRAIN] = []
@@ -288,7 +292,7 @@ class Rows:
             read.tasks[split].append(task)
 
     def _take_unpaid_out(self, read: _Read) -> None:
-        """Rows whose own answer, in the form that is read, is not graded right are faults."""
+        """Moves rows whose gold response is not graded right from the tasks to the faults, unless grading is slow."""
         golds = [task.gold for tasks in read.tasks.values() for task in tasks]
         unread = set(unreadable(golds)) if isinstance(self._verifier, MathAnswers) else set()
         for split, tasks in read.tasks.items() if not self._is_slow else ():
@@ -299,7 +303,7 @@ class Rows:
                     score = self.verify(task, response)
                     if score.value != 1.0:
                         said = f"graded {score.verdict}" + (f" ({score.reason})" if score.reason else "")
-                except Exception as error:  # of somebody's own verifier; in the middle of a run it would be too late
+                except Exception as error:  # a user's verifier may raise anything; report it now, not during a run
                     said = f"not graded: the verifier raises {type(error).__name__}: {error}"
                 if said or task.gold in unread:
                     said = said or "nothing that mathematics reads: take verify=exact"
@@ -308,9 +312,9 @@ class Rows:
             read.tasks[split] = [task for task in tasks if task.id in read.places]
 
     def _take_repeated_out(self, read: _Read) -> None:
-        """A question is in one split only and once there; with two answers, or in a later split, it is a fault."""
+        """Keeps each question once; a repetition with another answer or in another split is a fault."""
         seen: dict[str, tuple[Task, Split]] = {}
-        # What is evaluated on keeps its questions; training loses those that stand there too.
+        # Test and validation come first: of a question that is also a training question, the evaluated row is kept.
         for split in (Split.TEST, Split.VALIDATION, Split.TRAIN):
             kept = []
             for task in read.tasks[split]:
@@ -330,7 +334,7 @@ class Rows:
             read.tasks[split] = kept
 
     def _refuse_or_report(self, read: _Read, found: str, splits: str) -> None:
-        """Prints what was found, once a process; raises BadRowsError if that is refused."""
+        """Prints once per process what was found; raises BadRowsError if there are faults and they are not skipped."""
 
         def order(fault: Fault) -> tuple[str, int]:
             place, _, number = fault.where.rpartition(" ")
@@ -367,7 +371,7 @@ class Rows:
             print(said, file=sys.stderr)
 
     def _take_examples(self, read: _Read) -> None:
-        """Few-shot examples leave the training split; a whole solution that is graded right is shown whole."""
+        """Moves training rows to the few-shot examples, with their whole solution if the solution is graded right."""
         train, asked = read.tasks[Split.TRAIN], self._few_shot
         by_line = {task.id.rpartition("/")[2]: task for task in train}
         wanted = list(by_line)[:asked] if isinstance(asked, int) else [str(line) for line in asked]

@@ -1,10 +1,10 @@
-"""``stdin_code``: whole programs on standard input, from the formats in which such problems are published.
+"""``stdin_code``: programs that read standard input, for problems in the usual published formats.
 
-Question: the problem's text. Response: a program that reads standard input and writes standard output, or, where a
-problem asks for it, a function or ``class Solution`` that is called with arguments in JSON. ``env.options.format`` is
-one of ``FORMATS``; ``generated`` (default) is a set from a grammar, :mod:`envs.tasks.stdin_grammar`, and needs no
-download. Public tests are those that a data set marks so, or, where it marks none, those whose input and output both
-stand in the question.
+Question: the problem's text. Response: a program that reads standard input and writes standard output, or, if the
+problem asks for it, a function or ``class Solution`` that is called with arguments in JSON. ``env.options.format`` is a
+name in ``FORMATS``; ``generated`` (the default) takes problems from a grammar, :mod:`envs.tasks.stdin_grammar`, and
+needs no download. Public tests are the tests that the data set marks as public; in formats without such marks, the
+tests whose input and output are both in the question's text.
 
 Version history: v1, first.
 """
@@ -49,25 +49,25 @@ class TreeNode:
     def __init__(self, val=0, left=None, right=None):
         self.val, self.left, self.right = val, left, right
 """
-"""What a function may use without importing it, as on the sites that its problem comes from."""
+"""Names that a function may use without importing them, as on the websites where such problems are published."""
 _log = logging.getLogger(__name__)
 Test = tuple[Any, Any]
-"""Input and output: two texts for a program; a list of arguments and a result for a function."""
+"""Input and expected output: two texts for a program; a list of arguments and a result for a function."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem, whatever format it was published in.
+    """A problem, independent of the format in which it was published.
 
     Args:
-        id: Within its data set.
-        question: Its text.
+        id: Id of the problem within its data set.
+        question: Text of the problem.
         public: Tests that the question shows.
-        hidden: Further tests.
-        function: What is called, if it asks for a function: ``f``, or ``Solution.f``.
-        starter: The code that it gives to begin with.
-        solutions: Programs in Python that are said to solve it.
-        difficulty: As the data set names it.
+        hidden: Further tests, which the question does not show.
+        function: Name of the function to call, such as ``f`` or ``Solution.f``; empty for a program.
+        starter: Code that the problem gives as a start, such as a signature.
+        solutions: Python programs that the data set states as solutions.
+        difficulty: Difficulty as the data set names it.
     """
 
     id: str
@@ -85,13 +85,13 @@ class Format:
     """A published format: where its files are, and how a row is read.
 
     Args:
-        read: Makes a problem of a row; raises ``ValueError`` or ``KeyError`` for one that cannot be used.
-        columns: What every row must have.
-        source: Where it is published.
-        licence: As its publisher states it.
-        hub: Its id on the hub.
-        parts: The name of each split's file and of its split on the hub; without one for validation, a share of the
-            training problems is kept for it.
+        read: Converts a row to a problem; raises ``ValueError`` or ``KeyError`` for a row that cannot be used.
+        columns: Columns that every row must have.
+        source: Where the data set is published.
+        licence: Licence as its publisher states it.
+        hub: Id of the data set on the hub.
+        parts: By split, the name of its file and of its split on the hub. Without an entry for validation, a share of
+            the training problems is used for validation.
     """
 
     read: Callable[[dict[str, Any]], Problem]
@@ -108,18 +108,18 @@ FORMATS.register("generated")(None)
 
 
 def _apps(row: dict[str, Any]) -> Problem:
-    """APPS and TACO: ``input_output`` is JSON with ``inputs``, ``outputs`` and, for a function, ``fn_name``."""
+    """Reads APPS and TACO: ``input_output`` is JSON with ``inputs``, ``outputs`` and, for a function, ``fn_name``."""
     given = _json(row["input_output"])
     question, starter, function = row["question"], row.get("starter_code") or "", given.get("fn_name") or ""
     outputs = given["outputs"]
     if function and all(isinstance(output, list) and len(output) == 1 for output in outputs):
-        outputs = [output[0] for output in outputs]  # results are wrapped in a list of one
+        outputs = [output[0] for output in outputs]  # the format wraps each result in a list with one element
     tests = list(zip(given["inputs"], outputs, strict=True))
     if not function:
         tests = [(_lines(stdin), _lines(stdout)) for stdin, stdout in tests]
     elif "class Solution" in starter:
         function = f"Solution.{function}"
-    # The format does not say which tests are public: those whose input and output stand in the text.
+    # The format does not mark public tests, so the tests whose input and output are in the question count as public.
     shown = [test for test in tests if all(_stands_in(question, part) for part in test)]
     solutions = _json(row.get("solutions") or "[]")
     return Problem(
@@ -140,7 +140,7 @@ _PYTHON_3 = 3
 
 
 def _code_contests(row: dict[str, Any]) -> Problem:
-    """CodeContests: lists of inputs and outputs, public, private and generated; solutions with a language's number."""
+    """Reads CodeContests: public, private and generated lists of inputs and outputs; solutions with a language code."""
     public, private, generated = (_pairs(row.get(f"{kind}_tests") or {}) for kind in ("public", "private", "generated"))
     found = row.get("solutions") or {"language": [], "solution": []}
     pairs = zip(found["language"], found["solution"], strict=True)
@@ -159,7 +159,7 @@ FORMATS.register("code_contests")(
 
 
 def _live_code_bench(row: dict[str, Any]) -> Problem:
-    """LiveCodeBench: tests as JSON; the private ones may be packed (base64, zlib, a pickled text)."""
+    """Reads LiveCodeBench: tests are JSON; private tests may be packed as a pickled text with zlib and base64."""
     public, private = (_json_tests(row.get(f"{kind}_test_cases") or "[]") for kind in ("public", "private"))
     kinds = {kind for _, _, kind in (*public, *private)}
     starter, function = row.get("starter_code") or "", ""
@@ -193,7 +193,7 @@ def _lines(text: Any) -> str:
 
 
 def _pairs(tests: Any) -> tuple[Test, ...]:
-    if isinstance(tests, list):  # rows of pairs instead of columns
+    if isinstance(tests, list):  # a list of {input, output} instead of one list per column
         return tuple((test["input"], test["output"]) for test in tests)
     return tuple(zip(tests.get("input", ()), tests.get("output", ()), strict=True))
 
@@ -204,7 +204,7 @@ def _stands_in(question: str, part: Any) -> bool:
 
 
 class _TextOnly(pickle.Unpickler):
-    """Reads a pickled text and refuses whatever would import something."""
+    """Unpickles plain values such as a text and refuses every import, because imports could run code from the file."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"{module}.{name} in a file of tests")
@@ -225,21 +225,21 @@ class StdinCode(CodeTasks, Published):
     """Whole programs. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
-        format: A name of ``FORMATS``.
+        format: Format of the problems, a name in ``FORMATS``.
         path: Folder with ``train.jsonl``, ``test.jsonl`` (and ``valid.jsonl``) in that format, a file, or ``hub``.
-        difficulty: Keep problems of these difficulties only, as the data set names them; empty keeps all.
-        max_hidden: Most hidden tests of a problem; 0 for all.
-        compare: How outputs are compared: a name of ``rewards.comparison.COMPARISONS``.
-        compare_options: Its options.
-        validation: Share of the training problems that is kept for validation, where the data set has no such split.
-        n_train: Generated training problems.
-        n_validation: Generated validation problems.
-        n_test: Generated test problems.
-        seed: Which problems are generated; splits are disjoint for every seed.
-        timeout_s: Processor seconds for one test of a program.
-        partial_credit: Pay a wrong program the share of tests that it passes.
-        isolation: The least isolation to run programs in.
-        sandbox: See :class:`rewards.sandboxes.SandboxOptions`.
+        difficulty: Difficulties to keep, as the data set names them; empty keeps all problems.
+        max_hidden: Largest number of hidden tests used per problem; 0 uses all.
+        compare: How outputs are compared, a name in ``rewards.comparison.COMPARISONS``.
+        compare_options: Options of the comparison.
+        validation: Share of the training problems used for validation, if the data set has no validation split.
+        n_train: Number of generated training problems.
+        n_validation: Number of generated validation problems.
+        n_test: Number of generated test problems.
+        seed: Seed of the generated problems; splits are disjoint for every seed.
+        timeout_s: Limit in processor seconds for one test of a program.
+        partial_credit: Whether a wrong program earns the share of tests that it passes.
+        isolation: The weakest isolation that is accepted for running programs.
+        sandbox: Further options of the sandbox, see :class:`rewards.sandboxes.SandboxOptions`.
     """
 
     def __init__(
@@ -272,11 +272,11 @@ class StdinCode(CodeTasks, Published):
         self._seed = seed
 
     def _load(self, split: Split) -> list[Task]:
-        """Problems of a split; one that an evaluation split holds is in no training split."""
+        """The problems of a split; training leaves out problems of validation and test, validation those of test."""
         if self._format is None:
             return [self._generated(*each) for each in draw_problems(split, self._sizes[Split(split)], self._seed)]
         parts = self._format.parts
-        # A validation split that the data set lacks is taken from training, by the hash of the question.
+        # If the data set has no validation split, the hash of the question selects training problems for it.
         wanted = split if split in parts or split is Split.TEST else Split.TRAIN
         if wanted not in parts:
             return []
@@ -305,7 +305,7 @@ class StdinCode(CodeTasks, Published):
             except (ValueError, KeyError, TypeError) as error:
                 refused.append(f"row {number + 1}: {type(error).__name__}: {error}")
                 continue
-            tasks.setdefault(normalise_question(task.question), task)  # some problems are published twice
+            tasks.setdefault(normalise_question(task.question), task)  # some data sets hold a problem twice
         if refused:
             _log.warning("%s: %d problems have no tests that can be used, first %s", part, len(refused), refused[0])
         return list(tasks.values())
@@ -335,17 +335,17 @@ class StdinCode(CodeTasks, Published):
 
 
 def _case(function: str, args: Any, expected: Any, kinds: list[str]) -> Case:
-    # Code without annotations has no kinds, and tests may have more arguments than it names: those are taken as they
-    # are.
+    # ``kinds`` is empty for a starter without the function, and a test may have more arguments than the function names.
+    # Values without an annotation are used unchanged.
     of_args, of_result = kinds[:-1], kinds[-1] if kinds else ""
     values = [_structured(kind, value) for kind, value in zip(of_args + [""] * len(args), args, strict=False)]
     return Case(function, tuple(values), _structured(of_result, expected))
 
 
 def _annotations(starter: str, function: str) -> list[str]:
-    """Annotations of the arguments and of the result in the code that is given to begin with; empty if it has none."""
+    """Annotations of a function's arguments and result in the starter code; empty if the code lacks the function."""
     try:
-        # Starters end with the colon of a function that has no body yet.
+        # A starter often ends with the colon of a function without a body, which alone does not parse.
         tree = parse(f"{starter.rstrip()} pass" if starter.rstrip().endswith(":") else starter)
     except SyntaxError:
         return []
@@ -357,7 +357,7 @@ def _annotations(starter: str, function: str) -> list[str]:
 
 
 def _structured(kind: str, value: Any) -> Any:
-    """A linked list or a tree where an annotation says so; tests write both as lists."""
+    """Converts a list to a linked list or a tree if the annotation says so, because tests write both as lists."""
     for name in ("ListNode", "TreeNode"):
         if name in kind and (value is None or isinstance(value, list)):
             if kind.lower().startswith("list["):

@@ -1,7 +1,7 @@
-"""Problems for whole programs from a grammar: a form of input, steps on a list of integers, a form of output.
+"""Problems for whole programs from a grammar: a form of input, steps on lists of integers, a form of output.
 
-The steps are those of ``tinycode``. Hidden tests come in three sizes, up to some thousand numbers, so that a program
-must read its input as it is written and may not be quadratic in it.
+The steps are those of ``tinycode``. Hidden tests come in three sizes, with lists of up to 3,000 numbers, so that a
+program must read its input in the given form and must not take quadratic time.
 """
 
 import random
@@ -15,13 +15,13 @@ from envs.tasks.tinycode import ENDS, Steps, behaviour, draw_steps, run_steps
 from rewards.wording import counted
 
 SIZES = (6, 150, 3000)
-"""Numbers in the lists of small, medium and large tests."""
+"""Largest number of integers in a list of small, medium and large tests."""
 N_PUBLIC, N_OF_SIZE = 2, (4, 3, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How lists stand in the input: in words, as a program that calls ``f`` on each, and as a writer of input."""
+    """A form of input: its description, program code that reads lists and calls ``f``, and a writer of such input."""
 
     words: str
     program: str
@@ -60,7 +60,7 @@ _FORMS = (
 
 @dataclass(frozen=True, slots=True)
 class _Show:
-    """How a list is printed; a number is printed as it is."""
+    """A form of output: how a list is printed; a number is always printed alone on its line."""
 
     words: str
     program: str
@@ -74,10 +74,10 @@ _SHOWS = (
 
 
 def draw_problems(split: Split, n: int, seed: int) -> list[tuple[str, str, list[tuple[str, str]], int]]:
-    """Question, program, tests and how many of them are public, of ``n`` problems that no other split has.
+    """Draws ``n`` problems that belong to this split only, each as question, program, tests and number of public tests.
 
     Raises:
-        ValueError: If the grammar does not hold so many.
+        ValueError: If fewer than ``n`` different problems are found.
     """
     rng = random.Random(f"stdin/{seed}/{split}")
     found: dict[str, tuple[str, str, list[tuple[str, str]], int]] = {}
@@ -88,7 +88,7 @@ def draw_problems(split: Split, n: int, seed: int) -> list[tuple[str, str, list[
         content = behaviour(steps)
         if split_of(content) == split and content not in found:
             problem = _problem(steps, form, show)
-            # A program that always prints the same must not pass, so results have to differ.
+            # Outputs must differ between tests, because a program that always prints the same text must not pass.
             if len({output for _, output in problem[2]}) > 3:
                 found[content] = problem
     if len(found) < n:
@@ -99,7 +99,7 @@ def draw_problems(split: Split, n: int, seed: int) -> list[tuple[str, str, list[
 
 
 def _problem(steps: Steps, form: _Form, show: _Show) -> tuple[str, str, list[tuple[str, str]], int]:
-    # Tests depend on the problem alone: the same one has the same tests, whatever the seed and the split's size.
+    # The generator is seeded by the problem itself, so that a problem has the same tests for every seed and split size.
     rng = random.Random(repr([(step.code, k) for step, k in steps]) + form.words + show.words)
     is_list = steps[-1][0] is ENDS[0]
     tests = []

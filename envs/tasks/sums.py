@@ -1,8 +1,8 @@
-"""``sums``: mental arithmetic for small language models, told by how much the last answer misses.
+"""``sums``: mental arithmetic for small language models, with feedback by how much the last answer is off.
 
 Question: ``48 + 83``. A response is right if its last number is the sum, so that a correction may be written out:
-``131 + 10 = 141``. The observation is the miss (``Too small by 10.``), never the sum: whoever has forgotten what it
-answered cannot use it.
+``131 + 10 = 141``. The feedback states the difference (``Too small by 10.``), never the sum, so that a policy can use
+it only together with its previous answer.
 
 Version history: v1, first.
 """
@@ -17,23 +17,24 @@ from rewards import Score, Verdict
 
 _NUMBER = re.compile(r"-?\d+", re.ASCII)
 SLIPS = (1, -1, 2, -2, 3, 9, -9, 10, -10, 11, 20, -20)
-"""What people and small models are off by: a unit, a carry, a ten."""
+"""Typical errors of people and small models: off by a unit, a carry or a ten."""
 
 
 class Sums:
     """Sums of whole numbers. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
-        low: Smallest number.
-        high: Largest number.
-        n_terms: Numbers in a sum.
+        low: Smallest number in a sum.
+        high: Largest number in a sum.
+        n_terms: Count of numbers in a sum.
         n_train: Number of training tasks.
         n_validation: Number of validation tasks.
         n_test: Number of test tasks.
-        seed: Which tasks are drawn. Splits are disjoint for every seed, whatever the order of a sum's numbers.
+        seed: Seed of the generated tasks. Splits are disjoint for every seed; sums of the same numbers in another order
+            are in the same split.
 
     Raises:
-        ValueError: If there are fewer than two numbers to a sum, or none to choose from.
+        ValueError: If a sum has fewer than two numbers, or the range from ``low`` to ``high`` is empty or negative.
     """
 
     observes_execution = True
@@ -65,27 +66,28 @@ class Sums:
         return draw_tasks(lambda _: self.draw(rng), split, self._sizes[Split(split)], content=content)
 
     def draw(self, rng: random.Random) -> Task:
-        """One task of any split."""
+        """Draws one task, which may belong to any split."""
         numbers = [rng.randint(*self._range) for _ in range(self._n_terms)]
         question = " + ".join(map(str, numbers))
         return Task(question, question, str(sum(numbers)))
 
     def verify(self, task: Task, response: str) -> Score:
-        """1 if the last number is the sum; the reason says whether it was computed in the response, or bare."""
+        """1 if the last number is the sum; the reason says whether the response shows a computation or not (bare)."""
         found = _NUMBER.findall(response)
         if not found:
             return Score(0.0, Verdict.NO_ANSWER, None, "no number", "No number found. Reply with a number only.")
         answer, mode = found[-1].lstrip("0") or "0", "computed" if "=" in response else "bare"
-        # More digits than any sum has are as wrong as they look, and Python refuses to read very many.
+        # An answer of 20 digits or more counts as 10**19: it is wrong anyway, and Python refuses to convert very long
+        # texts to integers.
         miss = int(task.gold) - int(answer) if len(answer) < 20 else int(task.gold) - 10**19
         return replace(Score.of(miss == 0, answer, mode), observation=_told(miss), public=miss == 0)
 
     def other_error(self, task: Task, response: str, score: Score, rng: random.Random) -> str:
-        """Another miss, for control C4."""
+        """The feedback for another difference, for control C4."""
         return rng.choice([told for miss in SLIPS if (told := _told(miss)) != score.observation])
 
     def other_attempt(self, task: Task, response: str, rng: random.Random) -> str | None:
-        """Another number in its place, for control C5; ``None`` where there is none."""
+        """Another number in place of the response, for control C5; ``None`` if the response has no number."""
         found = _NUMBER.findall(response)
         return str(max(1, int(found[-1][:9]) + rng.choice(SLIPS))) if found else None
 
@@ -99,11 +101,11 @@ def _told(miss: int) -> str:
 
 
 def slipped(task: Task, rng: random.Random) -> str:
-    """A wrong sum as one would write it."""
+    """A wrong sum with a typical error."""
     return str(max(1, int(task.gold) + rng.choice(SLIPS)))
 
 
 def corrected(task: Task, wrong: str) -> str:
-    """The sum worked out from a wrong one and its miss."""
+    """A correction that computes the sum from a wrong answer and its difference, such as ``131 + 10 = 141``."""
     miss = int(task.gold) - int(wrong)
     return f"{wrong} {'+' if miss > 0 else '-'} {abs(miss)} = {task.gold}"

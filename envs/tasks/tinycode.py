@@ -1,9 +1,10 @@
-"""``tinycode``: tiny functions on lists of integers from a grammar, with checkers; embedded, needs no download.
+"""``tinycode``: tiny functions on lists of integers, generated from a grammar with their tests; needs no download.
 
 Question: what ``f(xs)`` does, step by step, and two examples as assertions. Response: the function in a code block. The
-examples are the public tests; hidden ones are eight other inputs, the empty list among them. A task's hidden results
-take at least three different values, so a constant never passes. Every step changes something, and splits are disjoint
-by what the function does on probe inputs, not by its words: "reverse, then sort" is "sort".
+examples are the public tests; the hidden tests have eight other inputs, one of them the empty list. The hidden results
+of a task take at least three different values, so a function that returns a constant never passes. Every step changes
+the result for some input. Splits are disjoint by the function's results on probe inputs, not by the words of the
+question: "reverse, then sort" counts as the same function as "sort".
 
 Version history: v1, first.
 """
@@ -24,12 +25,12 @@ N_PUBLIC, N_HIDDEN = 2, 8
 _MIN_VALUES = 3
 _probe_rng = random.Random("tinycode/probes")
 _PROBES = [[_probe_rng.randint(-9, 12) for _ in range(length)] for length in (*range(8), *[6, 7, 8, 9] * 8)]
-"""Inputs of the kind that the tests have, and somewhat longer ones."""
+"""Inputs by which two functions are compared: similar to the inputs of the tests, some of them longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One step: its words, its Python, and what it does; ``{k}`` is a small number."""
+    """One step of a function: its words, its Python code and its effect; ``{k}`` is a number from 2 to 5."""
 
     words: str
     code: str
@@ -37,7 +38,7 @@ class _Step:
 
 
 Steps = list[tuple[_Step, int]]
-"""Steps with their numbers, the last of them an end."""
+"""Steps, each with its number ``k``; the last one is an element of ``ENDS``."""
 _STEPS = (
     _Step("add {k} to each number", "[x + {k} for x in xs]", lambda xs, k: [x + k for x in xs]),
     _Step("multiply each number by {k}", "[x * {k} for x in xs]", lambda xs, k: [x * k for x in xs]),
@@ -76,11 +77,11 @@ class TinyCode(CodeTasks):
         n_train: Number of training tasks.
         n_validation: Number of validation tasks.
         n_test: Number of test tasks.
-        seed: Which tasks are drawn; splits are disjoint by content for every seed.
-        timeout_s: Processor seconds for one test of a program.
-        partial_credit: Pay a wrong program the share of tests that it passes.
-        isolation: The least isolation to run programs in.
-        sandbox: See :class:`rewards.sandboxes.SandboxOptions`.
+        seed: Seed of the generated tasks; splits are disjoint by content for every seed.
+        timeout_s: Limit in processor seconds for one test of a program.
+        partial_credit: Whether a wrong program earns the share of tests that it passes.
+        isolation: The weakest isolation that is accepted for running programs.
+        sandbox: Further options of the sandbox, see :class:`rewards.sandboxes.SandboxOptions`.
     """
 
     def __init__(
@@ -118,10 +119,13 @@ class TinyCode(CodeTasks):
 
 
 def draw_steps(rng: random.Random, n_steps: tuple[int, int]) -> Steps:
-    """Between so many steps and so many, each of which changes something, and an end."""
+    """Draws the steps and the end of a function; ``n_steps`` are the fewest and the most steps before the end.
+
+    Every step changes the result for some input.
+    """
     while True:
         steps = [_draw_step(rng) for _ in range(rng.randint(*n_steps))] + [(rng.choice(ENDS), 0)]
-        # Leaving out any one step must change what comes out: "sort, then sort" is a longer question and no harder one.
+        # Leaving out any step must change the result: "sort, then sort" would be a longer question, but no harder one.
         if not any(_same(steps, steps[:i] + steps[i + 1 :]) for i in range(len(steps) - 1)):
             return steps
 
@@ -132,7 +136,7 @@ def _draw_step(rng: random.Random) -> tuple[_Step, int]:
 
 
 def _cases(steps: Steps) -> list[Case]:
-    """Cases of a function. They depend on the function alone: one function, one question, whatever the seed."""
+    """The test cases of a function; they depend on its steps only, so that its question is the same for every seed."""
     rng = random.Random("".join(f"{step.code} {k};" for step, k in steps))
     inputs = [[rng.randint(-9, 12) for _ in range(rng.randint(2, 7))] for _ in range(N_PUBLIC + N_HIDDEN - 1)]
     inputs.append([])
@@ -140,19 +144,19 @@ def _cases(steps: Steps) -> list[Case]:
 
 
 def run_steps(steps: Steps, value: object) -> object:
-    """What the function makes of a list."""
+    """The result of the function for a list."""
     for step, k in steps:
         value = step.apply(value, k)  # type: ignore[arg-type]
     return value
 
 
 def _same(steps: Steps, others: Steps) -> bool:
-    """Whether two functions agree on all probes."""
+    """Whether two functions have the same results on all probe inputs."""
     return all(run_steps(steps, list(xs)) == run_steps(others, list(xs)) for xs in _PROBES)
 
 
 def behaviour(steps: Steps) -> str:
-    """A text that is the same for functions that agree on all probes."""
+    """A hash that is the same for functions with the same results on all probe inputs."""
     results = repr([run_steps(steps, list(xs)) for xs in _PROBES])
     return hashlib.blake2b(results.encode(), digest_size=16).hexdigest()
 

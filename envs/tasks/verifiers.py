@@ -1,8 +1,8 @@
-"""How an answer from a file is graded: ``env.options.verify`` of ``env=rows`` is a name with a class behind it.
+"""Verifiers for answers from a file: ``env.options.verify`` of ``env=rows`` names one of the classes registered here.
 
-A class gets its options, turns a cell of the answer column into the gold's text, grades responses, and writes a
-response that must pass. Another module adds one with ``@VERIFIERS.register("mine", options=MyOptions)``; a function
-with the signature of ``TaskSet.verify`` needs no registration: ``verify=package.module:function``.
+A verifier class is built from its options, turns a cell of the answer column into the gold's text, grades responses,
+and writes a gold response. Another module adds a class with ``@VERIFIERS.register("mine", options=MyOptions)``; a
+function with the signature of ``TaskSet.verify`` needs no registration: ``verify=package.module:function``.
 """
 
 import ast
@@ -27,16 +27,16 @@ from rewards.math import DEADLINE_S
 from rewards.parsing import parse
 
 _FORM_PROMPTS = {"boxed": "math-v1", "tagged": "short-v1", "answer_line": "line-v1"}
-"""The prompts that ask for an answer in a form; others are asked for by the questions themselves, with ``plain-v1``."""
+"""The prompts that ask for each answer form; other forms get ``plain-v1``, and the question must ask for the form."""
 
 
 class RowVerifier(Protocol):
-    """What grades the answers of a file. ``prompts`` names the texts that ask for the form which it reads."""
+    """Interface of verifiers for a file's answers; ``prompts`` names the prompts that ask for the form that is read."""
 
     prompts: str
 
     def gold(self, cell: Any) -> str:
-        """A cell of the answer column as the gold of a task; raises ValueError, with what to do, if it is none."""
+        """The gold of a task from a cell of the answer column; raises ValueError, with a remedy, for unusable cells."""
         ...
 
     def verify(self, task: Task, response: str) -> Score:
@@ -49,22 +49,23 @@ class RowVerifier(Protocol):
 
 
 VERIFIERS: Lookup[Any] = Lookup("env.options.verify")
-"""Classes that build a :class:`RowVerifier` of their options; ``slow=True`` where that takes more than milliseconds."""
+"""Classes of type :class:`RowVerifier`; ``slow=True`` skips the grading of a file's own answers when it is loaded."""
 
 
 @dataclass(frozen=True)
 class FormOptions:
-    """Where in a response the answer stands.
+    """Options of verifiers that read the answer in a given form.
 
     Args:
-        answer_form: A name of :data:`rewards.answers.ANSWER_FORMS`, or several in order of preference.
+        answer_form: Form of the answer in a response, a name in :data:`rewards.answers.ANSWER_FORMS`, or several names
+            in order of preference.
     """
 
     answer_form: str | Sequence[str] = "boxed"
 
 
 class _InForm:
-    """Reads the one answer that a response offers in a form."""
+    """Base class of verifiers that read a response's only answer in a given form."""
 
     def __init__(self, answer_form: str | Sequence[str]) -> None:
         answer_forms(answer_form)
@@ -78,7 +79,8 @@ class _InForm:
         return in_form(task.gold, self._form)
 
     def verify(self, task: Task, response: str) -> Score:
-        # The same answer twice is one answer; two different ones are a hedge and are not paid, whichever is right.
+        # A repeated answer counts once. Two different answers are a hedge and earn 0, even if one of them is right;
+        # otherwise a policy could earn rewards by listing several answers.
         offered = list(dict.fromkeys(self._read(task, one) for one in candidates(response, self._form)))
         if not offered or offered == [""]:
             return Score(0.0, Verdict.NO_ANSWER)
@@ -98,7 +100,7 @@ class MathOptions(FormOptions):
     """Options of ``math``.
 
     Args:
-        deadline_s: Processor seconds after which a comparison is killed.
+        deadline_s: Limit in processor seconds after which the comparison of an answer with the gold is killed.
     """
 
     deadline_s: float = DEADLINE_S
@@ -106,14 +108,14 @@ class MathOptions(FormOptions):
 
 @VERIFIERS.register("math", options=MathOptions)
 class MathAnswers(MathGrading):
-    """Mathematical equality, exact and of any kind: ``1/2`` is ``\\frac12`` and 0.5."""
+    """Mathematical equality with the gold, decided exactly: ``1/2`` equals ``\\frac12`` and 0.5."""
 
     def __init__(self, *, answer_form: str | Sequence[str], deadline_s: float) -> None:
         self._grade_by(deadline_s, answer_form)
         self.prompts = _InForm(answer_form).prompts
 
     def gold(self, cell: Any) -> str:
-        """The answer of a whole solution too: what follows ``####``, or its only box."""
+        """The answer in the cell; of a whole solution the text after ``####``, or the content of its only box."""
         text = text_of(cell)
         refuse_other_notation(text)
         if "####" in text:
@@ -129,8 +131,8 @@ class ExactOptions(FormOptions):
     """Options of ``exact``.
 
     Args:
-        ignore_case: Capitals do not count.
-        ignore_space: Nor does white space at the ends, and any within is a single space.
+        ignore_case: Whether upper and lower case count as equal.
+        ignore_space: Whether white space at the ends is ignored and white space within counts as a single space.
     """
 
     answer_form: str | Sequence[str] = "tagged"
@@ -140,7 +142,7 @@ class ExactOptions(FormOptions):
 
 @VERIFIERS.register("exact", options=ExactOptions)
 class ExactAnswers(_InForm):
-    """The same text."""
+    """The same text as the gold."""
 
     def __init__(self, *, answer_form: str | Sequence[str], ignore_case: bool, ignore_space: bool) -> None:
         super().__init__(answer_form)
@@ -153,19 +155,19 @@ class ExactAnswers(_InForm):
 
 @dataclass(frozen=True)
 class NumberOptions(FormOptions, Tolerance):
-    """Options of ``number``: how far it may lie off, and where it stands."""
+    """Options of ``number``: the tolerance, and the form of the answer in a response."""
 
 
 @VERIFIERS.register("number", options=NumberOptions)
 class NumberAnswers(_InForm):
-    """A number, within a tolerance: ``1,234.50`` is 1234.5, ``50%`` is 0.5."""
+    """A number within a tolerance of the gold: ``1,234.50`` is read as 1234.5, ``50%`` as 0.5."""
 
     def __init__(self, *, answer_form: str | Sequence[str], absolute: float, relative: float) -> None:
         super().__init__(answer_form)
         self._absolute, self._relative = absolute, relative
 
     def gold(self, cell: Any) -> str:
-        """A number as it is written."""
+        """The text of the cell, unchanged; raises ValueError if it is not a number."""
         text = text_of(cell)
         refuse_other_notation(text)
         if number(text) is None:
@@ -181,18 +183,18 @@ class NumberAnswers(_InForm):
 
 @VERIFIERS.register("choice", options=FormOptions)
 class ChoiceAnswers(_InForm):
-    """The letter of the right choice. The choices are in a column of their own, or the question shows them."""
+    """The letter of the right choice; the choices are in their own column, or the question already shows them."""
 
     def gold(self, cell: Any) -> str:
-        """A letter in whatever marks it stands; else the cell, which the choices must know."""
+        """The letter of a cell such as ``(b)`` or ``B.``; else the cell's text, which must be one of the choices."""
         found = re.fullmatch(r"\(?([A-Za-z])\)?[.:]?", text_of(cell).strip())
         return found[1].upper() if found else text_of(cell).strip()
 
     def _read(self, task: Task, offered: str) -> str:
-        """``B`` of ``(b)``, ``B.``, ``B) text``, or of the choice's own text."""
+        """The letter of an answer: ``B`` for ``(b)``, ``B.``, ``B) text``, or the text of choice B."""
         choices: Mapping[str, str] = task.info.get("choices") or {}
         said = " ".join(re.sub(r"\\text\{(.*)\}", r"\1", offered).split())
-        # The text of a choice goes before a letter: a choice may be called "B".
+        # Texts of choices are compared before letters, because the text of another choice may be "B".
         for letter, text in choices.items():
             if said.casefold() == " ".join(text.split()).casefold():
                 return letter
@@ -205,9 +207,9 @@ class RegexOptions:
     """Options of ``regex``.
 
     Args:
-        pattern: Finds the answer in a response: its one group, or all of it; the last match counts.
-        stated: How a right response looks, with ``{}`` for the answer.
-        ignore_case: Capitals do not count.
+        pattern: Regular expression whose last match in a response is the answer: its only group, or else all of it.
+        stated: Template of a right response, with ``{}`` for the answer.
+        ignore_case: Whether upper and lower case count as equal when the answer is compared.
     """
 
     pattern: str
@@ -227,7 +229,7 @@ class RegexOptions:
 
 @VERIFIERS.register("regex", options=RegexOptions)
 class RegexAnswers:
-    """The last match of a pattern is the answer: ``{pattern: 'Answer: (.*)', stated: 'Answer: {}'}``."""
+    """The last match of a regular expression is the answer: ``{pattern: 'Answer: (.*)', stated: 'Answer: {}'}``."""
 
     prompts = "plain-v1"
 
@@ -235,7 +237,7 @@ class RegexAnswers:
         self._pattern, self._stated, self._fold = re.compile(pattern), stated, str.casefold if ignore_case else str
 
     def gold(self, cell: Any) -> str:
-        """The text that the pattern must find."""
+        """The answer text that the pattern must find in a right response."""
         return text_of(cell).strip()
 
     def verify(self, task: Task, response: str) -> Score:
@@ -247,7 +249,7 @@ class RegexAnswers:
         return Score.of(self._fold(answer) == self._fold(task.gold), answer)
 
     def gold_response(self, task: Task) -> str:
-        """The gold as a right response states it."""
+        """The template ``stated`` with the gold filled in."""
         return self._stated.replace("{}", task.gold)
 
 
@@ -256,7 +258,7 @@ class JsonOptions:
     """Options of ``json``.
 
     Args:
-        keys: Only these keys of an object are compared; empty for all.
+        keys: Keys of an object that are compared; empty compares all keys.
     """
 
     keys: Sequence[str] = field(default_factory=tuple)
@@ -264,7 +266,7 @@ class JsonOptions:
 
 @VERIFIERS.register("json", options=JsonOptions)
 class JsonAnswers:
-    """The same JSON value, whatever the order of keys: in a code block, or the response is nothing else."""
+    """The same JSON value as the gold, in any order of keys; the response is JSON alone or has JSON in a code block."""
 
     prompts = "json-v1"
 
@@ -272,7 +274,7 @@ class JsonAnswers:
         self._keys = list(keys)
 
     def gold(self, cell: Any) -> str:
-        """Any value; a text is read as JSON if it is some, as the cells of a CSV file are."""
+        """The cell's value as JSON; a text that is itself JSON, as in a CSV file, is parsed first."""
         if cell is None or cell == "":
             raise ValueError("the answer is empty")
         if isinstance(cell, str):
@@ -281,7 +283,7 @@ class JsonAnswers:
         return json.dumps(cell, ensure_ascii=False, sort_keys=True, default=str)
 
     def verify(self, task: Task, response: str) -> Score:
-        """1 if the value of the last code block, or of the whole response, is the gold."""
+        """1 if the last code block, or without code blocks the whole response, is the same JSON value as the gold."""
         blocks = re.findall(r"```(?:json)?\s*\n(.*?)```", response, re.DOTALL)
         try:
             value = json.loads(blocks[-1] if blocks else response)
@@ -301,7 +303,7 @@ class JsonAnswers:
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Equality of JSON values: 1 is 1.0 but not true."""
+    """Equality of JSON values: 1 equals 1.0, but not true."""
     if isinstance(left, dict) and isinstance(right, dict):
         return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
     if isinstance(left, list) and isinstance(right, list):
@@ -314,11 +316,11 @@ class CodeOptions:
     """Options of ``code``.
 
     Args:
-        public: How many of the tests the question shows; the others are hidden.
-        timeout_s: Processor seconds for one test of a program.
-        partial_credit: Pay a wrong program the share of tests that it passes.
-        isolation: The least isolation to run programs in.
-        sandbox: See :class:`rewards.sandboxes.SandboxOptions`.
+        public: Number of tests that the question shows; the others are hidden.
+        timeout_s: Limit in processor seconds for one test of a program.
+        partial_credit: Whether a wrong program earns the share of tests that it passes.
+        isolation: The weakest isolation that is accepted for running programs.
+        sandbox: Further options of the sandbox, see :class:`rewards.sandboxes.SandboxOptions`.
     """
 
     public: int = 1
@@ -330,7 +332,7 @@ class CodeOptions:
 
 @VERIFIERS.register("code", options=CodeOptions, slow=True)
 class CodeAnswers(CodeTasks):
-    """A program that passes the row's tests: assertions, or pairs of standard input and output; run in the sandbox."""
+    """A program, run in the sandbox, that passes the row's tests: assertions, or pairs of standard input and output."""
 
     prompts = "code-v1"
 
@@ -341,25 +343,26 @@ class CodeAnswers(CodeTasks):
         self._public = public
 
     def gold(self, cell: Any) -> str:
-        """A program; a row without one is taken as it is."""
+        """The program in the cell; empty if the row has no solution."""
         return cell.replace("\r\n", "\n") if isinstance(cell, str) else ""
 
     def tests(self, cell: Any, gold: str) -> tuple[Any, str]:
-        """The tests of a cell, and what the question shows of them.
+        """The tests in a cell, and the text by which the question shows the public ones.
 
         Args:
-            cell: Assertions, as a list or as text, with a line each; or inputs and outputs of a program.
-            gold: The row's own solution; empty for none.
+            cell: Assertions, as a list of texts or as Python code; or inputs and outputs of a program.
+            gold: The row's own solution; empty if there is none.
 
         Raises:
-            ValueError: If they are neither.
+            ValueError: If the cell holds neither assertions nor inputs and outputs.
         """
         if isinstance(cell, str) and cell.lstrip()[:1] in ("{", "["):
             try:
                 cell = json.loads(cell)
             except ValueError:
                 raise ValueError(f"the tests begin like JSON and are none: {cell[:60]}") from None
-        # In the order of certainty: pairs have names, assertions are a list or Python, and everything else is refused.
+        # The most certain format is tried first: pairs of inputs and outputs are recognised by their names, assertions
+        # are a list of texts or Python code, and everything else is refused.
         pairs = _pairs(cell)
         if pairs:
             shown = [f"Input:\n{stdin}\nOutput:\n{stdout}" for stdin, stdout in pairs[: self._public]]
@@ -377,14 +380,14 @@ class CodeAnswers(CodeTasks):
         return tests_of({"test_list": cell, "test_setup_code": ""}, gold), text
 
     def gold_response(self, task: Task) -> str:
-        """The row's own solution; raises NotImplementedError where it has none."""
+        """The row's own solution; raises NotImplementedError if the row has none."""
         if not task.gold:
             raise NotImplementedError(f"{task.id} has no solution of its own")
         return super().gold_response(task)
 
 
 def _pairs(cell: Any) -> list[tuple[str, str]]:
-    """Standard inputs and outputs: ``{inputs: [...], outputs: [...]}`` or a list of ``{input: ..., output: ...}``."""
+    """Pairs of standard input and output of ``{inputs: [...], outputs: [...]}`` or ``[{input: ..., output: ...}]``."""
     if isinstance(cell, dict) and {"inputs", "outputs"} <= cell.keys():
         if cell.get("fn_name"):
             raise ValueError("tests of a function in APPS' format: use env=stdin_code env.options.format=apps")
@@ -399,7 +402,7 @@ def _pairs(cell: Any) -> list[tuple[str, str]]:
 
 
 class FunctionAnswers:
-    """A function of somebody's own: ``(task, response) -> Score``; a row's other columns are in ``task.info``."""
+    """A user's function ``(task, response) -> Score``; columns that have no other use are in ``task.info``."""
 
     prompts = "plain-v1"
 
@@ -415,24 +418,24 @@ class FunctionAnswers:
         self._name = name
 
     def gold(self, cell: Any) -> str:
-        """A text as it is, anything else as JSON."""
+        """The cell's text unchanged; any other value as JSON."""
         return cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)
 
     def verify(self, task: Task, response: str) -> Score:
-        """What the function says; raises TypeError if that is no score."""
+        """The score that the function returns; raises TypeError if it returns anything else."""
         score = self._function(task, response)
         if not isinstance(score, Score):
             raise TypeError(f"env.options.verify={self._name} returned {score!r}; it must return a rewards.Score")
         return score
 
     def gold_response(self, task: Task) -> str:
-        """The gold in the form in which the function takes it, found by trying the usual ones."""
+        """The gold in the first of the usual answer forms that the function accepts; else the gold itself."""
         stated = [task.gold, *(form.format(task.gold) for form in STATED.values())]
         return next((one for one in stated if self.verify(task, one).value == 1.0), task.gold)
 
 
 def make_verifier(name: str, options: Mapping[str, Any]) -> RowVerifier:
-    """The verifier of a name, or around ``package.module:function``.
+    """Builds the verifier registered under a name, or one that calls ``package.module:function``.
 
     Raises:
         ValueError: If there is no such name, option, module or function.

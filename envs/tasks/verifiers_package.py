@@ -1,7 +1,8 @@
-"""Task sets of verifiers 0.4 as ours: ``env=verifiers env.options.name=<package>``. Its own rewards are the verdict.
+"""Imports task sets of the package verifiers 0.4: ``env=verifiers env.options.name=<package>``.
 
-What is played is one question and its answers, as with any task set of ours: tasks that need tools, a container or
-another model are refused or fail as errors of the verifier, which are masked and counted.
+The rewards of an imported task set decide the verdict. An episode consists of one question and the attempts at it, as
+with every task set. Tasks that need tools, a container or another model are refused, or end as errors of the verifier,
+which are masked and counted.
 """
 
 import asyncio
@@ -14,19 +15,21 @@ from rewards import Score, Verdict
 
 
 class VerifiersTasks:
-    """The tasks of an installed package of verifiers.
+    """The tasks of an installed package for the library verifiers.
 
     Args:
-        name: The package, as ``--env.taskset.id`` of verifiers takes it.
-        settings: Of its task set's config.
-        n: How many of its tasks are read; a task set without an end needs it, 0 reads all.
+        name: Name of the package, as in verifiers' ``--env.taskset.id``.
+        settings: Values for the config of the package's task set.
+        n: Number of tasks to read; 0 reads all, which an endless task set does not allow.
         validation: Share of the questions for validation, by the hash of their text.
         test: Share of the questions for test.
-        right: The reward from which on an answer is right, and worth 1; below it is wrong, and worth its reward.
+        right: Smallest reward of a right answer, which is then worth 1. An answer with a smaller reward is wrong and
+            worth this reward, or 0 if it is negative.
 
     Raises:
         ImportError: If verifiers or the package is not installed.
-        ValueError: If it has no tasks, or tasks that need more than an answer; or no answer could be wrong, or right.
+        ValueError: If ``name`` is empty, ``right`` is not in (0, 1], ``n`` is missing for an endless task set, or the
+            package has no tasks or tasks that need more than an answer.
     """
 
     partial_credit = True
@@ -78,22 +81,22 @@ class VerifiersTasks:
             raise ValueError(f"env.options.name={name}: it has no tasks")
 
     def load(self, split: Split) -> Sequence[Task]:
-        """The tasks whose question hashes to a split."""
+        """The tasks whose question the hash assigns to a split."""
         return self._splits[Split(split)]
 
     def verify(self, task: Task, response: str) -> Score:
-        """The weighted sum of the task's own rewards for a trace in which the model says this."""
-        # Its rewards are coroutines; the threads that a rollout verifies in run no event loop yet.
+        """Scores a response by the weighted sum of the task's own rewards for a trace with this response."""
+        # The rewards are coroutines. asyncio.run works here because a rollout's verification threads run no event loop.
         return score_of(asyncio.run(_scored(self._own[task.id], task.question, response)), self._right, response)
 
     def gold_response(self, task: Task) -> str:
-        """The task's own answer, where it has one; a package may read it in a form of its own."""
+        """The task's own answer, or an empty text; the package may expect answers in another form."""
         return task.gold
 
 
 def score_of(reward: float, right: float, response: str) -> Score:
-    """A sum of rewards as value and verdict, which say the same: what is right is worth 1, and nothing else is."""
-    # Weights that add up to 1 add up to a little less as floats: 0.7 + 0.2 + 0.1.
+    """Converts a sum of rewards to a score; a right answer is worth 1, a wrong one its reward, but at least 0."""
+    # Tolerance for rounding: as floats, the weights 0.7 + 0.2 + 0.1 add up to a little less than 1.
     correct = reward >= right - 1e-9
     value = 1.0 if correct else max(reward, 0.0)
     return Score(value, Verdict.CORRECT if correct else Verdict.WRONG, response.strip() or None, "verifiers")

@@ -1,9 +1,9 @@
-"""Tables and figures of a folder of runs, by id: T1 to T6, F0 to F14, C1 to C5, and whatever else was registered."""
+"""Tables and figures of a folder of runs, by id: T1 to T6, F0 to F14, C1 to C5, and those that plugins register."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from experiments.evidence import (  # noqa: F401  registers what they hold
+from experiments.evidence import (  # noqa: F401  importing a module registers its exhibits
     controls,
     curves,
     distributions,
@@ -17,7 +17,7 @@ from experiments.evidence.store import Store
 
 
 def ids() -> list[str]:
-    """Every id in the order of the page: tables, figures, controls, then those that were added."""
+    """Every id in the order of the page: tables, figures, controls, then other registered exhibits."""
     kinds = {kind: place for place, kind in enumerate("TFC")}
 
     def place(one: str) -> tuple[int, int]:
@@ -27,10 +27,10 @@ def ids() -> list[str]:
 
 
 def build(store: Store, only: Sequence[str] = ()) -> list[Exhibit]:
-    """Exhibits by id, all of them without one; what the folder cannot show says what is missing.
+    """Makes the exhibits named in ``only``, or all; an exhibit without data becomes an :class:`Absent` with the reason.
 
     Raises:
-        UnknownNameError: For an id that does not exist.
+        UnknownNameError: If ``only`` has an id that is not registered.
     """
     entries = {one: EXHIBITS[one] for one in only or ids()}
     made: list[Exhibit] = []

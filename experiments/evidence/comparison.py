@@ -1,4 +1,4 @@
-"""The numbers behind the main table and its sentences: every arm with its intervals, seeds, controls and costs."""
+"""Computes the numbers behind the main table and its sentences: intervals, seeds, controls and costs of every arm."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -14,19 +14,20 @@ from rl.analysis.significance import detectable_delta, mcnemar, newcombe_paired
 from rl.analysis.statistics import Interval
 
 FAILED_BELOW = 0.01
-"""A training run whose delta is at most this counts as a seed that did not learn to correct itself."""
+"""A training run whose delta is at most this value counts as failed: it did not learn to correct itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeedLine:
-    """One training run: its rates, and the evidence that the second attempt changes anything.
+    """One training run: its rates, and tests of whether accuracy differs between the two attempts.
 
     Args:
-        seed: Which.
-        rates: As stored, by name.
-        p_value: Of "the second attempt is right as often as the first", exact McNemar.
-        delta_interval: Newcombe's paired interval of delta; over tasks, so it says nothing about other seeds.
-        failed: Whether delta is at most :data:`FAILED_BELOW`; never for episodes of one attempt, which have none.
+        seed: Training seed.
+        rates: Headline rates by name, as fractions.
+        p_value: P-value of the exact McNemar test of "the second attempt is right as often as the first".
+        delta_interval: Newcombe's paired interval of delta; it is over tasks, so it says nothing about other seeds.
+        failed: Whether delta is at most :data:`FAILED_BELOW`; ``False`` for episodes of one attempt, which have no
+            delta.
     """
 
     seed: int
@@ -38,25 +39,26 @@ class SeedLine:
 
 @dataclass(frozen=True, slots=True)
 class ArmLine:
-    """One row of the table.
+    """Results of one arm: one row of the main table.
 
     Args:
-        arm: Its key.
-        name: Its name in tables.
-        trained: Whether anything was sampled to learn from.
+        arm: Key of the arm.
+        name: Name of the arm in tables.
+        trained: Whether the arm sampled episodes to learn from.
         rates: Rates with intervals, by name.
-        against: Difference in the comparison's goal, this arm minus another, by the other's key.
-        p_against: Two-sided bootstrap p-values of these differences, not adjusted.
-        detectable: The delta that this many tasks would show in 80 % of cases, were as many to change as did.
-        seeds: Its training runs.
+        against: Difference in the comparison's goal, this arm minus another arm, by the other arm's key.
+        p_against: Two-sided bootstrap p-values of the differences in ``against``, not adjusted.
+        detectable: The smallest delta that a test on this many tasks finds with 80 % power, given the share of tasks
+            whose verdict changed.
+        seeds: The training runs.
         crashed: Seeds that ended with an error.
-        controls: Accuracy of the second attempt under each control; empty if they were not played.
-        losses: What the second attempt loses under each control: its own accuracy minus the control's.
-        shift: Its own errors against those in its training data; ``None`` if the run did not say.
-        episodes: Sampled for training, the most of any seed.
+        controls: Accuracy of the second attempt under each control; empty if no control was played.
+        losses: Loss of the second attempt under each control: accuracy without the control minus accuracy under it.
+        shift: The arm's errors compared with the errors in its training data; ``None`` if the runs logged no errors.
+        episodes: Episodes sampled for training, the maximum over seeds.
         updates: Optimiser steps of a run, mean over seeds.
-        gradient_tokens: Tokens that a run learned, mean over seeds.
-        seconds: Wall clock of a run, mean over seeds.
+        gradient_tokens: Tokens that a run was trained on, mean over seeds.
+        seconds: Wall-clock seconds of a run, mean over seeds.
     """
 
     arm: str
@@ -79,15 +81,15 @@ class ArmLine:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything computed from the episodes of one mode.
+    """Results of all arms in one mode.
 
     Args:
         env: Name of the environment.
-        n_tasks: How many tasks.
+        n_tasks: Number of tasks.
         mode: ``greedy`` or ``sampled``.
-        attempts: K.
-        goal: The rate that arms are ranked by: ``delta``, or ``accuracy_t1`` where there is one attempt.
-        arms: In the order of the tables.
+        attempts: K, the number of attempts that an episode may have.
+        goal: The rate that arms are ranked by: ``delta``, or ``accuracy_t1`` if there is only one attempt.
+        arms: Results of every arm, in the order of the tables.
         missing: Names of arms without a finished run.
     """
 
@@ -100,19 +102,20 @@ class Comparison:
     missing: list[str]
 
     def arm(self, key: str) -> ArmLine:
-        """An arm by its key."""
+        """Results of the arm with this key."""
         return next(line for line in self.arms if line.arm == key)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
+        """The comparison as JSON types."""
         return plain(asdict(self))
 
 
 @lru_cache(maxsize=8)
 def compare(store: Store, mode: str) -> Comparison:
-    """Statistics of the runs of a folder in one mode.
+    """Compares the arms of a folder in one mode.
 
-    Arms are paired over the seeds that all trained ones finished; the one run of an untrained arm stands for all seeds.
+    Arms are paired over the seeds that all trained arms finished; the single run of an untrained arm is paired with
+    every seed.
     """
     goal = "delta" if store.attempts(mode) > 1 else "accuracy_t1"
     lines = [_line(store, mode, arm, goal) for arm in store.arms if arm in store.tables(mode)]
@@ -146,11 +149,11 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
 
 
 def _controls(store: Store, arm: str) -> tuple[dict[str, Interval], dict[str, Interval]]:
-    """Accuracy of the second attempt under each control, and what it loses there."""
+    """Accuracy of the second attempt under each control, and its loss compared with no control."""
     boot, there, lost = store.bootstrap("greedy"), {}, {}
     for control in CONTROLS:
         if arm in store.tables(control):
-            # The same tasks in the order of the arm's own episodes, so that differences are paired.
+            # Tasks are put into the order of the greedy episodes: differences are paired by position.
             places = {task: i for i, task in enumerate(store.tables(control)[arm].task_ids)}
             order = [places[task] for task in store.tables("greedy")[arm].task_ids]
             cells = store.cells(arm, control, "accuracy_t2")
@@ -174,16 +177,16 @@ def _seed(store: Store, mode: str, arm: str, index: int) -> SeedLine:
     seed = table.seeds[index]
     rates = {name: table.cells[name].per_seed()[index] for name in store.rates(mode, Where.HEADLINE)}
     rows = [row for row in store.rows_of(arm, mode) if row.seed == seed and row.attempts > 1]
-    # The four cells of the table that McNemar's test and Newcombe's interval for paired proportions start from.
+    # The 2 x 2 table of verdicts at both attempts, which McNemar's test and Newcombe's interval are computed from.
     pairs = Counter((row.correct[0], row.correct[row.at(2)]) for row in rows)
     both, broken, fixed, neither = (pairs[first, last] for first in (True, False) for last in (True, False))
-    # A hair above the limit, since 1 of 100 tasks is 0.01 only up to rounding.
+    # The tolerance makes a delta of 1 in 100 tasks count as failed, which rounding may put just above 0.01.
     failed = rates.get("delta", 1.0) <= FAILED_BELOW + 1e-9
     return SeedLine(seed, rates, mcnemar(fixed, broken), newcombe_paired(both, broken, fixed, neither), failed)
 
 
 def _detectable(store: Store, mode: str, arm: str) -> float:
-    """By the share of tasks whose verdict differs between first and second attempt, mean over seeds."""
+    """Smallest detectable delta, given the mean share of tasks whose verdict differs between the two attempts."""
     table = store.tables(mode)[arm]
     if "delta" not in table.cells:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Tables C1 to C5: the second attempt with something taken away or exchanged before it."""
+"""Tables C1 to C5: accuracy of the second attempt when the first attempt or its feedback is removed or exchanged."""
 
 from functools import partial
 
@@ -13,14 +13,14 @@ from rl.analysis.rates import named
 
 
 def control_table(store: Store, name: str) -> Table:
-    """Every arm's second attempts as they are and under a control.
+    """Accuracy of every arm's second attempt without and with one control.
 
     Args:
         store: The runs.
-        name: Of the control, in :data:`rl.analysis.controls.CONTROLS`.
+        name: Name of the control in :data:`rl.analysis.controls.CONTROLS`.
 
     Raises:
-        MissingError: If no run was evaluated with it.
+        MissingError: If no run was evaluated with this control.
     """
     comparison = compare(store, "greedy") if "greedy" in store.modes else None
     lines = [line for line in comparison.arms if name in line.controls] if comparison else []
@@ -48,7 +48,7 @@ for _name in CONTROLS:
 
 
 def control_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """One table for all of them, header and rows: arm, acc@t2 as it is and under each control that was played."""
+    """Header and rows of one table for all controls: arm, acc@t2 without a control, and acc@t2 under each control."""
     lines = [line for line in comparison.arms if line.controls]
     played = [name for name in CONTROLS if any(name in line.controls for line in lines)]
     rows = []

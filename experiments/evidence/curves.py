@@ -18,8 +18,9 @@ _NOT_VALIDATED = "no run was validated at least twice: set training.validate_eve
 
 
 def over_seeds(curves: Sequence[Curve], name: str, scale: float = 100) -> Series:
-    """Mean, range and single runs of curves that may differ in length; the mean ends where the shortest does."""
-    # Seeds may log different numbers of points (a budget of tokens): a mean over the longer ones alone would jump.
+    """Mean, range and single runs of the seeds' curves; the mean ends where the shortest curve ends."""
+    # With a budget of tokens, seeds log different numbers of points. A mean over only the longer curves would jump
+    # where a shorter one ends.
     shortest = min(len(curve.x) for curve in curves)
     stacked = scale * np.array([curve.y[:shortest] for curve in curves])
     return spread(name, curves[0].x[:shortest], stacked, [(curve.x, scale * curve.y) for curve in curves])
@@ -31,12 +32,18 @@ def _validation(store: Store, name: str, where: str = "validation") -> list[Seri
 
 
 def _scattered(store: Store, x: tuple[str, float], y: tuple[str, float]) -> list[Series]:
-    """Two metrics, each with its scale, at every step at which a run logged both; all seeds of an arm together."""
+    """One metric against another, at every step at which a run logged both; one series per arm with all its seeds.
+
+    Args:
+        store: The runs.
+        x: Name of the metric on the x axis, and the factor that it is multiplied by.
+        y: Name of the metric on the y axis, and the factor that it is multiplied by.
+    """
     found = []
     for arm in store.trained:
         pairs: list[tuple[float, float]] = []
         for one, other in zip(store.curves(arm, x[0]), store.curves(arm, y[0]), strict=False):
-            # Validations are rarer than steps: points exist only where both were logged.
+            # Validations are rarer than training steps, so that one of the two metrics may be missing at a step.
             at = dict(zip(one.x, x[1] * one.y, strict=True))
             pairs += [(at[n], y[1] * value) for n, value in zip(other.x, other.y, strict=True) if n in at]
         if pairs:
@@ -46,7 +53,7 @@ def _scattered(store: Store, x: tuple[str, float], y: tuple[str, float]) -> list
 
 @exhibit("F1", "Learning")
 def dynamics(store: Store) -> Figure:
-    """The headline rates while training goes on, a panel each."""
+    """The headline rates on the validation tasks over training, one panel for each rate."""
     rates = store.rates(store.mode, Where.HEADLINE)
     panels = [
         Panel("", _EPISODES, rate.header, _validation(store, name), zero=not name.startswith("accuracy"))
@@ -60,12 +67,12 @@ def dynamics(store: Store) -> Figure:
 
 @exhibit("F2", "How often the answer changes")
 def change_rate(store: Store) -> Figure:
-    """How often the final answer differs from the first, over the part of training that is done."""
+    """How often the second answer differs from the first, over the share of training that is done."""
     series = []
     for arm in store.trained:
         if curves := store.curves(arm, "eval/validation/changed_answer"):
-            # In percent of its own length, since arms matched on tokens or updates sample different numbers of
-            # episodes.
+            # x is in percent of a run's own length, since arms that are matched on tokens or updates sample different
+            # numbers of episodes.
             scaled = [Curve(100 * curve.x / max(1.0, curve.x[-1]), curve.y) for curve in curves]
             series.append(over_seeds(scaled, store.names[arm]))
     if not series:
@@ -79,7 +86,7 @@ def change_rate(store: Store) -> Figure:
 
 @exhibit("F4", "Whose attempts are corrected")
 def mismatch(store: Store) -> Figure:
-    """Correction of stored first attempts against correction of its own ones."""
+    """Share of wrong first attempts that an arm fixes: those of the base, stored before training, and its own."""
     where = {
         "base_train": "base's attempts at training tasks",
         "base_validation": "base's attempts at validation tasks",
@@ -102,7 +109,7 @@ def mismatch(store: Store) -> Figure:
 
 @exhibit("F9", "Correction against first-attempt KL")
 def kl_frontier(store: Store) -> Figure:
-    """What correction costs in distance of the first attempt from the base."""
+    """Delta against the KL divergence of the first attempt from the base: the cost of correction in drift."""
     series = _scattered(store, ("policy/kl_ref_t1", 1), ("eval/validation/delta", 100))
     if not series:
         raise MissingError("needs an online arm with a KL to the base (algorithm.stages.*.kl_coefs) and validations")
@@ -118,7 +125,7 @@ def kl_frontier(store: Store) -> Figure:
 
 @exhibit("F11", "What is trained on")
 def data_mode(store: Store) -> Figure:
-    """What the training samples show: fixes, copies, rewritten right answers."""
+    """Shares of fixes, copied right answers and rewritten right answers among the training samples, over training."""
     kinds = {
         "data/i_to_c": "wrong -> right",
         "data/c_to_c_copied": "right -> the same text",
@@ -148,7 +155,7 @@ def _kept_curves(store: Store, arm: str, kind: str) -> list[Curve]:
         found = [row for row in store.rounds(arm, seed) if row.get(kind) is not None]
         total = store.runs[arm, seed].result["totals"]["episodes"]
         if found:
-            # Rounds sample equally many episodes.
+            # All rounds sample the same number of episodes, so x is computed from the number of the round.
             x = np.array([total * row["round"] / len(found) for row in found])
             curves.append(Curve(x, np.array([row[kind] for row in found])))
     return curves
@@ -156,7 +163,7 @@ def _kept_curves(store: Store, arm: str, kind: str) -> list[Curve]:
 
 @exhibit("F12", "Changing wrong and right answers")
 def calibration(store: Store) -> Figure:
-    """Does it change wrong answers rather than right ones?"""
+    """How often wrong answers are changed against how often right ones are; one point for each validation."""
     series = _scattered(store, ("eval/validation/change_if_right", 100), ("eval/validation/change_if_wrong", 100))
     if not series:
         raise MissingError(_NOT_VALIDATED)
@@ -172,7 +179,7 @@ def calibration(store: Store) -> Figure:
 
 @exhibit("F13", "Fit of accuracy over episodes")
 def accuracy_fit(store: Store) -> Figure:
-    """A sigmoid of validation accuracy over the logarithm of sampled episodes, after ScaleRL."""
+    """Sigmoid fits of validation accuracy over the logarithm of sampled episodes, after ScaleRL (arXiv 2510.13786)."""
     name = f"accuracy_t{min(2, store.attempts(store.mode))}"
     rate, series, ends = named(name), [], []
     for mean in _validation(store, name):
@@ -181,7 +188,7 @@ def accuracy_fit(store: Store) -> Figure:
             x = np.geomspace(max(1.0, mean.x[1]), mean.x[-1], 60)
             series.append(Series(mean.name, mean.x[1:], mean.y[1:], mark=Mark.POINTS))
             series.append(Series(mean.name, x.tolist(), fit(x).tolist()))
-            # A fit that ends at the bound says that the curve jumps, not how steep it is.
+            # If the fitted steepness is at its bound, the curve jumps, and the data do not say how steep it is.
             bounded = fit.steepness < MAX_STEEPNESS - 0.01
             steep = f"B = {fixed(fit.steepness, 2)}" if bounded else "B at its bound (a step)"
             ends.append(f"{mean.name} A = {fixed(fit.ceiling)} %, {steep}")

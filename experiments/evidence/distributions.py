@@ -17,12 +17,12 @@ from rl.analysis.statistics import by_responses
 _TRANSITIONS = {(False, True): "i->c", (True, False): "c->i", (True, True): "c->c", (False, False): "i->i"}
 _EDGES = [i / EDIT_BINS for i in range(EDIT_BINS)]
 DIFFICULTY = ((0.0, 0.0), (0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
-"""Bins of the base's pass rate, open below and closed above; the first one is "never"."""
+"""Bins of the base's pass rate, open below and closed above; the first bin holds tasks that the base never solves."""
 
 
 @exhibit("F3", "How far the second attempt is from the first")
 def edit_distance(store: Store) -> Figure:
-    """How far second attempts are from first ones, by transition, in evaluation and in training; a panel an arm."""
+    """Edit ratio between first and second attempt by transition, in evaluation and in training; one panel per arm."""
     mode = store.modes[-1]
     panels = []
     for arm in store.arms:
@@ -30,7 +30,8 @@ def edit_distance(store: Store) -> Figure:
         for row in store.rows_of(arm, mode):
             second = row.at(2)
             counts[_TRANSITIONS[row.correct[0], row.correct[second]]][_bin(row.texts[0], row.texts[second])] += 1
-        # All four transitions share one area, so that a rare one is drawn small.
+        # The areas of the four transitions add up to 1: normalised one by one, a rare transition would look as large as
+        # a frequent one.
         total = max(1.0, sum(float(found.sum()) for found in counts.values()))
         series = [_density(name, found, total) for name, found in counts.items() if found.sum()]
         trained = _trained_on(store, arm)
@@ -62,8 +63,8 @@ def _trained_on(store: Store, arm: str) -> np.ndarray:
         rounds = store.rounds(arm, seed)
         for row in rounds:
             counts += np.sum(list(row.get("edits", {}).values()) or [np.zeros(EDIT_BINS)], axis=0)
-        # An offline arm logs what its rule kept, round by round; an online one trains on all it samples, of which some
-        # are stored.
+        # An offline arm logs the edits of what its rule kept in each round. An online arm trains on all its episodes
+        # but stores only some of them, so its curve is computed from the stored episodes.
         for episode in [] if rounds else store.episodes(arm, seed):
             texts = [turn["text"] for turn in episode["turns"]]
             if len(texts) > 1 and episode["error"] is None:
@@ -73,7 +74,7 @@ def _trained_on(store: Store, arm: str) -> np.ndarray:
 
 @exhibit("F5", "Who corrects whom")
 def cross_matrix(store: Store) -> Figure:
-    """Every arm corrects every arm's first attempts."""
+    """Share of wrong first attempts of every arm that every arm fixes, as a heat map."""
     tables = store.cross()
     if not tables:
         raise MissingError("needs cross=<tasks>")
@@ -108,7 +109,7 @@ def cross_matrix(store: Store) -> Figure:
 
 @exhibit("F6", "Parallel or sequential")
 def parallel_or_sequential(store: Store) -> Figure:
-    """The same number of responses spent on parallel samples or on corrections."""
+    """Accuracy of a majority vote if the same number of responses is spent on parallel samples or on corrections."""
     by_kind: dict[str, list[Series]] = {"majority": [], "sequential": []}
     by_tokens: dict[str, list[Series]] = {"majority": [], "sequential": []}
     for arm in store.arms:
@@ -118,7 +119,7 @@ def parallel_or_sequential(store: Store) -> Figure:
         seeds = dict.fromkeys(row.seed for row in rows)
         per_seed = [by_responses([row for row in rows if row.seed == seed]) for seed in seeds]
         first = float(np.mean([row.n_tokens[0] for row in rows]))
-        # Tokens of one response: of a first attempt, or the mean over the attempts of a corrected one.
+        # Mean tokens of one response: of a first attempt for parallel samples, of any attempt for corrected ones.
         whole = float(np.mean([sum(row.n_tokens) for row in rows])) / rows[0].attempts
         for kind, tokens in (("majority", first), ("sequential", whole)):
             n = min(len(points) for points in per_seed)
@@ -149,7 +150,7 @@ def _per_task(store: Store) -> int:
 
 @exhibit("F7", "More attempts")
 def more_attempts(store: Store) -> Figure:
-    """Accuracy over further attempts."""
+    """Accuracy of each attempt when episodes have more attempts than in training."""
     series = []
     for arm in store.arms:
         if arm in store.tables(LONGER):
@@ -168,7 +169,7 @@ def more_attempts(store: Store) -> Figure:
 
 @exhibit("F8", "By difficulty")
 def difficulty(store: Store) -> Figure:
-    """Where answers are mended and broken, by how often the base is right."""
+    """Share of tasks that get fixed and that get broken, by how often the base solves them."""
     base: dict[str, list[bool]] = defaultdict(list)
     for row in store.rows_of(BASE, "sampled"):
         base[row.task_id].append(row.correct[0])
@@ -204,7 +205,7 @@ def difficulty(store: Store) -> Figure:
 
 @exhibit("F10", "The two weights of SCoRe")
 def sweeps(store: Store) -> Figure:
-    """What the bonus (alpha) and the first attempt's KL (beta2) do: arms that differ from SCoRe in one of them."""
+    """Rates over the bonus (alpha) and the first attempt's KL weight (beta2), from arms that vary only one of them."""
     found = {arm: _alpha_beta2(store.arm_config(arm)) for arm in store.trained}
     known = {arm: pair for arm, pair in found.items() if pair is not None}
     panels = []
@@ -223,10 +224,10 @@ def sweeps(store: Store) -> Figure:
 
 
 def _alpha_beta2(arm: Any) -> tuple[float, float] | None:
-    """The two weights of an arm with SCoRe's two stages, everything else being as it is in SCoRe."""
+    """The weights (alpha, beta2) of an arm that has SCoRe's two stages; ``None`` for any other method."""
     stages = [stage for stage in (arm.get("stages") or {}).values() if stage.get("share", 1.0)]
-    # SCoRe's stage I pays nothing for the first attempt; an arm without that, or with a further change, is another
-    # method.
+    # In SCoRe, stage I gives the first attempt no reward. An arm that rewards it, or that changes the advantage or the
+    # source of first attempts, is another method and does not belong on the curve.
     if len(stages) != 2 or list(stages[0].get("reward_weights", []))[:1] != [0.0]:
         return None
     if any(stage.get("advantage") or stage.get("offline_first_attempts") for stage in stages):
@@ -235,7 +236,7 @@ def _alpha_beta2(arm: Any) -> tuple[float, float] | None:
 
 
 def _varying(known: dict[str, tuple[float, float]], index: int) -> list[str]:
-    """Arms that agree with ``score`` in the other weight, sorted by this one."""
+    """Arms whose other weight is that of ``score``, sorted by the weight ``index`` (0 is alpha, 1 is beta2)."""
     if "score" not in known:
         return []
     other = known["score"][1 - index]

@@ -1,4 +1,4 @@
-"""Exhibits for paper: SVG and PNG figures that stay readable in black and white, tables as CSV and Markdown."""
+"""Writes exhibits for paper: figures as SVG and PNG, readable in black and white; tables as CSV and Markdown."""
 
 import csv
 import io
@@ -16,20 +16,21 @@ _STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0
 _MARKERS = "osD^vPX*<>hd"
 _PER_ROW = 3
 _WIDTH = {1: 8.0, 2: 6.5, 3: 5.4}
-"""Inches of a panel, by panels in a row."""
+"""Width of a panel in inches, by the number of panels in a row."""
 _LEGEND = {1: 3, 2: 4, 3: 5}
-"""Columns of the legend."""
+"""Number of columns of the legend, by the number of panels in a row."""
 _DPI = 130
 
 
 def write(exhibit: Exhibit, folder: Path) -> list[Path]:
-    """Writes an exhibit's files; nothing for one that is absent.
+    """Writes an exhibit's files; an absent exhibit has none.
 
     Returns:
-        ``<id>.svg`` and ``<id>.png`` with the caption below, or ``<id>.csv`` and ``<id>.md``.
+        Paths of the written files: ``<id>.svg`` and ``<id>.png`` with the caption below the figure, or ``<id>.csv`` and
+        ``<id>.md``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # An exhibit that has become absent must not leave an earlier drawing behind.
+    # Without this, an exhibit that is absent now would still have the files of an earlier report.
     for old in folder.glob(f"{exhibit.id}.*"):
         old.unlink()
     if isinstance(exhibit, Figure | Dots):
@@ -44,7 +45,7 @@ def write(exhibit: Exhibit, folder: Path) -> list[Path]:
 
 
 def in_lines(table: Table) -> list[list[str]]:
-    """Header and rows of a table, each cell in one line: what stands under a number, its interval, in brackets."""
+    """Header and rows of a table with each cell on one line; the interval below a value is put in brackets after it."""
     header, rows = table.flat()
     cells = ([cell.split("\n") for cell in row] for row in rows)
     return [header, *([value + "".join(f" [{one}]" for one in below) for value, *below in row] for row in cells)]
@@ -63,7 +64,7 @@ def _write_table(table: Table, folder: Path) -> list[Path]:
 
 
 def svg(figure: Figure | Dots) -> str:
-    """A figure with its caption below, as a file of its own would have it."""
+    """A figure with its caption below as SVG text, the same as in the file that :func:`write` makes."""
     return _svg(_drawn(figure), figure)
 
 
@@ -71,7 +72,8 @@ def _svg(canvas: Any, figure: Figure | Dots) -> str:
     import matplotlib
 
     out = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):  # the same file from the same data
+    # A fixed salt and no date: the same data give the same file.
+    with matplotlib.rc_context({"svg.hashsalt": figure.id, "svg.fonttype": "none"}):
         canvas.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
 
@@ -80,14 +82,15 @@ def _drawn(figure: Figure | Dots) -> Any:
     canvas, n_columns = _dots(figure) if isinstance(figure, Dots) else _panels(figure)
     text = textwrap.fill(f"{figure.title} ({figure.id}). {figure.caption}", 34 * n_columns + 50)
     canvas.supxlabel(text, fontsize=8)
-    # Constrained layout is solved here, with the caption's room in it.
+    # Solves the constrained layout once, with room for the caption, and then turns it off: otherwise every call of
+    # savefig would solve it again.
     canvas.draw_without_rendering()
-    canvas.set_layout_engine("none")  # laid out once, drawn as often as wanted
+    canvas.set_layout_engine("none")
     return canvas
 
 
 def _dots(figure: Dots) -> tuple[Any, int]:
-    """One panel for each view, or for each row where rows have units of their own; badges stand to the right."""
+    """Draws one panel for each view, or for each row if rows have different units; badges are to the right of a row."""
     import matplotlib.figure
 
     if figure.shared:
@@ -113,7 +116,7 @@ def _dots(figure: Dots) -> tuple[Any, int]:
 
 
 def _panels(figure: Figure) -> tuple[Any, int]:
-    import matplotlib.figure  # here, so that what draws nothing starts at once
+    import matplotlib.figure  # imported here since it is slow, and most commands draw nothing
 
     n = len(figure.panels)
     n_columns = 2 if n == 4 else min(_PER_ROW, n)
@@ -122,7 +125,7 @@ def _panels(figure: Figure) -> tuple[Any, int]:
     tall = max((len(panel.heat.rows) for panel in figure.panels if panel.heat), default=0)
     height = max(4.2, 0.42 * tall + 2.5)
     size = (_WIDTH[n_columns] * n_columns, height * n_rows + 1.6)
-    canvas = matplotlib.figure.Figure(figsize=size, layout="constrained")  # without pyplot: no state, no window
+    canvas = matplotlib.figure.Figure(figsize=size, layout="constrained")  # no pyplot: no global state, no window
     axes = canvas.subplots(n_rows, n_columns, squeeze=False)
     for axis, panel in zip(axes.flat, figure.panels, strict=False):
         _draw_panel(axis, panel, look)
@@ -161,7 +164,7 @@ def _draw_series(axis: Any, series: Series, index: int) -> None:
     colour = COLOURS[index % len(COLOURS)]
     style, marker = _STYLES[index % len(_STYLES)], _MARKERS[index % len(_MARKERS)]
     if series.mark is Mark.STEPS:
-        # Left edges of equal bins and, one width on, the end of the last.
+        # `series.x` are the left edges of bins of equal width; stairs also needs the right edge of the last bin.
         edges = [*series.x, 2 * series.x[-1] - series.x[-2]]
         axis.stairs(series.y, edges, color=colour, linestyle=style, linewidth=1.4, label=series.name)
         return

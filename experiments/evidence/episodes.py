@@ -1,4 +1,4 @@
-"""The episodes that a page carries: an index that it opens with, and shards of texts that are read on demand."""
+"""The episodes of a page: an index that is loaded when the page opens, and shards of texts that are read on demand."""
 
 import base64
 import gzip
@@ -13,17 +13,17 @@ from rl.analysis.rows import LONGER, EvalRow
 TRAINING = "training"
 TRAINING_PER_RUN = 64
 MAX_CHARACTERS = 100_000_000
-"""Of all attempts' texts together: what a search through all of them still holds in a browser's memory."""
+"""Most characters of all attempts' texts together; a browser must be able to hold them in memory during a search."""
 SHARD_CHARACTERS = 1_000_000
-"""Of the texts of one shard, about: what is read to show one episode."""
+"""Approximate number of characters of a shard; the browser reads a whole shard to show one of its episodes."""
 RIGHT = "correct"
 
 
 class Packed:
-    """Episodes in the page's form: columns to filter by, and texts in shards.
+    """Episodes in the format of the page: columns to filter by, and texts in shards.
 
     Args:
-        arms: Names of the arms, by their keys.
+        arms: Names of the arms by key.
     """
 
     def __init__(self, arms: dict[str, str]) -> None:
@@ -34,10 +34,10 @@ class Packed:
         self.bodies: list[list[Any]] = []
         self.note = ""
         self.tasks: dict[str, tuple[str, str | None]] = {}
-        """Question and gold by id; a task that is not there is its own question."""
+        """Question and gold answer by task id; the question of a task without an entry is its id."""
         self.tokens: dict[int, str] = {}
         self.places: dict[str, str] = {}
-        """Folder of a run, seen from the page, by ``<number of its arm>/<seed>``."""
+        """Path of each run's folder relative to the page, by ``<number of its arm>/<seed>``."""
 
     def __len__(self) -> int:
         return len(self.bodies)
@@ -52,19 +52,19 @@ class Packed:
         n_tokens: Sequence[int],
         more: dict[str, Any] | None = None,
     ) -> None:
-        """An episode.
+        """Adds an episode of K attempts.
 
         Args:
-            place: Key of its arm, seed, kind of episode, task, and its line in the file that it is from.
-            verdicts: Of its K attempts.
+            place: Key of the arm, seed, mode, task id, and line number of the episode in the file that it is from.
+            verdicts: K verdicts.
             texts: K texts.
-            answers: K answers, ``None`` where none was found.
+            answers: K answers, ``None`` where the attempt has no answer.
             rewards: K rewards.
-            n_tokens: K lengths.
-            more: Of a training episode: its step, its turns' tokens, its advantages.
+            n_tokens: K lengths in tokens.
+            more: Data of a training episode only: its step, the tokens of its turns, and its advantages.
         """
         arm, seed, mode, task, line = place
-        # Right or wrong at the first and the last attempt: the transition that the page filters by.
+        # The page filters by transition: 1 for right and 0 for wrong, at the first and at the last attempt.
         path = [int(one == RIGHT) for one in (verdicts[0], verdicts[-1])][: len(verdicts)]
         found = (
             *(self._arms.index(arm), seed, self._modes[mode], self._tasks[task], line, self._verdicts[verdicts[-1]]),
@@ -76,7 +76,7 @@ class Packed:
         self.bodies.append([*body, more] if more else body)
 
     def index(self) -> dict[str, Any]:
-        """What the page opens with."""
+        """The index as JSON types: everything that the page needs except the episodes' texts."""
         known = [[task, *self.tasks.get(task, (task, None))] for task in self._tasks]
         return {
             **{
@@ -90,7 +90,7 @@ class Packed:
         }
 
     def shards(self) -> list[str]:
-        """The texts, packed; shard k begins with episode ``index()["starts"][k]``."""
+        """The packed texts; shard k begins with episode ``index()["starts"][k]``."""
         return [
             packed(json.dumps(self.bodies[start:end], ensure_ascii=False, separators=(",", ":")))
             for start, end in self._cut()
@@ -99,8 +99,8 @@ class Packed:
     def _cut(self) -> list[tuple[int, int]]:
         starts, size = [0], 0
         for i, body in enumerate(self.bodies):
-            # Texts, a constant for the rest of a row, and about 30 characters a token where ids and log-probabilities
-            # are kept.
+            # Estimated size: the texts, 100 characters for the other values, and for training episodes 30 characters
+            # for the id, log-probability and advantage of each token.
             length = sum(map(len, body[1])) + 100 + (30 * sum(body[4]) if len(body) > 5 else 0)
             if size and size + length > SHARD_CHARACTERS:
                 starts.append(i)
@@ -110,18 +110,18 @@ class Packed:
 
 
 def pack(store: Store, limit: int) -> Packed:
-    """Evaluated episodes, and training ones with their tokens.
+    """Packs evaluated episodes, and stored training episodes with their tokens.
 
     Args:
         store: The runs.
-        limit: Most evaluated episodes; greedy ones come first, then the other modes, evenly thinned.
+        limit: Most evaluated episodes; those of the store's main mode are chosen first, then the other modes.
     """
     found, token_ids = Packed({arm: store.names[arm] for arm in store.arms}), set[int]()
     chosen = choose(store, limit)
     for row, line in chosen:
         place = (row.arm, row.seed, row.mode, row.task_id, line)
         found.add(place, row.verdicts, row.texts, row.answers, row.rewards, row.n_tokens)
-    # Training episodes, with the tokens that they were trained on and what each of those was worth.
+    # Training episodes come with their tokens and the advantage of each token.
     for run in store.runs.values():
         stored = [pair for pair in enumerate(store.episodes(run.arm, run.seed), 1) if _complete(pair[1])]
         for line, episode in _thin(stored, TRAINING_PER_RUN):
@@ -138,7 +138,6 @@ def pack(store: Store, limit: int) -> Packed:
                 [len(turn["action_ids"]) for turn in turns],
                 {"step": episode["step"], "turns": tokens, "advantages": advantages},
             )
-    # What the page needs to show them: questions, spellings of tokens, where a run is.
     n_all = sum(not row.failed for row in store.rows)
     found.tasks = {task: (one["question"], one["gold"]) for task, one in store.tasks().items()}
     found.tokens = store.token_texts(sorted(token_ids))
@@ -151,42 +150,46 @@ def pack(store: Store, limit: int) -> Packed:
 
 
 def _kind(mode: str) -> str:
-    """What a reader calls the episodes of a mode."""
+    """Name of a mode as the page shows it."""
     return short(mode) if mode in CONTROLS else {LONGER: "more attempts"}.get(mode, mode)
 
 
 class _Index(dict[str, int]):
-    """Numbers names in the order of their first use."""
+    """Assigns numbers to names in the order of their first use."""
 
     def __missing__(self, name: str) -> int:
         return self.setdefault(name, len(self))
 
 
 def packed(text: str) -> str:
-    """Gzip, base64: what stands in the page."""
+    """A text compressed with gzip and encoded as base64, the format in which the page holds data."""
     return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def choose(store: Store, limit: int) -> list[tuple[EvalRow, int]]:
-    """Rows with their line in their file, failed ones left out, at most ``limit`` and :data:`MAX_CHARACTERS`."""
+    """Chooses rows for the page, without failed episodes, up to ``limit`` rows and :data:`MAX_CHARACTERS` characters.
+
+    Returns:
+        The chosen rows, each with its line number in its run's ``rows.jsonl``.
+    """
     lines: dict[tuple[str, int], int] = {}
     found: list[tuple[EvalRow, int]] = []
     for row in store.rows:
         line = lines[row.arm, row.seed] = lines.get((row.arm, row.seed), 0) + 1
         if not row.failed and row.arm in store.arms:
             found.append((row, line))
-    # The mode of the figures is kept whole as far as it goes; the others share what room is left.
+    # Episodes of the mode that the figures show have priority; the other modes share the remaining places.
     first = [pair for pair in found if pair[0].mode == store.mode]
     rest = [pair for pair in found if pair[0].mode != store.mode]
     chosen = _thin(first, limit)
     chosen += _thin(rest, limit - len(chosen))
-    # Long responses: fewer episodes rather than shortened ones, since a search must find what was written.
+    # If responses are long, episodes are dropped rather than shortened: a search would miss text that was cut off.
     characters = sum(len(text) for row, _ in chosen for text in row.texts)
     return _thin(chosen, int(len(chosen) * min(1.0, MAX_CHARACTERS / max(1, characters))))
 
 
 def _thin(items: list[Any], n: int) -> list[Any]:
-    """``n`` of the items, evenly spread; all of them if there are no more."""
+    """``n`` items, evenly spaced over the list; all items if there are at most ``n``."""
     if n <= 0:
         return []
     return items if len(items) <= n else [items[i * len(items) // n] for i in range(n)]

@@ -1,4 +1,4 @@
-"""Figure F14: the kinds of error that a policy makes, beside those that it was trained on."""
+"""Figure F14: the kinds of error that a policy makes, compared with the kinds that it was trained on."""
 
 from collections import Counter
 
@@ -12,13 +12,13 @@ from rl.analysis.errors import total_variation
 from rl.analysis.printing import fixed
 
 MOST_KINDS = 12
-"""Kinds that a panel names; the rarest beyond that are one."""
+"""Most kinds of error that a panel shows; if there are more, the rarest are shown together as :data:`OTHERS`."""
 OTHERS = "other kinds"
 
 
 @exhibit("F14", "Own errors and those trained on")
 def own_and_trained(store: Store) -> Figure:
-    """How far own errors are from those in the training data, over training, and both distributions at the end."""
+    """Distance between the policy's errors and those trained on, over training, and both distributions at the end."""
     found = {arm: [store.errors(arm, seed) for seed in store.seeds(arm)] for arm in store.trained}
     found = {arm: runs for arm, runs in found.items() if any(runs)}
     if not found:
@@ -26,7 +26,7 @@ def own_and_trained(store: Store) -> Figure:
     series = []
     for arm, runs in found.items():
         curves = [[(at.x, total_variation(at.own, at.seen)) for at in run] for run in runs if run]
-        # nan where one side has no error at all.
+        # The total variation is nan where one of the two distributions has no errors.
         known = [[(x, y) for x, y in curve if y == y] for curve in curves]
         if known := [curve for curve in known if curve]:
             series.append(over_seeds([Curve(*np.array(curve, dtype=float).T) for curve in known], store.names[arm], 1))
@@ -60,7 +60,7 @@ def _at_the_end(store: Store, arm: str) -> Panel | None:
     if not own or not seen:
         return None
     n_own, n_seen = own.total(), seen.total()
-    # By their shares on both sides together, so that what is frequent on one side alone is shown.
+    # Ordered by the sum of both shares, so that a kind that is frequent in only one distribution is shown too.
     order = sorted({*own, *seen}, key=lambda kind: -(own[kind] / n_own + seen[kind] / n_seen))
     if len(order) > MOST_KINDS:
         for counts in (own, seen):

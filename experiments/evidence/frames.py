@@ -1,4 +1,4 @@
-"""Every episode of a folder as a pandas frame, for one's own questions. Needs neither torch nor transformers."""
+"""Every episode of a folder as a pandas frame, for further analysis; needs neither torch nor transformers."""
 
 import json
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from experiments.evidence.store import Store
 from rl.analysis.rows import EvalRow
 from rl.tracking import files_below, read_jsonl
 
-if TYPE_CHECKING:  # half a second, paid by those who ask for a frame
+if TYPE_CHECKING:  # importing pandas takes half a second, so functions that need it import it when they are called
     import pandas
 
 TRAINING = "training"
-"""The mode of training episodes; evaluated ones have those of :class:`rl.analysis.rows.EvalRow`."""
+"""The mode of training episodes; the modes of evaluated episodes are listed in :class:`rl.analysis.rows.EvalRow`."""
 _OF_ATTEMPTS = {
     "correct": "correct",
     "rewards": "reward",
@@ -24,28 +24,30 @@ _OF_ATTEMPTS = {
     "truncated": "truncated",
     "errors": "error",
 }
-"""What a row has one of per attempt, and the column without the number of the attempt."""
+"""Fields of a row that have one value per attempt, each with its column's name without the number of the attempt."""
 
 
 def load_rows(folder: Path | str) -> "pandas.DataFrame":
-    """Every episode below a folder, one a row.
+    """Loads every episode below a folder into a frame with one row per episode.
 
     Args:
-        folder: A run, a comparison, a sweep, a study, or a folder of several of them.
+        folder: A run, a comparison, a sweep, a study, or a folder that contains several of these.
 
     Returns:
-        A frame with ``run`` (the run's folder, below the given one), ``arm``, ``seed``, ``mode``, ``step`` (of training
-        episodes), ``task_id``, ``question``, ``gold``, ``sample``, ``attempts`` (how many were made),
+        A frame with ``run`` (the run's folder, relative to ``folder``), ``arm``, ``seed``, ``mode``, ``step`` (of
+        training episodes), ``task_id``, ``question``, ``gold``, ``sample``, ``attempts`` (how many were made),
         ``stop_reason``, ``failed`` and ``broken_by``; for attempt k ``correct_k``, ``reward_k``, ``verdict_k``,
-        ``answer_k``, ``text_k``, ``tokens_k``, ``truncated_k``, ``error_k``, and ``advantage_k`` (mean over its tokens)
-        where it was trained on; then the rates of :data:`rl.analysis.rates.RATES` by name, missing where one says
-        nothing. ``mode`` is ``greedy``, ``sampled``, a control's name, ..., or ``training`` for the training episodes
-        that a run kept. A study's samples have ``study``, ``arm``, ``seed``, ``step``, and the columns that it wrote.
+        ``answer_k``, ``text_k``, ``tokens_k``, ``truncated_k``, ``error_k``, and ``advantage_k`` (the mean over the
+        attempt's tokens) if the attempt was trained on; then one column for each rate of
+        :data:`rl.analysis.rates.RATES`, missing where the rate is undefined. ``mode`` is one of
+        :class:`rl.analysis.rows.EvalRow`, such as ``greedy`` or a control's name, or ``training`` for the training
+        episodes that a run stored. Samples of a study have ``study``, ``arm``, ``seed``, ``step``, and the columns that
+        the study wrote.
 
     Raises:
-        FileNotFoundError: If no finished run and no finished seed of a study is there.
-        NotADirectoryError: If the folder is a file.
-        TypeError: If the folder is no path.
+        FileNotFoundError: If the folder holds no finished run and no finished seed of a study.
+        NotADirectoryError: If ``folder`` is a file.
+        TypeError: If ``folder`` is neither a path nor a string.
     """
     if not isinstance(folder, Path | str):
         raise TypeError(f"load_rows takes the folder of runs, got {folder!r:.100}")
@@ -64,13 +66,13 @@ def load_rows(folder: Path | str) -> "pandas.DataFrame":
 
 
 def _frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
-    """Columns of an attempt beside each other, the rates last; what an episode lacks is missing, not a float."""
+    """Builds the frame: columns are grouped by attempt, rates come last, and missing cells keep a column's type."""
     import pandas as pd
 
     rates = dict.fromkeys(name for record in records for name in record.get("values", ()))
     frame = pd.DataFrame.from_records([record | record.pop("values", {}) for record in records])
-    # pandas' nullable types: episodes with fewer attempts have missing cells, which would turn a column of integers
-    # into floats.
+    # Episodes with fewer attempts have missing cells. With NumPy's types these would turn a column of integers into
+    # floats, so pandas' nullable types are used.
     kinds = {"correct": "boolean", "truncated": "boolean", "tokens": "Int64", "step": "Int64"}
     names = [*_OF_ATTEMPTS.values(), "advantage"]
     most = max((record.get("attempts", 0) for record in records), default=0)
@@ -82,13 +84,13 @@ def _frame(records: list[dict[str, Any]]) -> "pandas.DataFrame":
 
 
 def study_seeds(folder: Path) -> list[Path]:
-    """Folders of the finished seeds of studies: their ``result.json`` names no arm."""
+    """Folders of the finished seeds of studies: they have a ``rows.jsonl``, and a ``result.json`` without an arm."""
     found = files_below(folder, "result.json")
     return sorted(path.parent for path in found if (path.parent / "rows.jsonl").exists() and "arm" not in _json(path))
 
 
 def study_of(seed: Path) -> str:
-    """The name of the study that a seed's folder belongs to."""
+    """Name of the study that a seed's folder belongs to, from ``study.json`` or else from the name of the folder."""
     told = (_json(above / "study.json") for above in seed.parents[:2] if (above / "study.json").exists())
     return next((one["study"] for one in told), seed.parent.parent.name)
 
@@ -127,13 +129,14 @@ def _record(row: EvalRow, about: dict[str, Any], tasks: dict[str, dict[str, str]
 
 
 def _answers(turn: dict[str, Any], episode: dict[str, Any]) -> bool:
-    # Turns of a verifier or critic are no attempts; where one role plays alone all turns are.
+    # If there is a solver, its turns are the attempts, not those of a verifier or critic. Without a solver, every turn
+    # is an attempt.
     roles = {one["role"] for one in episode["turns"]}
     return turn["role"] == "solver" or "solver" not in roles
 
 
 def training_row(episode: dict[str, Any], arm: str, seed: int) -> EvalRow:
-    """The row of a line of ``episodes.jsonl``, as if it had been evaluated, with the mode ``training``."""
+    """Converts a training episode from ``episodes.jsonl`` to a row like those of evaluation, with mode ``training``."""
     turns = [turn for turn in episode["turns"] if _answers(turn, episode)]
     scores = [turn["score"] or {"verdict": "unscored"} for turn in turns]
     return EvalRow(

@@ -1,4 +1,4 @@
-"""Figures for the browser: what plotly.js draws, made from the same description as the files for paper."""
+"""Figures for the browser: input for plotly.js, made from the same :class:`Figure` as the files for paper."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ _DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 
 
 def to_plotly(figure: Figure) -> dict[str, Any]:
-    """A figure whose panels are plots of their own: ``data`` and ``layout`` of each, as JSON types."""
+    """Converts a figure to JSON types: each panel becomes a separate plot with its ``data`` and ``layout``."""
     look = looks(figure)
     panels = [{"data": _traces(panel, look), "layout": _layout(panel)} for panel in figure.panels]
     words = {"kind": "figure", "id": figure.id, "title": figure.title, "caption": figure.caption}
@@ -24,7 +24,7 @@ def _traces(panel: Panel, look: dict[str, int]) -> list[dict[str, Any]]:
 
 
 def _curve(series: Series, index: int) -> list[dict[str, Any]]:
-    """The thin single runs, the band, and on top the curve itself."""
+    """Traces of one series in drawing order: the runs as thin lines, the band, and on top the curve itself."""
     colour = _colour(index)
     line = {"color": colour, "width": 2, "dash": _dash(index)}
     quiet = {"name": series.name, "mode": "lines", "hoverinfo": "skip", "meta": "spread"}
@@ -35,11 +35,12 @@ def _curve(series: Series, index: int) -> list[dict[str, Any]]:
         traces.append({**quiet, **band, "x": [*series.x, *series.x[::-1]], "y": [*series.high, *series.low[::-1]]})
     curve: dict[str, Any] = {"name": series.name, "x": series.x, "y": series.y, "line": line, "meta": series.mark.value}
     if series.mark is Mark.STEPS:
-        # plotly's steps hold a value up to the next x, so the last bin needs an end with its own value again.
+        # plotly's steps hold a value up to the next x. Without a repeated value at its right edge, the last bin would
+        # have no width.
         edges = [*series.x, 2 * series.x[-1] - series.x[-2]]
         curve |= {"x": edges, "y": [*series.y, series.y[-1]], "mode": "lines", "line": line | {"shape": "hv"}}
     elif series.mark is Mark.POINTS:
-        # plotly's symbols from 100 on are the open ones, which stay readable where points overlap.
+        # plotly's symbols from 100 on are open markers, which stay readable where points overlap.
         curve |= {"mode": "markers", "marker": {"color": colour, "symbol": index % 8 + 100, "size": 8}}
     else:
         curve |= {"mode": "lines+markers", "marker": {"color": colour, "size": 5}}
@@ -56,7 +57,7 @@ def _layout(panel: Panel) -> dict[str, Any]:
     if panel.ticks:
         x |= {"tickvals": list(range(len(panel.ticks))), "ticktext": panel.ticks, "tickangle": 30}
     if panel.heat is not None:
-        x, y = x | {"showgrid": False}, y | {"showgrid": False, "autorange": "reversed"}  # the upper row first
+        x, y = x | {"showgrid": False}, y | {"showgrid": False, "autorange": "reversed"}  # first row on top
     layout: dict[str, Any] = {"title": {"text": panel.title}, "xaxis": x, "yaxis": y}
     if panel.diagonal:
         ends = [value for series in panel.series for value in (*series.x, *series.y)]

@@ -1,4 +1,4 @@
-"""What an exhibit is: numbers and words, not pixels. One drawing for paper and one for the browser are made from it."""
+"""Exhibits as data: figures, dot plots and tables. Files for paper and the browser page are drawn from this data."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ COLOURS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
     *("#5b9bd5", "#c98a3c", "#6cbf6c", "#e07b7b", "#b195d1", "#b08a80"),
 )
-"""Of curves, by their number; told apart on white and on black."""
+"""Colours of curves, indexed by :func:`looks`; distinguishable on a white and on a black background."""
 
 
 def plain(value: Any) -> Any:
-    """Types that JSON has: ``nan`` becomes ``None``, arrays and ranges become lists, NumPy numbers Python's."""
+    """Converts a value to JSON types: non-finite floats become ``None``, arrays and ranges become lists."""
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
     if hasattr(value, "tolist"):
@@ -39,7 +39,7 @@ class Mark(StrEnum):
     LINE = "line"
     POINTS = "points"
     STEPS = "steps"
-    """A histogram: ``x`` are the left edges of equal bins."""
+    """A histogram: ``x`` holds the left edges of bins of equal width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ class Series:
     """One curve.
 
     Args:
-        name: In the legend; the same arm has the same name, and therefore the same look, in all panels.
+        name: Name in the legend; an arm has the same name, and therefore the same look, in all panels.
         x: N positions.
         y: N values.
-        low: N lower ends of an interval or band; empty for none.
-        high: N upper ends.
-        runs: Single training runs, as thin curves: one (x, y) each.
-        mark: How it is drawn.
+        low: N lower ends of an interval or band; empty if the series has none.
+        high: N upper ends of the interval or band.
+        runs: One (x, y) pair for each training run, drawn as a thin curve.
+        mark: How the series is drawn.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Series:
 
 
 def spread(name: str, x: Any, values_SX: np.ndarray, runs: Sequence[Any] = ()) -> Series:
-    """Mean over seeds and a band from the smallest to the largest; positions that lack a value are left out."""
+    """Series of the mean over seeds with a band from the smallest to the largest; skips x where any seed is ``nan``."""
     known = ~np.isnan(values_SX).any(axis=0)
     values = values_SX[:, known]
     places: Any = np.asarray(x)[known]
@@ -75,12 +75,12 @@ def spread(name: str, x: Any, values_SX: np.ndarray, runs: Sequence[Any] = ()) -
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """A matrix.
+    """A heat map of a matrix.
 
     Args:
-        rows: R names, the upper row first.
-        columns: C names.
-        values: ``[R][C]``; ``None`` where nothing is known.
+        rows: R row names, the top row first.
+        columns: C column names.
+        values: ``[R][C]`` cell values; ``None`` where a value is unknown.
     """
 
     rows: Sequence[str]
@@ -90,7 +90,7 @@ class Heat:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One pair of axes; labels name the unit."""
+    """One pair of axes; the labels include the unit."""
 
     title: str
     x_label: str
@@ -104,21 +104,21 @@ class Panel:
     zero: bool = False
     """Draw y = 0."""
     ticks: Sequence[str] = ()
-    """Names for x = 0, 1, 2 ..."""
+    """Tick labels for x = 0, 1, 2, ..."""
 
 
 class _Shown:
-    """What exhibits have in common; ``id``, such as ``F1``, and the short ``title`` come from the registration."""
+    """Base class of all exhibits; ``id``, such as ``F1``, and the short ``title`` come from the registration."""
 
     __slots__ = ()
 
     def to_json(self: Any) -> dict[str, Any]:
-        """As JSON types, with ``kind``."""
+        """The exhibit as JSON types, with the name of its class as ``kind``."""
         return {"kind": type(self).__name__.lower(), **plain(asdict(self))}
 
 
 def _on_paper(figure: Any) -> str:
-    """What a notebook shows."""
+    """The exhibit as SVG, which a notebook displays."""
     from experiments.evidence.draw import svg
 
     return svg(figure)
@@ -130,10 +130,11 @@ class Figure(_Shown):
 
     Args:
         caption: What is shown, n, and what the intervals are.
-        panels: Its axes.
-        id: Such as ``F1``.
-        title: Short.
-        order: Names that are numbered before all others, drawn here or not, so that an arm looks alike in all figures.
+        panels: The panels, in reading order.
+        id: Identifier such as ``F1``.
+        title: Short title.
+        order: Names that are numbered before all others even if this figure does not draw them, so that an arm looks
+            the same in all figures.
     """
 
     caption: str
@@ -145,10 +146,10 @@ class Figure(_Shown):
 
 
 def looks(figure: Figure) -> dict[str, int]:
-    """A number for every name, the same in all panels: it decides colour, line style and marker."""
+    """The number of every series name, the same in all panels; it decides colour, line style and marker."""
     names = list(dict.fromkeys(series.name for panel in figure.panels for series in panel.series))
-    # A figure whose names are no arms (transitions, rates) begins at the first look; one with arms keeps the number
-    # that each has in the comparison, also where some are missing.
+    # If the names are not arms (but transitions or rates), numbering starts at 0. If they are arms, each keeps its
+    # number from the comparison even where other arms are missing, so that it looks the same in all figures.
     known = [*figure.order, *(name for name in names if name not in figure.order)]
     place = known if any(name in figure.order for name in names) else names
     return {name: place.index(name) for name in names}
@@ -172,14 +173,14 @@ class Dot:
     """One row of a dot plot.
 
     Args:
-        name: Of the row.
-        mean: Its value.
-        low: Lower end of its interval.
-        high: Upper end.
+        name: Name of the row.
+        mean: The mean, drawn as the large dot.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
         seeds: The value of every training run.
-        badges: What was found, in few words.
-        said: The same in sentences.
-        view: Rows of one view are shown together; empty where there is one view.
+        badges: The findings in a few words each.
+        said: The findings in sentences.
+        view: Name of the view that the row belongs to; rows of one view are shown together. Empty if there is one view.
     """
 
     name: str
@@ -194,17 +195,17 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Dots(_Shown):
-    """A dot plot: a row each with its interval and every seed. The first thing that a page shows.
+    """A dot plot: each row shows a mean, its interval and every seed. It is the first exhibit of a page.
 
     Args:
         caption: What is shown, n, and what the intervals are.
-        x_label: Of the axis, with its unit.
-        rows: In their order, view by view.
-        lead: What is to be seen, in a sentence or two, by view.
-        shared: Whether all rows are in one unit and share an axis.
-        digits: Of the numbers, behind the point.
-        id: Such as ``F0``.
-        title: Short.
+        x_label: Label of the x axis, with its unit.
+        rows: The rows in the order in which they are shown, view by view.
+        lead: The main finding in one or two sentences, by view.
+        shared: Whether all rows have the same unit and share one x axis.
+        digits: Number of decimals of printed values.
+        id: Identifier such as ``F0``.
+        title: Short title.
     """
 
     caption: str
@@ -219,7 +220,7 @@ class Dots(_Shown):
 
     @property
     def views(self) -> list[str]:
-        """Names of the views."""
+        """Names of the views, in the order of the rows."""
         return list(dict.fromkeys(row.view for row in self.rows))
 
 
@@ -229,13 +230,13 @@ class Table(_Shown):
 
     Args:
         caption: What is shown, n, and what the intervals are.
-        header: Of the columns; the first one names the rows.
-        rows: Cells as they are printed. A second line of a cell, its interval, comes after a line break.
-        values: The numbers behind, by row name and by rate or column.
-        views: The view of each row, such as ``greedy``: the page shows one at a time; empty where there is one.
-        lead: How many columns say the most; the page shows the others on demand. 0 for all.
-        id: Such as ``T1``.
-        title: Short.
+        header: Column headers; the first column names the rows.
+        rows: Cells as printed; a line break separates a value from the interval below it.
+        values: The numbers behind the cells, by row name, then by rate or column.
+        views: The view of each row, such as ``greedy``; the page shows one view at a time. Empty if there is one view.
+        lead: Number of leading columns that the page always shows; it shows the others on demand. 0 shows all columns.
+        id: Identifier such as ``T1``.
+        title: Short title.
     """
 
     caption: str
@@ -248,25 +249,25 @@ class Table(_Shown):
     title: str = ""
 
     def flat(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows in one piece: the views of the rows, where there are several, as the second column."""
+        """Header and rows of the whole table; if there are several views, the second column names each row's view."""
         if len(set(self.views)) < 2:
             return list(self.header), [list(row) for row in self.rows]
         rows = [[row[0], view, *row[1:]] for row, view in zip(self.rows, self.views, strict=True)]
         return [self.header[0], "episodes", *self.header[1:]], rows
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """The table as HTML, which a notebook displays."""
         return html_table(*self.flat(), self.caption, f"{self.title} ({self.id})")
 
 
 @dataclass(frozen=True, slots=True)
 class Absent(_Shown):
-    """An exhibit that the folder's runs cannot show.
+    """Placeholder for an exhibit that cannot be made from the folder's runs.
 
     Args:
-        reason: What is missing, and what to run for it.
-        id: Such as ``F10``.
-        title: Short.
+        reason: What is missing, and what to run to get it.
+        id: Identifier such as ``F10``.
+        title: Short title.
     """
 
     reason: str
@@ -278,7 +279,7 @@ Exhibit = Figure | Dots | Table | Absent
 
 
 class MissingError(Exception):
-    """Raised by an exhibit whose data are not there; its text becomes :attr:`Absent.reason`."""
+    """Raised by an exhibit's function when its data are missing; the message becomes :attr:`Absent.reason`."""
 
 
 Make = Callable[["Store"], Figure | Dots | Table]
@@ -286,22 +287,23 @@ Make = Callable[["Store"], Figure | Dots | Table]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A registered exhibit: its title, and the function from a folder's runs to numbers and words."""
+    """A registered exhibit: its title, and the function that makes the exhibit from the store of a folder's runs."""
 
     title: str
     make: Make
 
 
 EXHIBITS: Lookup[Entry] = Lookup("only")
-"""Tables and figures by id; another module registers its own with :func:`exhibit`."""
+"""The registered exhibits by id; any module can add its own with :func:`exhibit`."""
 
 
 def exhibit(id: str, title: str) -> Callable[[Make], Make]:
     """A decorator that registers an exhibit.
 
     Args:
-        id: Such as ``F14``: names its files, and ``only=`` asks for it. Ids that begin with F are shown among figures.
-        title: Short; comes before the id wherever it is shown.
+        id: Identifier such as ``F14``; it names the exhibit's files, and ``only=`` selects exhibits by it. Exhibits
+            whose id begins with F are shown among the figures.
+        title: Short title; it is shown before the id.
     """
 
     def add(make: Make) -> Make:

@@ -1,4 +1,4 @@
-"""Figure F0, the first that a page shows: every arm's delta, its interval, every seed, and what it means in a word."""
+"""Figure F0, the first on a page: every arm's delta with its interval, every seed, and the findings as badges."""
 
 from experiments.evidence.comparison import Comparison, compare
 from experiments.evidence.model import Dot, Dots, exhibit
@@ -10,11 +10,11 @@ from rl.analysis.rates import named
 
 @exhibit("F0", "Who gets better")
 def overview(store: Store) -> Dots:
-    """Every arm by the comparison's goal, the best first."""
+    """Every arm's mean of the comparison's goal, with its interval and seeds; the best arm comes first."""
     found = {mode: compare(store, mode) for mode in store.modes}
     best = found[store.mode]
     means = {line.arm: line.rates[best.goal].mean for line in best.arms}
-    # nan, where every episode failed, equals not even itself and comes last.
+    # The mean is nan if every episode of an arm failed; nan does not equal itself, so such arms are sorted last.
     order = sorted(store.arms, key=lambda arm: -means[arm] if means.get(arm, 0.0) == means.get(arm) else float("inf"))
     rows = [dot for mode in store.modes for dot in _rows(found[mode], order)]
     rate = named(best.goal)

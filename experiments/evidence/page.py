@@ -1,4 +1,4 @@
-"""``report.html``: what came out, tables, figures and episodes in a page that needs no network."""
+"""``report.html``: findings, tables, figures and episodes on a page that needs no network."""
 
 import html
 import json
@@ -23,24 +23,24 @@ from rl.tracking import write_text
 _ASSETS = Path(__file__).parent / "assets"
 _SCRIPTS = ("page", "dots", "tables", "figures", "search", "episodes", "start")
 INLINE_BYTES = 6_000_000
-"""Packed texts up to this size stand in the page itself, so that it can be sent as one file; larger ones beside it."""
+"""Up to this size in total, packed texts are part of the page, so that it can be sent as one file; else beside it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page, and the texts of its episodes.
+    """A page and the texts of its episodes.
 
     Args:
         html: The page.
-        shards: Packed texts that lie beside the page, a script each, for it is often opened without a server; empty if
-            the page holds them itself.
+        shards: Packed texts that are written beside the page; empty if the page contains them. Each becomes a script
+            file, because a page that is opened without a server can load scripts but no other files.
     """
 
     html: str
     shards: Sequence[str]
 
     def write(self, path: Path) -> None:
-        """Writes it, and its shards into ``<name>_episodes/`` beside it."""
+        """Writes the page to ``path``, and its shards into ``<name>_episodes/`` beside it."""
         beside = path.with_name(f"{path.stem}_episodes")
         shutil.rmtree(beside, ignore_errors=True)
         for number, shard in enumerate(self.shards):
@@ -53,8 +53,8 @@ def page(store: Store, exhibits: list[Exhibit], n_episodes: int) -> Page:
     """The page of a folder of runs.
 
     Args:
-        store: The comparison.
-        exhibits: What :func:`experiments.evidence.build` made of it.
+        store: The runs.
+        exhibits: The exhibits that :func:`experiments.evidence.build` made from the store.
         n_episodes: Most evaluated episodes that the page carries.
     """
     title = f"{'Offline against online' if store.is_comparison else 'Runs'}: {store.env}"
@@ -70,15 +70,15 @@ def assemble(
     arms: Sequence[str] = (),
     minor: Sequence[str] = (),
 ) -> Page:
-    """The page of anything that has exhibits and episodes.
+    """Assembles a page from exhibits and episodes.
 
     Args:
-        title: Plain text.
-        verdict: HTML that stands below the dot plots.
-        exhibits: Dot plots, tables and figures in their order.
-        episodes: Their index and texts.
-        arms: Names of the arms, in the order that decides their colours.
-        minor: Those that are folded away at first.
+        title: Title in plain text.
+        verdict: HTML that is shown below the dot plots.
+        exhibits: Dot plots, tables and figures in the order in which they are shown.
+        episodes: Index and texts of the episodes.
+        arms: Names of the arms; their order decides the colours.
+        minor: Names of the arms that are hidden at first.
     """
     text = {name: (_ASSETS / f"report.{name}").read_text(encoding="utf-8") for name in ("html", "css")}
     js = "\n".join((_ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
@@ -93,7 +93,7 @@ def assemble(
         css=text["css"],
         js=js,
         verdict=verdict,
-        # JSON within a script element: a "</script>" in an arm's name or a caption would close it.
+        # The JSON is inside a script element, which a "</script>" in an arm's name or a caption would close.
         data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
         index=packed(json.dumps(episodes.index(), ensure_ascii=False, separators=(",", ":"))),
         shards="\n".join(held if inline else []),
@@ -128,7 +128,7 @@ def _verdict(store: Store) -> str:
 
 
 def _health(store: Store) -> str:
-    """What the checks found in the runs while they trained; nothing where all were well."""
+    """HTML of what the health checks found in the runs during training; empty if they found nothing."""
     found = store.unwell()
     if not found:
         return ""

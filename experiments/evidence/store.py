@@ -1,7 +1,7 @@
-"""A folder of runs, read once: rows, metrics, results, configs. Exhibits take everything from here.
+"""Reads a folder of runs once (rows, metrics, results, configs); all exhibits take their data from it.
 
-Any folder that holds finished runs will do: a comparison (``arms/<arm>/seed_<n>/``), a sweep's ``multirun`` folder, one
-run, or a folder of several. A run is a folder with a ``result.json``, which names its arm and its seed.
+The folder may be a comparison (``arms/<arm>/seed_<n>/``), a sweep's ``multirun`` folder, a single run, or a folder of
+several runs. A run is a folder with a ``result.json`` that names its arm and its seed.
 """
 
 import json
@@ -28,9 +28,9 @@ from rl.tracking import DEPTH, files_below, read_jsonl
 
 BASE = "base"
 NOT_COMPARED = {"name", "runs_dir", "data_dir", "resume", "threads", "plugins"}
-"""Keys that say where a folder is and not what was done."""
+"""Top-level config keys that do not describe the experiment, such as folders and threads."""
 MANY_ARMS = 8
-"""With more arms than these, variants are folded away in pages at first."""
+"""A page with more arms than this hides variants of an arm at first (:attr:`Store.minor`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Run:
     """One finished run.
 
     Args:
-        arm: Key of its arm.
-        seed: Its seed.
-        folder: Where it wrote.
-        result: Its ``result.json``.
-        config: Its ``config.yaml``; empty if there is none.
+        arm: Key of the run's arm.
+        seed: Training seed.
+        folder: Folder of the run's files.
+        result: Content of ``result.json``.
+        config: Content of ``config.yaml``; empty if there is none.
     """
 
     arm: str
@@ -57,8 +57,8 @@ class Curve:
     """One quantity of one run over training.
 
     Args:
-        x: Sampled training episodes.
-        y: The quantity.
+        x: Number of training episodes sampled so far.
+        y: Values of the quantity.
     """
 
     x: np.ndarray
@@ -67,12 +67,12 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class ErrorsAt:
-    """Wrong first attempts at one validation.
+    """Errors of wrong first attempts at one validation, counted by kind of error.
 
     Args:
-        x: Sampled training episodes.
-        own: How many of the policy's own greedy ones make which kind of error.
-        seen: The same of what was trained on since the validation before.
+        x: Number of training episodes sampled so far.
+        own: Counts over the policy's greedy first attempts at the validation tasks.
+        seen: Counts over the first attempts that were trained on since the previous validation.
     """
 
     x: float
@@ -81,22 +81,21 @@ class ErrorsAt:
 
 
 class Store:
-    """Everything that the runs below a folder, or below each of several, wrote.
+    """Everything that was written by the runs below one folder or below each of several folders.
 
     Args:
-        folder: A comparison, a sweep, a run, or a folder of runs. Of several, every arm is named after its folder too:
-            ``SCoRe (A)`` is from the first one.
+        folder: A comparison, a sweep, a run, or a folder of runs. If several folders are given, the name of every arm
+            ends in the letter of its folder: ``SCoRe (A)`` is from the first folder.
 
     Raises:
-        FileNotFoundError: If no finished run is there.
+        FileNotFoundError: If one of the folders holds no finished run.
     """
 
     def __init__(self, folder: Path | str | Sequence[Path | str]) -> None:
-        # Where the runs are.
         several = [folder] if isinstance(folder, Path | str) else folder
         self.folders = [Path(one) for one in several]
         self.folder = self.folders[0] if len(self.folders) == 1 else _beside(self.folders)
-        """Where a report of it belongs; where there are several folders, a new one beside them."""
+        """Folder that the report is written to; for several folders, a new folder beside them."""
         within = [list(_find_runs(one)) for one in self.folders]
         for one, there in zip(self.folders, within, strict=True):
             if not there:
@@ -108,21 +107,23 @@ class Store:
         self.config: Any = _config_of(self.folders[0], found)
         self.is_comparison = "arms" in self.config and len(self.folders) == 1
         self.notes: list[str] = []
-        """What a reader of the report must know about how it was read."""
-        # Rates and exhibits that a plugin registers; a folder can be read without the plugin, only less of it.
+        """Remarks for readers of the report, for example that a run counts instead of an older one."""
+        # Plugins register rates and exhibits. A missing plugin is only a note, since the rest can be reported without.
         for module in self.setting("plugins", []):
             try:
                 import_plugin(module)
             except UserError as error:
                 self.notes.append(f"{error}; what it adds is missing.")
-        # Names of arms: within a comparison its own, elsewhere by what tells the runs apart.
+        # A comparison names its own arms. Elsewhere runs of one arm may have different configs: these become arms of
+        # their own, named after the settings that differ.
         self.runs: dict[tuple[str, int], Run] = {}
         if len(self.folders) > 1:
             found = [run for one, there in zip(self.folders, within, strict=True) for run in self._lettered(one, there)]
-        elif not self.is_comparison:  # runs of one arm whose configs differ are arms of their own
+        elif not self.is_comparison:
             named = told_apart([run.arm for run in found], [run.config for run in found])
             found = [replace(run, arm=name) for run, name in zip(found, named, strict=True)]
-        # Of two runs of an arm with one seed the later folder counts: of a repeated run, that is the newer one.
+        # If two runs have the same arm and seed, the run whose folder is found later replaces the other: for a repeated
+        # run, that is the newer one.
         for run in found:
             if (other := self.runs.get((run.arm, run.seed))) is not None:
                 self.notes.append(
@@ -131,13 +132,13 @@ class Store:
             self.runs[run.arm, run.seed] = run
             if said := run.result.get("notes", {}).get("broken_off"):
                 self.notes.append(f"{run.arm}, seed {run.seed}: {said}")
-        # The order of tables: the base, then as the comparison asked for them, then what else is there.
+        # Order of arms in tables: the base, the arms in the order that the comparison asked for, then all others.
         finished = {arm: None for arm, _ in self.runs}
-        asked = self.setting("include") or self.setting("run", [])  # what it was called in older folders
+        asked = self.setting("include") or self.setting("run", [])  # `include` was called `run` in older folders
         self.order: list[str] = [BASE, *asked] if self.is_comparison else []
         self.order += [arm for arm in sorted(finished, key=lambda arm: arm != BASE) if arm not in self.order]
         self.arms: list[str] = [arm for arm in self.order if arm in finished]
-        """Arms with a finished run, in the order of the tables, the base first."""
+        """Keys of the arms with a finished run, in the order of the tables, the base first."""
         self.names: dict[str, str] = {
             arm: self.config.get("arms", {}).get(arm, {}).get("name", arm) for arm in self.order
         }
@@ -148,7 +149,7 @@ class Store:
         self.notes += self._uneven()
 
     def _uneven(self) -> list[str]:
-        """A note where not every trained arm has finished the same seeds, as while a comparison goes on."""
+        """A note if the trained arms have not finished the same seeds, for instance while a comparison is running."""
         of_arm = {self.names[arm]: self.seeds(arm) for arm in self.trained}
         if all(seeds == self.complete for seeds in of_arm.values()):
             return []
@@ -161,12 +162,12 @@ class Store:
         ]
 
     def setting(self, key: str, default: Any = None) -> Any:
-        """A value of the config, by its whole key; the default where the config does not say."""
+        """Value of a dotted key of the config; the default if the key is missing or null."""
         found = OmegaConf.select(self.config, key)
         return default if found is None else found
 
     def _lettered(self, folder: Path, runs: list[Run]) -> list[Run]:
-        """The runs of one folder of several, named as tables name them, and with the folder's letter."""
+        """Runs of one of several folders, with arms named as in tables plus the folder's letter."""
         config, letter = _config_of(folder, runs), chr(ord("A") + self.folders.index(folder))
         self.notes.append(f"{letter} is {folder}.")
         if "arms" in config:
@@ -176,14 +177,17 @@ class Store:
         return [replace(run, arm=f"{name} ({letter})") for run, name in zip(runs, names, strict=True)]
 
     def config_differences(self) -> dict[str, list[Any]]:
-        """Keys in which the configs of several folders differ, each with its value in every folder."""
+        """Config keys whose values differ between the folders, each with its value in every folder."""
         flat = [leaves(_config_of(one, list(_find_runs(one)))) for one in self.folders]
         keys = sorted({key for one in flat for key in one if key.split(".")[0] not in NOT_COMPARED})
         values = {key: [one.get(key) for one in flat] for key in keys}
         return {key: found for key, found in values.items() if any(one != found[0] for one in found)}
 
     def arm_config(self, arm: str) -> Any:
-        """What an arm learns by: its ``algorithm`` or ``offline`` config; empty for one that learns nothing."""
+        """The learning config of an arm: its ``algorithm`` or ``offline`` config; empty for an arm that is not trained.
+
+        In a comparison it is the arm's whole entry under ``arms``.
+        """
         if self.is_comparison:
             return self.setting(f"arms.{arm}", {})
         config = self.runs[arm, self.seeds(arm)[0]].config
@@ -191,9 +195,9 @@ class Store:
 
     @cached_property
     def minor(self) -> list[str]:
-        """Online arms named after another one, ``score_no_stage1`` beside ``score``, where there are many arms.
+        """Online arms that are variants of another arm, such as ``score_no_stage1`` of ``score``.
 
-        They answer a question of their own and are folded away in pages at first.
+        Pages hide these arms at first. The list is empty if there are at most :data:`MANY_ARMS` arms.
         """
         if len(self.arms) <= MANY_ARMS:
             return []
@@ -201,7 +205,7 @@ class Store:
         return [arm for arm in online if any(arm.startswith(f"{other}_") for other in online)]
 
     def place(self, run: Run) -> str:
-        """Where a run is, seen from the folder."""
+        """Path of a run's folder relative to the report's folder."""
         return Path(os.path.relpath(run.folder, self.folder)).as_posix()
 
     @property
@@ -210,46 +214,46 @@ class Store:
         return self.setting("env.name", "tasks")
 
     def seeds(self, arm: str) -> list[int]:
-        """Seeds of an arm that are finished."""
+        """The finished seeds of an arm, sorted."""
         return sorted(seed for name, seed in self.runs if name == arm)
 
     def crashed(self, arm: str) -> list[int]:
-        """Seeds of a comparison's arm that left an error and no result."""
+        """Seeds of a comparison's arm that wrote an ``error.txt`` and have no finished run."""
         errors = self.folder.glob(f"arms/{arm}/seed_*/error.txt")
         found = (int(path.parent.name.removeprefix("seed_")) for path in errors)
         return sorted(seed for seed in found if (arm, seed) not in self.runs)
 
     @cached_property
     def trained(self) -> list[str]:
-        """:attr:`arms` without those that learn nothing, such as the base."""
-        # An arm that sampled nothing to learn from, whatever its kind: the base, prompting.
+        """The arms that were trained: :attr:`arms` without the base, prompting and the like."""
+        # A run was trained if it sampled episodes for training; this holds for every kind of arm.
         learned = {arm for (arm, _), run in self.runs.items() if run.result.get("totals", {}).get("episodes")}
         return [arm for arm in self.arms if arm in learned]
 
     @cached_property
     def complete(self) -> list[int]:
-        """Seeds that all trained arms finished: what differences are paired over."""
+        """Seeds that all trained arms finished; differences between arms are paired over these seeds."""
         seeds = [set(self.seeds(arm)) for arm in self.trained]
         return sorted(set.intersection(*seeds)) if seeds else []
 
     @property
     def said_seeds(self) -> str:
-        """``3 seeds``: those of :attr:`complete`, or what stands in their place (:meth:`cells`)."""
+        """Number of :attr:`complete` seeds in words, such as ``3 seeds``; if 0, says what is used instead."""
         return counted(len(self.complete), "seed") if self.complete else "no seed in common, so one run of each arm"
 
     # ---------------------------------------------------------------- evaluated episodes
 
     @cached_property
     def rows(self) -> list[EvalRow]:
-        """Every evaluated episode of the finished runs, each named after its arm here."""
+        """Every evaluated episode of the finished runs; ``arm`` is the key under which the store knows the run."""
         return [EvalRow.from_json(row | {"arm": key[0]}) for key in self.runs for row in self._read(*key, "rows")]
 
     @cached_property
     def modes(self) -> list[str]:
-        """``greedy``, ``sampled``, or both: whatever there are episodes of.
+        """The decoding modes that were evaluated: ``greedy``, ``sampled``, or both.
 
         Raises:
-            FileNotFoundError: If there are none.
+            FileNotFoundError: If no run has episodes of either mode.
         """
         played = {row.mode for row in self.rows}
         if not played & {"greedy", "sampled"}:
@@ -258,19 +262,19 @@ class Store:
 
     @property
     def mode(self) -> str:
-        """The mode of figures and tables that show one: greedy where there is a choice."""
+        """The mode of figures and tables that show a single mode: greedy if it was evaluated, else sampled."""
         return self.modes[0]
 
     def attempts(self, mode: str) -> int:
-        """K, how many attempts the episodes of a mode could have."""
+        """K, the largest number of attempts that an episode of a mode was allowed; 1 if there are no episodes."""
         return max((row.attempts for row in self.rows if row.mode == mode), default=1)
 
     def rates(self, mode: str, where: Where) -> dict[str, Rate]:
-        """The rates to be shown somewhere, by name."""
+        """The rates that are shown in a place, such as the headline, for a mode's number of attempts; by name."""
         return declared(self.attempts(mode), where)
 
     def tables(self, mode: str) -> dict[str, ArmTable]:
-        """Rates of a mode by arm."""
+        """Rates of a mode by seed and task, one table for each arm."""
         if mode not in self._tables:
             try:
                 self._tables[mode] = tabulate(self.rows, mode)
@@ -284,38 +288,38 @@ class Store:
         return self._tables[mode]
 
     def n_tasks(self, mode: str) -> int:
-        """How many tasks a mode was played on."""
+        """Number of tasks that a mode was evaluated on."""
         return len(next(iter(self.tables(mode).values())).task_ids)
 
     def bootstrap(self, mode: str) -> Bootstrap:
-        """Resamples of a mode's tasks and of the complete seeds, the same for every arm."""
+        """Bootstrap resamples of a mode's tasks and of the complete seeds, the same for every arm."""
         if mode not in self._bootstraps:
             self._bootstraps[mode] = Bootstrap(max(1, len(self.complete)), self.n_tasks(mode))
         return self._bootstraps[mode]
 
     def cells(self, arm: str, mode: str, rate: str) -> Cells:
-        """A rate of the complete seeds; of one run for an arm that has one, and where no seed is complete."""
+        """A rate's values over the complete seeds; of a single run if the arm has only one or no seed is complete."""
         if (arm, mode, rate) not in self._cells:
             table = self.tables(mode)[arm]
-            # The base is run once; its one row stands beside every seed of the others, so differences with it are
-            # paired over tasks.
+            # The base is run once. Its single row is compared with every seed of the other arms, so that differences
+            # from the base are paired over tasks only.
             alone = len(table.seeds) == 1 or not self.complete
             seeds = [0] if alone else [table.seeds.index(seed) for seed in self.complete]
             self._cells[arm, mode, rate] = table.cells[rate].take(seeds)
         return self._cells[arm, mode, rate]
 
     def interval(self, arm: str, mode: str, rate: str) -> Interval:
-        """A rate's mean and bootstrap interval."""
+        """Mean of a rate with its bootstrap interval."""
         return self.bootstrap(mode).interval(self.cells(arm, mode, rate))
 
     def rows_of(self, arm: str, mode: str) -> list[EvalRow]:
-        """An arm's rows of a mode, failed ones left out."""
+        """Rows of an arm in a mode, without failed episodes."""
         return [row for row in self.rows if (row.arm, row.mode) == (arm, mode) and not row.failed]
 
     # ---------------------------------------------------------------- training
 
     def curves(self, arm: str, name: str) -> list[Curve]:
-        """A logged metric over sampled episodes, one curve per seed; only runs that logged it at least twice."""
+        """A logged metric over sampled training episodes: one curve for each seed that logged it at least twice."""
         curves = []
         for seed in self.seeds(arm):
             rows = [row for row in self._read(arm, seed, "metrics") if row.get(name) is not None]
@@ -325,11 +329,14 @@ class Store:
         return curves
 
     def errors(self, arm: str, seed: int) -> list[ErrorsAt]:
-        """Own errors at every validation beside those that were trained on since the one before, by kind."""
+        """The policy's errors at every validation, and the errors trained on since the previous one, by kind.
+
+        Validations before which no errors were trained on are left out.
+        """
         found, seen = [], Counter[str]()
         for row in self._read(arm, seed, "metrics"):
-            # Lines of steps hold what was trained on, lines of validations the policy's own errors; pairs of both are
-            # made here.
+            # In the log, `errors` of a training step counts the errors trained on, `errors` of a validation counts the
+            # policy's own errors.
             if "errors" in row and "eval/validation/n" not in row:
                 seen.update(row["errors"])
             elif "errors" in row:
@@ -339,15 +346,15 @@ class Store:
         return found
 
     def unwell(self) -> list[tuple[str, int, dict[str, Any]]]:
-        """Arm, seed and finding of every check that found something in a run."""
+        """Arm, seed and finding for everything that the health checks found in the runs."""
         return [(arm, seed, one) for (arm, seed), run in self.runs.items() for one in findings(run.folder)]
 
     def rounds(self, arm: str, seed: int) -> list[dict[str, Any]]:
-        """What an offline arm kept, round by round; empty for an online one."""
+        """The logged rounds of an offline arm, which say what its rule kept; empty for an online arm."""
         return self._read(arm, seed, "rounds")
 
     def episodes(self, arm: str, seed: int) -> list[dict[str, Any]]:
-        """The training episodes that a run kept."""
+        """The training episodes that a run stored."""
         return self._read(arm, seed, "episodes")
 
     def _read(self, arm: str, seed: int, what: str) -> list[dict[str, Any]]:
@@ -357,20 +364,20 @@ class Store:
         return self._files[path]
 
     def cross(self) -> list[dict[str, Any]]:
-        """Cells of the correctors' table, one dictionary a seed."""
+        """Stored results of arms correcting each other's first attempts, one dictionary for each seed."""
         return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("cross/*/cross.json"))]
 
     def tasks(self) -> dict[str, dict[str, str]]:
-        """Question and gold of the evaluated tasks, by id."""
+        """Question and gold answer of the evaluated tasks, by task id."""
         return {row["task_id"]: row for arm, seed in self.runs for row in self._read(arm, seed, "tasks")}
 
     def data_files(self) -> list[dict[str, Any]]:
-        """Published files that the tasks were read from, with hash and licence; none for generated tasks."""
+        """Published files that the tasks were read from, with hash and licence; empty for generated tasks."""
         found = (run.folder / "data.json" for run in self.runs.values())
         return next((json.loads(path.read_text(encoding="utf-8")) for path in found if path.exists()), [])
 
     def token_texts(self, ids: list[int]) -> dict[int, str]:
-        """What token ids stand for; empty if no run saved its tokenizer."""
+        """The text of each token id; empty if no run saved its tokenizer."""
         for run in self.runs.values():
             if (path := run.folder / "policy" / "tokenizer.json").exists():
                 tokenizer = Tokenizer.from_file(str(path))
@@ -381,7 +388,7 @@ class Store:
 
 
 def _beside(folders: Sequence[Path]) -> Path:
-    """A folder beside several, named after them."""
+    """A folder in the common parent of several folders, named after all of them."""
     whole = [one.absolute() for one in folders]
     parent = Path(os.path.commonpath([one.parent for one in whole]))
     return parent / " and ".join(one.relative_to(parent).as_posix().replace("/", "_") for one in whole).replace(

@@ -1,4 +1,4 @@
-"""What a study shows: its claims, its arms and the gate as tables, its curves, its samples, and the list of studies."""
+"""Exhibits and page of a study (claims, arms, the gate, own figures, samples), and the overview of all studies."""
 
 import html
 import json
@@ -27,12 +27,12 @@ MAX_SAMPLES = 20_000
 def exhibits(
     findings: Sequence[Finding], rows: Sequence[Row], own: Sequence[Figure | Callable[[Sequence[Row]], Any]]
 ) -> list[Exhibit]:
-    """A dot plot and a table of claims, tables of arms and the gate, then what the study itself draws.
+    """A dot plot and a table of the claims, tables of the arms and the gate, then the study's own exhibits.
 
     Args:
-        findings: What the rows say of the claims.
-        rows: Of all arms and seeds.
-        own: The study's ``EXHIBITS``.
+        findings: The judged claims.
+        rows: Measurements of all arms and seeds.
+        own: The study's ``EXHIBITS``: figures, or functions that make an exhibit from the rows.
     """
     made: list[Exhibit] = [claims_table(findings), arms_table(rows)]
     made += gate_table(rows)
@@ -52,7 +52,7 @@ _TONES = {"holds": "good", "does not hold": "bad"}
 
 
 def claims_dots(findings: Sequence[Finding]) -> Dots:
-    """A row for each claim, with an axis of its own: claims are about different quantities."""
+    """A dot plot with one row for each claim; each row has its own axis, since claims measure different quantities."""
     rows = [
         Dot(
             one.name,
@@ -80,7 +80,7 @@ def _claims(rows: Sequence[Dot], what: str = "") -> Dots:
 
 
 def claims_table(findings: Sequence[Finding]) -> Table:
-    """A line for each claim, its sentence and every seed included."""
+    """A table with one row for each claim: verdict, mean, every seed, interval and sentence."""
     cells = [
         [
             *(one.name, one.verdict),
@@ -100,7 +100,7 @@ def claims_table(findings: Sequence[Finding]) -> Table:
 
 
 def gate_table(rows: Sequence[Row]) -> list[Table]:
-    """Hits and misses of the gate; none where it announced no training."""
+    """A table that compares the gate's predictions with the training results; empty list if no row has a prediction."""
     if all(row.get("gate_cell") is None for row in rows):
         return []
     header, cells, said = record(rows)
@@ -108,7 +108,7 @@ def gate_table(rows: Sequence[Row]) -> list[Table]:
 
 
 def arms_table(rows: Sequence[Row]) -> Table:
-    """Every number of every arm in its row of the highest step: mean over seeds, below it each seed."""
+    """A table of every numeric column by arm at each seed's highest step: mean over seeds, below it each seed."""
     columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if _is_number(key, value)))
     cells = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
@@ -122,12 +122,12 @@ def _is_number(key: str, value: Any) -> bool:
 
 
 def _has_mean(value: Any) -> bool:
-    """A number, or a list of one for each question."""
+    """Whether a value is a number, or a list of numbers with one for each question."""
     return isinstance(value, int | float) or (isinstance(value, list) and bool(value) and isinstance(value[0], float))
 
 
 def _values(rows: Sequence[Row], arm: str, column: str) -> list[float]:
-    """The newest value of a column by seed."""
+    """A column's value at the highest step that has one, for each seed of an arm in the order of the seeds."""
     newest: dict[int, Row] = {}
     for row in rows:
         if row["arm"] != arm or not _has_mean(row.get(column)):
@@ -145,7 +145,7 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def curves(figure: Figure, rows: Sequence[Row]) -> Drawn:
-    """A figure of rows: per arm the mean over seeds, a band from the smallest to the largest, and every seed thin."""
+    """Draws a study's figure from its rows: for each arm the mean over seeds, the range over seeds, and every seed."""
     known = list(dict.fromkeys(row["arm"] for row in rows))
     arms = [arm for arm in (figure.arms or known) if arm in known]
     columns = (figure.y,) if isinstance(figure.y, str) else figure.y
@@ -196,10 +196,10 @@ def study_page(
     """The page of a study.
 
     Args:
-        result: What ``study.json`` holds.
-        about: The docstring of the study.
-        made: Its exhibits.
-        samples: What its arms wrote.
+        result: The content of ``study.json``.
+        about: The docstring of the study's module; its first paragraph is always shown, the rest on demand.
+        made: The study's exhibits.
+        samples: The texts that the arms wrote, one mapping for each, from the seeds' ``rows.jsonl``.
     """
     lead, _, rest = about.strip().partition("\n\n")
     seeds = ("seed " if len(result["seeds"]) == 1 else "seeds ") + ", ".join(map(str, result["seeds"]))
@@ -214,7 +214,10 @@ def study_page(
 
 
 def _pack(samples: Sequence[Mapping[str, Any]]) -> Packed:
-    """Samples in the page's form: an attempt each, with every further column below the text."""
+    """Samples as episodes of the page: one attempt each, with all further columns below the text.
+
+    If there are more than :data:`MAX_SAMPLES` samples, only every n-th is kept.
+    """
     step = -(-len(samples) // MAX_SAMPLES) or 1
     found = Packed({arm: arm for arm in dict.fromkeys(one["arm"] for one in samples)})
     lines: dict[int, int] = {}
@@ -238,16 +241,19 @@ def _pack(samples: Sequence[Mapping[str, Any]]) -> Packed:
 
 
 def no_samples() -> Packed:
-    """What a page without texts to browse carries in their place."""
+    """The empty set of episodes, for a page without texts to browse."""
     return Packed({})
 
 
 def overview(root: Path) -> tuple[Page, list[Exhibit]]:
-    """All studies below a folder, the newest of each: verdicts, links, what the gate foretold; and these exhibits."""
+    """The page of all studies below a folder and its exhibits, with the newest run of each study.
+
+    Exhibits are the verdicts on all claims and the gate's record; the page also links to the studies' own pages.
+    """
     newest: dict[str, Path] = {}
     for path in oldest_first(root, "study.json"):
         stored = json.loads(path.read_text(encoding="utf-8"))
-        if not stored.get("dry_run"):  # it says nothing, and would stand in front of a run that does
+        if not stored.get("dry_run"):  # a dry run measures nothing and would hide an older run that does
             newest[stored["study"]] = path
     cells, rows = [], []
     dots: list[Dot] = []

@@ -1,4 +1,4 @@
-"""Tables T1 to T6: what came out, what the parts are worth, elsewhere, at what cost, every seed, between folders."""
+"""Tables T1 to T6: main results, ablations, transfer, compute, every seed, and differences between folders."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,18 +18,18 @@ from rl.analysis.statistics import Interval
 
 FULL = "score"
 ABLATIONS = ("single_turn", "score_no_stage1", "score_no_shaping", "score_star_stage2", "score_offline_first")
-"""Arms that lack one part of SCoRe (arXiv 2409.12917, Table 4); its first row is single-turn RL."""
+"""Arms that lack one part of SCoRe, as in Table 4 of arXiv 2409.12917, whose first row is single-turn RL."""
 
 
 @exhibit("T1", "Main results")
 def main_table(store: Store) -> Table:
-    """Every rate of every arm with its interval, greedy and sampled."""
+    """Every rate of every arm with its interval, in every mode (greedy, sampled), and what its training cost."""
     lead: dict[str, Rate] = {}
     rates: dict[str, Rate] = {}
     for mode in store.modes:
         lead |= store.rates(mode, Where.HEADLINE)
         rates |= store.rates(mode, Where.TABLES)
-    rates = lead | rates  # those of the first columns first
+    rates = lead | rates  # headline rates become the first columns
     rows, views, values = [], [], {}
     for mode in store.modes:
         for arm in (arm for arm in store.arms if arm in store.tables(mode)):
@@ -55,11 +55,11 @@ def main_table(store: Store) -> Table:
 
 
 _BUDGET = ("sampled episodes", "sampled tokens", "optimiser steps", "gradient tokens")
-"""What T1 says of every run's training, beside its rates; all of it is in T4."""
+"""The training costs that T1 shows beside the rates; T4 shows all of them."""
 
 
 def _tuned(store: Store) -> str:
-    """How the trained arms came by their values."""
+    """Sentence on how the trained arms were tuned; empty if there is no record of tuning."""
     records = store.setting("tuning", {}) or {}
     found = {arm: records[arm] for arm in store.trained if arm in records}
     if not found:
@@ -74,7 +74,7 @@ def _tuned(store: Store) -> str:
 
 @exhibit("T2", "What SCoRe's parts are worth")
 def ablations(store: Store) -> Table:
-    """SCoRe minus each part."""
+    """SCoRe compared with arms that lack one of its parts."""
     parts = [arm for arm in store.trained if arm in ABLATIONS or arm.startswith("score_no_")]
     if FULL not in store.arms or not parts or store.attempts(store.mode) < 2:
         raise MissingError(f"needs {FULL} and at least one of {', '.join(ABLATIONS)} among the arms (include=[...])")
@@ -82,7 +82,7 @@ def ablations(store: Store) -> Table:
     header, rows, values = ["arm"], [[store.names[FULL]], *([store.names[arm]] for arm in parts)], {}
     for name in ("accuracy_t2", "delta"):
         rate = named(name)
-        # Paired: SCoRe and each ablation on the same resampled seeds and tasks.
+        # Paired differences: SCoRe and each ablation are evaluated on the same resampled seeds and tasks.
         full, *others = (store.cells(arm, mode, name) for arm in (FULL, *parts))
         adjusted = holm([boot.p_value(full, other) for other in others])
         header += [rate.header, "SCoRe minus this arm", "p (Holm)"]
@@ -102,7 +102,7 @@ def ablations(store: Store) -> Table:
 
 @exhibit("T3", "Elsewhere")
 def transfer(store: Store) -> Table:
-    """Other environments, and repairing the base's attempts."""
+    """Rates in other environments, and how many of the base's wrong first attempts each arm fixes."""
     modes = sorted({row.mode for row in store.rows if row.mode.startswith(TRANSFER)})
     repaired = _repair_rates(store)
     if not modes and not repaired:
@@ -153,7 +153,7 @@ _COST: dict[str, Callable[[dict[str, Any]], float]] = {
 
 @exhibit("T4", "What it cost")
 def compute(store: Store) -> Table:
-    """What every arm spent, and on what they are matched."""
+    """What every arm spent on training, and which budget is the same for all arms."""
     rows, values = [], {}
     for arm in store.arms:
         runs = [store.runs[arm, seed].result for seed in store.seeds(arm)]
@@ -168,7 +168,7 @@ def compute(store: Store) -> Table:
 
 
 def matched(store: Store) -> str:
-    """The sentence that says on what arms are matched."""
+    """Sentence on which budget is the same for all arms of a comparison."""
     if not store.is_comparison:
         return "These runs were not started as one comparison: look here whether they spent alike."
     match = store.setting("match", "samples")
@@ -182,11 +182,11 @@ def matched(store: Store) -> str:
 
 @exhibit("T6", "Between folders")
 def between(store: Store) -> Table:
-    """What an arm of the first folder gains or loses in the others."""
+    """Difference in each headline rate between an arm in another folder and the same arm in the first folder."""
     if len(store.folders) < 2:
         raise MissingError("compares several folders: python -m experiments.report 'run=[<folder>,<folder>]'")
     mode, boot, rates = store.mode, store.bootstrap(store.mode), store.rates(store.mode, Where.HEADLINE)
-    # Arms of several folders end in the folder's letter (see Store); the same name in two folders is one arm.
+    # With several folders, arm names end in the folder's letter (see Store); without it, equal names are the same arm.
     first = {arm.removesuffix(" (A)"): arm for arm in store.arms if arm.endswith(" (A)")}
     pairs = [(own, other) for name, own in first.items() for other in store.arms if other[:-4] == name and other != own]
     if not pairs:
@@ -208,7 +208,7 @@ def between(store: Store) -> Table:
 
 @exhibit("T5", "Every seed")
 def every_seed(store: Store) -> Table:
-    """One row per training run."""
+    """Headline rates of every training run, with tests over tasks; one row per run."""
     comparison, rates = compare(store, store.mode), store.rates(store.mode, Where.HEADLINE)
     rows: list[list[str]] = []
     values: dict[str, dict[str, Any]] = {}
@@ -235,20 +235,20 @@ def every_seed(store: Store) -> Table:
 
 
 def failures(lines: Sequence[ArmLine]) -> str:
-    """``STaR 2 of 3, SCoRe 0 of 3``."""
+    """Number of failed seeds of every trained arm, such as ``STaR 2 of 3, SCoRe 0 of 3``."""
     trained = [line for line in lines if line.trained]
     return ", ".join(f"{line.name} {sum(s.failed for s in line.seeds)} of {len(line.seeds)}" for line in trained)
 
 
 def cell(interval: Interval, rate: Rate) -> str:
-    """Mean, and on a second line its interval, in the unit of the rate."""
+    """Table cell in the rate's unit: the mean and, on a second line, the interval; ``-`` if the mean is ``nan``."""
     if interval.mean != interval.mean:
         return "-"
     return f"{rate.text(interval.mean)}\n{rate.text(interval.low)}, {rate.text(interval.high)}"
 
 
 def numbers(interval: Interval) -> list[float]:
-    """Mean and ends."""
+    """Mean, lower and upper end of an interval as a list."""
     return [interval.mean, interval.low, interval.high]
 
 

@@ -1,4 +1,4 @@
-"""What the intervals say, in sentences, and nothing that they do not say."""
+"""Sentences and badges that state what the intervals of a comparison show, and no more than that."""
 
 from collections.abc import Sequence
 
@@ -13,19 +13,19 @@ from rl.analysis.significance import holm
 from rl.analysis.statistics import Interval
 
 UNSEEN_FROM = 0.02
-"""Own errors of kinds that training hardly had are spoken of if surely more than this share are such."""
+"""Errors of kinds that were rare in training are reported if the lower end of their share's interval exceeds this."""
 ENOUGH_SEEDS = 5
-"""With fewer, resampling seeds says little about seeds that were not run."""
+"""With fewer seeds, a bootstrap over seeds says little about seeds that were not run."""
 
 
 def points(interval: Interval, signed: bool = True) -> str:
-    """``+57.3 [+53.1, +60.9]``: percentage points."""
+    """Mean and interval in percentage points, such as ``+57.3 [+53.1, +60.9]``."""
     mean, low, high = (percent(value, signed=signed) for value in (interval.mean, interval.low, interval.high))
     return f"{mean} [{low}, {high}]"
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """One sentence or a few for each arm, the best first, and then the ranking."""
+    """Sentences on each arm, the best first, then on missing arms, the ranking, and the errors trained on."""
     known = [line for line in comparison.arms if line.rates[comparison.goal].mean == line.rates[comparison.goal].mean]
     unknown = [line for line in comparison.arms if line not in known]
     sentences = [of_arm(comparison, line) for line in sorted(known, key=lambda a: -a.rates[comparison.goal].mean)]
@@ -35,7 +35,10 @@ def verdicts(comparison: Comparison) -> list[str]:
 
 
 def lead(comparison: Comparison) -> str:
-    """What came out, in two or three sentences: how many arms improve, whether they correct, whose delta is largest."""
+    """The main result in two or three sentences: how many arms improve, whether they correct, whose delta is largest.
+
+    Empty if no arm was trained.
+    """
     goal = comparison.goal
     trained = [line for line in comparison.arms if line.trained and line.rates[goal].mean == line.rates[goal].mean]
     if not trained:
@@ -60,7 +63,7 @@ def lead(comparison: Comparison) -> str:
 
 
 def badges(comparison: Comparison, line: ArmLine) -> list[Badge]:
-    """What the intervals and the controls say of an arm, in few words."""
+    """What the intervals and the controls show about an arm, as badges of a few words each."""
     found, goal, uses = [], line.rates[comparison.goal], uses_attempt(line.losses)
     if comparison.goal == "delta":
         if goal.low > 0:
@@ -81,7 +84,7 @@ def badges(comparison: Comparison, line: ArmLine) -> list[Badge]:
 
 
 def of_arm(comparison: Comparison, line: ArmLine) -> str:
-    """What the intervals and the controls say of an arm, in sentences."""
+    """What the intervals and the controls show about an arm, in sentences."""
     goal = line.rates[comparison.goal]
     each = ", ".join(named(comparison.goal).text(seed.rates[comparison.goal]) for seed in line.seeds)
     seeds = f" (per seed {each})" if len(line.seeds) > 1 else ""
@@ -93,7 +96,7 @@ def of_arm(comparison: Comparison, line: ArmLine) -> str:
         sentence = f"{line.name}: makes its answers worse; delta {points(goal)} points{seeds}."
     else:
         sentence = f"{line.name}: the interval of delta includes zero, {points(goal)} points{seeds}."
-        if line.detectable > 0:  # it is 0 where no answer changed
+        if line.detectable > 0:  # it is 0 if no answer changed, and says nothing then
             least = percent(line.detectable)
             sentence += (
                 f" On {counted(comparison.n_tasks, 'task')} with so many changes {least} points are found "
@@ -120,33 +123,33 @@ _OF_ATTEMPT = {
     OTHERS_FIRST: "with its first attempt at another task (C2)",
     OTHER_ATTEMPT: "with another attempt under its own error (C5)",
 }
-"""Controls that take the attempt away or exchange it."""
+"""Words for the controls that remove or exchange the first attempt."""
 
 
 def uses_attempt(losses: dict[str, Interval]) -> bool | None:
-    """Whether each control of the attempt that was played costs accuracy.
+    """Whether the second attempt uses the first: every control of the attempt that was played costs accuracy.
 
-    ``None`` if that cannot be told: none was played, or only C1, under which an empty attempt may cost what it does
-    because it is unlike anything in training.
+    ``None`` if this cannot be told, because none of these controls was played, or because C1 alone was played and costs
+    accuracy: an empty attempt may cost accuracy just because it is unlike anything in training.
     """
     # A loss counts if its whole interval lies above zero.
     played = {name: losses[name].low > 0 for name in _OF_ATTEMPT if name in losses}
-    # One exchange that costs nothing is enough: the attempt was there and was not used.
+    # A single control without a loss is enough for "not used": the attempt was changed and accuracy did not fall.
     if not all(played.values()):
         return False
     return True if played.keys() - {WITHOUT_FIRST} else None
 
 
 def does_it_correct(losses: dict[str, Interval]) -> str:
-    """What the second attempt owes to the first, and to what was said of it.
+    """Says in sentences whether the second attempt uses the first attempt, and whether it uses the error.
 
-    The attempt was used if exchanging it costs accuracy: together with what is said of it (C2), under its own error
-    (C5), and if taking it away does (C1). An empty first attempt is unlike anything in training, so a loss under C1
-    alone shows nothing. The error was used if exchanging it alone costs accuracy (C4).
+    The attempt is used if accuracy falls when it is removed (C1), when it is exchanged together with the feedback on it
+    (C2), and when it is exchanged under unchanged feedback (C5). An empty first attempt is unlike anything in training,
+    so a loss under C1 alone shows nothing. The error is used if accuracy falls when the error alone is exchanged (C4).
 
     Args:
-        losses: What accuracy of the second attempt falls by under each control, by its name; C4 and C5 are missing
-            where nothing could be exchanged.
+        losses: Loss in accuracy of the second attempt under each control, by the control's name; C4 and C5 are missing
+            if nothing could be exchanged.
     """
     found = {words: losses[name] for name, words in _OF_ATTEMPT.items() if name in losses}
     unharmed = {words: loss for words, loss in found.items() if loss.low <= 0}
@@ -168,13 +171,13 @@ def does_it_correct(losses: dict[str, Interval]) -> str:
 
 
 def whose_errors(comparison: Comparison) -> list[str]:
-    """Whether arms make the errors that they were trained on, and what becomes of those that they were not (F14)."""
+    """Whether arms make the errors that they were trained on, and how often they fix errors rare in training (F14)."""
     known = [(line.name, line.shift) for line in comparison.arms if line.shift is not None]
     if not known:
         return []
 
     def said(differs: bool) -> str:
-        # Each with its own bound: with few errors chance alone reaches far.
+        # Each arm is given with its own bound: the fewer its errors, the larger the total variation by chance alone.
         return _and(
             [
                 f"{name} {_of_1(found.distance)} ({fixed(found.by_chance, 2)})"
@@ -214,7 +217,7 @@ def _ranking(comparison: Comparison, trained: Sequence[ArmLine]) -> list[str]:
     goal = comparison.goal
     best = max(trained, key=lambda line: line.rates[goal].mean)
     others = [line for line in trained if line is not best]
-    # As many tests as there are rivals of the best one, so p-values are adjusted for that many (Holm).
+    # The best arm is tested against each other arm, so p-values are adjusted for that number of tests (Holm).
     adjusted = holm([best.p_against[other.arm] for other in others])
     beaten = [o.name for o, p in zip(others, adjusted, strict=True) if p < 0.05 and best.against[o.arm].mean > 0]
     level = [o.name for o in others if o.name not in beaten]
@@ -240,9 +243,9 @@ def _ranking(comparison: Comparison, trained: Sequence[ArmLine]) -> list[str]:
 
 
 def _largest(trained: Sequence[ArmLine], best: ArmLine, goal: str) -> str:
-    """Who has the largest rate, whatever its sign and however many share it."""
+    """Sentence on which trained arms have the largest rate; it says so if that rate is zero or negative."""
     rate = named(goal)
-    # As printed: sentences must not rank what the table shows as equal.
+    # Rates are compared as printed, so that no sentence ranks arms that the table shows as equal.
     value, shared = rate.text(best.rates[goal].mean), _sharing(trained, best, goal)
     if float(value) > 0 or rate.unit != "points":
         if len(shared) == 1:
@@ -255,7 +258,7 @@ def _largest(trained: Sequence[ArmLine], best: ArmLine, goal: str) -> str:
 
 
 def _sharing(lines: Sequence[ArmLine], best: ArmLine, rate: str) -> list[str]:
-    """Names of the arms whose rate prints like the best one's: what cannot be read apart is not ranked."""
+    """Names of the arms whose rate, as printed, equals that of the best arm."""
     return [line.name for line in lines if percent(line.rates[rate].mean) == percent(best.rates[rate].mean)]
 
 

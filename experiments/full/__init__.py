@@ -1,10 +1,11 @@
-"""Size ``full`` of the studies: each paper's setting for a chat model of 1 to 8B parameters, in a file each.
+"""Size ``full`` of the studies: each paper's setting for a language model of 1 to 8B parameters, one file per study.
 
-A file here is a study module (:mod:`experiments.studies`) of the same claims, with questions in words instead of a toy
-language, and says four things more: ``EXPECTED``, what each claim that it measures is expected to come to and why;
-``work(cfg)``, the tokens of each arm; ``DRY``, the settings of a dry run; and, in its docstring, what is simplified.
-``python -m experiments.study study=<name> size=full`` prints all of it and runs the same code on a model of the same
-architecture with random weights; ``dry_run=false settings.model=<folder>`` runs it for real.
+Each file is a study module (:mod:`experiments.studies`) with claims of the same study, mostly with questions in natural
+language instead of a toy language. It has three more attributes: ``EXPECTED``, the expected verdict on each claim that
+it measures, with reasons; ``work(cfg)``, the tokens of each arm; and ``DRY``, the settings of a dry run. Its docstring
+says what is simplified. ``python -m experiments.study study=<name> size=full`` prints setting, expectations and cost,
+and runs the same code on a model of the same architecture with random weights; ``dry_run=false
+settings.model=<folder>`` runs it for real.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,13 @@ from rl.analysis.claims import Claim, Figure, Verdict
 
 @dataclass(frozen=True)
 class Expected:
-    """What a claim is expected to come to at full size.
+    """Expected verdict on a claim at full size.
 
     Args:
-        claim: Its name.
-        verdict: What the interval will say.
-        why: The reason, with its source.
-        sentence: The claim in words of this size, where the study's speak of its toy.
+        claim: Name of the claim.
+        verdict: Expected verdict.
+        why: Reason for the expectation, with its source.
+        sentence: Wording of the claim for the full size; empty keeps the study's own wording.
     """
 
     claim: str
@@ -35,10 +36,10 @@ HOLDS, FAILS, OPEN = Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL
 
 
 def carried(claims: Sequence[Claim], expected: Sequence[Expected]) -> tuple[Claim, ...]:
-    """The claims of a study that its full size measures: those for which something is expected.
+    """Returns the claims of a study that its full size measures: those with an expected verdict.
 
     Raises:
-        ValueError: If something is expected of a claim that there is not.
+        ValueError: If ``expected`` names a claim that the study does not have.
     """
     by_name = {one.name: one for one in claims}
     if missing := [one.claim for one in expected if one.claim not in by_name]:
@@ -47,7 +48,7 @@ def carried(claims: Sequence[Claim], expected: Sequence[Expected]) -> tuple[Clai
 
 
 def figures_of(exhibits: Sequence[Any], *without: str) -> tuple[Any, ...]:
-    """A study's figures without what they say of its toy, and without those whose columns there are not, by title."""
+    """Returns a study's exhibits without the toy's captions, and without those whose titles are in ``without``."""
     return tuple(
         replace(one, caption="", y_label="") if isinstance(one, Figure) else one
         for one in exhibits
@@ -57,15 +58,15 @@ def figures_of(exhibits: Sequence[Any], *without: str) -> tuple[Any, ...]:
 
 @dataclass
 class Setting:
-    """What all full sizes have in common.
+    """Settings that full sizes with training share.
 
     Args:
         model: Name in :data:`experiments.full.shapes.SHAPES`, or a folder.
-        rank: Of the adapters that are trained; their scale is twice the rank.
+        rank: LoRA rank of the trained adapters; their alpha is twice the rank.
         lr: Learning rate of the adapters.
-        prompt: Tokens of a question, for the estimate alone.
-        max_new: Most tokens of an answer.
-        n_signal: Training questions on which a reward is held against the truth before training.
+        prompt: Tokens of a question; only for the cost estimate.
+        max_new: Largest number of tokens of an answer.
+        n_signal: Training questions on which a reward is compared with the truth before training.
     """
 
     model: str = ""
@@ -78,12 +79,12 @@ class Setting:
 
 @dataclass
 class Asked(Setting):
-    """Of full sizes whose questions a checker grades.
+    """Settings of full sizes whose questions are graded by a checker.
 
     Args:
-        data: Id of the questions' environment, or ``products``.
-        data_path: Folder of its files; empty for its default.
-        largest: Largest factor of ``products``, of the most digits that are asked.
+        data: Id of the environment that has the questions, or ``products``.
+        data_path: Folder of the environment's files; empty for its default.
+        largest: Largest factor of ``products``, such as 999 for factors of three digits.
     """
 
     data: str = "errata/gsm8k-v1"

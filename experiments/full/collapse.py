@@ -1,14 +1,14 @@
-"""Model collapse on text: a language model of 1.5B parameters goes on with passages, and its successor learns from it.
+"""Model collapse on text: a language model of 1.5B parameters continues passages, and its successor learns the result.
 
-Setting. Shumailov et al. (arXiv 2305.17493) fine-tune OPT-125M on wikitext-2 in blocks of 64 tokens; each model goes on
-with every block for 64 tokens, and the next one learns these, nine generations of 5 epochs; Gerstgrasser et al. (arXiv
-2404.01413) keep what came before. Here Qwen2.5-1.5B, five generations, blocks of 64 + 64 tokens of the text in
-``settings.text`` (wikitext-2 has about 2 million tokens, 16,000 blocks; 14,000 are learned), 5 epochs at 2e-4
-with adapters.
+Setting. Shumailov et al. (arXiv 2305.17493) fine-tune OPT-125M on wikitext-2 in blocks of 64 tokens. Each model
+continues every block by 64 tokens, which the next model learns; there are nine generations of 5 epochs. Gerstgrasser et
+al. (arXiv 2404.01413) keep the data of all earlier generations. Here Qwen2.5-1.5B, five generations, blocks of 64 + 64
+tokens of the text in ``settings.text`` (wikitext-2 has about 2 million tokens, 16,000 blocks; 14,000 are learned), 5
+epochs at 2e-4 with adapters.
 
-Simplified. Sampling instead of five beams, so that temperature alone decides what is lost; adapters that begin anew in
-each generation on a model that has seen other text before. No checker knows which text is right, so ``verified`` and
-what it claims are not carried, and neither is the table without a network.
+Simplified. Sampling instead of beam search with five beams, so that only the temperature decides what is lost; fresh
+adapters in each generation, on a model that was pretrained on other text. No checker can tell which text is right, so
+the arm ``verified`` and its claims are left out, as is the table without a network.
 """
 
 from collections.abc import Sequence
@@ -31,17 +31,17 @@ from rl.types import derive_seed
 
 @dataclass
 class Config(Setting):
-    """Sizes.
+    """Settings of the full size.
 
     Args:
-        text: File of plain text, as much as there are blocks; one in ten is held out.
-        blocks: That are learned, and gone on with by every model.
-        block: Tokens that are shown, and as many that are learned.
-        generations: Models after the first one.
-        epochs: Of every model over as many blocks.
-        batch: Blocks of a step.
-        cold: The second sampling temperature, of ``replace`` alone; the first is 1.
-        real_share: Of ``mix``.
+        text: File of plain text that is long enough for all blocks; one block in ten is held out.
+        blocks: Number of real blocks that are learned, and that every model continues.
+        block: Number of tokens of a prompt, and of the continuation that is learned.
+        generations: Number of models after the first one.
+        epochs: Epochs of every model, counted over ``blocks`` blocks; a larger training set adds no steps.
+        batch: Blocks per optimiser step.
+        cold: Second sampling temperature, only for ``replace``; the first is 1.
+        real_share: Share of real blocks in the training sets of ``mix``.
     """
 
     model: str = "Qwen/Qwen2.5-1.5B"
@@ -62,7 +62,7 @@ ARMS = ("replace", "accumulate", "accumulate_subsample", "mix")
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """Each generation: training, held-out blocks that are read, and as many blocks written as there are real ones."""
+    """Work of each arm: per generation the training, reading of held-out blocks, and continuing of all real blocks."""
     one = Work(cfg.blocks * cfg.block, cfg.blocks * cfg.block, cfg.epochs * cfg.blocks * 2 * cfg.block)
     one += Work(read=ceil(cfg.blocks / 9) * 2 * cfg.block)
     return {arm: (cfg.generations + 1) * (2 if arm == "replace" else 1) * one for arm in ARMS}
@@ -70,7 +70,7 @@ def work(cfg: Config) -> dict[str, Work]:
 
 @dataclass
 class Base:
-    """The model, and real blocks ``[N, 2 * block]``: to be learned, and held out."""
+    """The model, and real blocks ``[N, 2 * block]`` for training (``real``) and held out (``test``)."""
 
     speaker: Speaker
     real: np.ndarray
@@ -78,7 +78,7 @@ class Base:
 
 
 def prepare(cfg: Config, seed: int) -> Base:
-    """The model and the text, of which every tenth block is held out."""
+    """Loads the model, and the text, of which every tenth block is held out."""
     speaker, path = Speaker(cfg.model, cfg.rank, cfg.lr), Path(cfg.text)
     if not path.is_file():
         raise FileNotFoundError(f"settings.text={cfg.text}: no such file; give one of plain text")
@@ -93,17 +93,17 @@ def prepare(cfg: Config, seed: int) -> Base:
 
 
 def as_said(rows: np.ndarray, block: int) -> list[Said]:
-    """Blocks as texts to go on with and what follows; -1 fills what a model left out."""
+    """Blocks as prompts with continuations; -1, which fills up short continuations, is removed."""
     return [Said(tuple(row[:block]), tuple(token for token in row[block:] if token >= 0), "") for row in rows.tolist()]
 
 
 def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All generations of one policy: train from the start, measure, write, and make the next training set."""
+    """Runs all generations of one arm: train fresh adapters, measure, write, and make the next training set."""
     speaker, options = base.speaker, {"share": cfg.real_share} if arm == "mix" else {}
     next_data = DATA_POLICIES.bind(arm, options)
     n = len(base.real)
     rows: list[dict[str, Any]] = [{"step": g, "n": n} for g in range(cfg.generations + 1)]
-    # Of the tokens that are learned, the rarest that together make a quarter of the real text.
+    # The rarest token types that together make up a quarter of all learned tokens of the real text.
     tokens, counts = np.unique(base.real[:, cfg.block :], return_counts=True)
     order = np.argsort(counts, kind="stable")
     rare = tokens[order][np.cumsum(counts[order]) <= 0.25 * counts.sum()]
@@ -127,7 +127,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
 
 
 def write(speaker: Speaker, real: np.ndarray, block: int, temperature: float, seed: int) -> np.ndarray:
-    """Every real block with what the model goes on with instead; -1 where it ended before."""
+    """Every real block with the model's continuation in place of its own; -1 after a continuation that ended early."""
     said = speaker.say([tuple(row) for row in real[:, :block].tolist()], seed, block, temperature=temperature)
     rows = [row[:block] + list(one.ids) + [-1] * (block - len(one.ids))
             for row, (one,) in zip(real.tolist(), said, strict=True)]  # fmt: skip
@@ -135,7 +135,7 @@ def write(speaker: Speaker, real: np.ndarray, block: int, temperature: float, se
 
 
 def meters(written: np.ndarray, rare: Sequence[int] | np.ndarray) -> dict[str, float]:
-    """Distinct tokens of a text, the share of its tokens that are rare ones, its entropy in nats per token."""
+    """Number of token types in a text, share of rare tokens, unigram entropy in nats per token, and mean length."""
     there = written[written >= 0]
     _, counts = np.unique(there, return_counts=True)
     shares = counts / counts.sum()

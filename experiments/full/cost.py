@@ -1,9 +1,9 @@
-"""What a full size costs: tokens that are sampled, read and trained, and the GPU hours that follow from them.
+"""Cost of a full size: tokens that are sampled, read and trained, and the GPU hours that follow from them.
 
-Tokens are counted by each study from its own settings, with answers as long as they may be; operations are two for each
-parameter and token of a forward pass, six for each trained token (with adapters the weights need no gradient, and their
-activations are computed twice instead). Hours follow from the peak of a GPU and the share of it that is reached, which
-takes many rows at once; what passes over the weights for a few rows alone takes as long as they take to be read, too.
+Each study counts tokens from its settings, with answers of maximal length. A forward pass takes two operations per
+parameter and token, training six (with adapters the weights need no gradient, but activations are computed twice
+instead). Hours follow from the peak of a GPU and the share of the peak that is reached with many rows at once. Passes
+over the weights for only a few rows take additional time: that of reading the weights from memory.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from rl.analysis.printing import fixed
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens by what is done with them.
+    """Numbers of tokens by kind of work.
 
     Args:
-        sampled: Decoded one after the other.
-        read: Of prompts and of texts that are scored, in one pass.
-        trained: Forward and backward.
-        passes: Over all weights for a few short rows: a token that is decoded for less than sixteen, say; three for a
-            step of training on one line.
+        sampled: Tokens that are decoded one after the other.
+        read: Tokens of prompts and of scored texts, which take one forward pass.
+        trained: Tokens with a forward and a backward pass.
+        passes: Passes over all weights for a few short rows only, such as decoding one token for fewer than 16 rows; a
+            training step on one line counts as three.
     """
 
     sampled: float = 0.0
@@ -41,15 +41,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU and the shares of its peak that are taken to be reached.
+    """A GPU and the assumed shares of its peak that are reached.
 
     Args:
-        name: Of the GPU.
-        peak: Operations a second, dense, bfloat16.
-        bandwidth: Bytes of memory that are read a second.
-        sampling: Share while decoding.
-        reading: Share in passes without gradients.
-        training: Share in passes with them.
+        name: Name of the GPU.
+        peak: Peak operations per second, dense, bfloat16.
+        bandwidth: Memory bandwidth in bytes per second.
+        sampling: Share of the peak that is reached in decoding.
+        reading: Share of the peak in passes without gradients.
+        training: Share of the peak in passes with gradients.
     """
 
     name: str
@@ -60,9 +60,10 @@ class Gpu:
     training: float
 
     def hours(self, parameters: float, work: Work) -> float:
-        """GPU hours of some work with a model of so many parameters."""
+        """GPU hours of some work with a model of the given number of parameters."""
         seconds = work.sampled / self.sampling + work.read / self.reading + 3 * work.trained / self.training
-        return 2 * parameters * (seconds / self.peak + work.passes / self.bandwidth) / 3600  # two bytes a weight
+        # The factor 2 is two operations per parameter and token, and for passes two bytes per weight.
+        return 2 * parameters * (seconds / self.peak + work.passes / self.bandwidth) / 3600
 
     @property
     def shares(self) -> str:
@@ -72,20 +73,20 @@ class Gpu:
 
 
 H100 = Gpu("NVIDIA H100 80GB", 989e12, 3.35e12, sampling=0.05, reading=0.3, training=0.3)
-"""Peak and bandwidth from NVIDIA's data sheet (SXM, dense). The shares are what a model of several billion
-parameters is expected to reach with large batches; they were not measured here."""
+"""Peak and bandwidth are from NVIDIA's data sheet (SXM, dense). The shares are those that a model of several billion
+parameters is expected to reach with large batches; they were not measured in this project."""
 H100_MEASURED = Gpu("NVIDIA H100 80GB", 989e12, 3.35e12, sampling=0.009, reading=0.058, training=0.058)
-"""The shares that this project measured with 0.5B parameters and 64 rows (``docs/performance.md``): a small model does
-not fill the GPU, so that hours by these shares are a cautious reading, and no bound."""
+"""The same GPU with the shares that this project measured with 0.5B parameters and 64 rows (``docs/performance.md``). A
+small model does not fill the GPU, so hours by these shares are a cautious estimate, but no upper bound."""
 
 
 def hours(value: float) -> str:
-    """Hours as people write them: ``250``, ``7.3``, ``0.04``."""
+    """Hours as text, with fewer decimals for larger numbers: ``250``, ``7.3``, ``0.04``."""
     return fixed(value, 0 if value >= 20 else 1 if value >= 1 else 2)
 
 
 def table(parameters: float, by_arm: Mapping[str, Work], n_seeds: int) -> tuple[list[str], list[list[str]]]:
-    """Tokens and GPU hours of each arm with one seed, of a seed, and of all: a header and rows."""
+    """Header and rows of a table with tokens and GPU hours of each arm with one seed, of one seed, and of all seeds."""
     total = sum(by_arm.values(), Work())
     lines = [*by_arm.items(), ("a seed", total), (counted(n_seeds, "seed"), n_seeds * total)]
     header = ["arm", "sampled tokens", "read", "trained", "GPU hours", "at shares measured with 0.5B"]

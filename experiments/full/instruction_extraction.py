@@ -1,13 +1,13 @@
-"""MAGPIE at its own size: an 8B chat model writes the requests that it was tuned on, from two prefixes.
+"""MAGPIE at its own size: an 8B chat model writes requests like those that it was tuned on, from two prefixes.
 
-Setting. Xu et al. (arXiv 2406.08464): Llama-3-8B-Instruct, temperature 1, requests from the template's prefix alone,
-answered greedily; 3 million pairs of which 300,000 are kept and a base model is fine-tuned on. Here 1,000 requests of
-up to 128 tokens from the template's prefix and from the bare mark of a user's turn; the code is the study's own, as at
-size ``smollm2``, and ``settings.export`` writes the kept pairs as ``experiments.sft`` reads them.
+Setting. Xu et al. (arXiv 2406.08464): Llama-3-8B-Instruct at temperature 1 writes requests, given only the template's
+prefix, and answers them greedily; of 3 million pairs, 300,000 are kept to fine-tune a base model. Here 1,000 requests
+of up to 128 tokens, from the template's prefix and from the bare mark of a user's turn. The code is the study's own, as
+at size ``smollm2``; ``settings.export`` writes the kept pairs in the format that ``experiments.sft`` reads.
 
-Simplified. No student: whether 300,000 pairs make a good chat model is told by judges of open answers, which none of
-the studies uses. Llama 3's template has no system prompt of its own, so that both prefixes differ by the opening mark
-of the text alone; Qwen2.5's has one (``settings.model=Qwen/Qwen2.5-7B-Instruct``).
+Simplified. No student is trained: whether 300,000 pairs make a good chat model would have to be decided by judges of
+open answers, which none of the studies uses. Llama 3's template has no system prompt of its own, so the two prefixes
+differ only in the token that opens a text; Qwen2.5's has one (``settings.model=Qwen/Qwen2.5-7B-Instruct``).
 """
 
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from experiments.studies import instruction_extraction as study
 
 @dataclass
 class Config:
-    """Sizes.
+    """Settings of the full size.
 
     Args:
         model: Name in :data:`experiments.full.shapes.SHAPES`, or a folder.
-        n: Requests from each prefix.
-        temperature: Of these requests.
-        max_new: Most tokens of a request, and of its answer.
-        prompt: Tokens of a prefix, for the estimate alone.
-        export: Folder that gets the kept pairs, one below it for each arm and seed; empty for none.
+        n: Number of requests from each prefix.
+        temperature: Sampling temperature of the requests.
+        max_new: Largest number of tokens of a request, and of its answer.
+        prompt: Tokens of a prefix; only for the cost estimate.
+        export: Folder for the kept pairs, with a folder for each arm and seed; empty writes none.
     """
 
     model: str = "meta-llama/Meta-Llama-3-8B-Instruct"
@@ -48,20 +48,20 @@ ARMS = ("deduplicated", "bare_prefix")
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """Requests from both prefixes, and answers to those from the first one."""
+    """Work of each arm: requests from both prefixes, and answers to those from the first one."""
     asked = cfg.n * Work(cfg.max_new, cfg.prompt)
-    answers = cfg.n * Work(cfg.max_new, cfg.prompt + cfg.max_new, passes=cfg.max_new)  # one question at a time
+    answers = cfg.n * Work(cfg.max_new, cfg.prompt + cfg.max_new, passes=cfg.max_new)  # One question at a time.
     return {ARMS[0]: asked + answers, ARMS[1]: asked}
 
 
 def prepare(cfg: Config, seed: int) -> Any:
-    """The model with its template."""
+    """Loads the model with its tokenizer and chat template."""
     speaker = Speaker(cfg.model, 1, 1e-5)
     return Writer(speaker.base, speaker.tokenizer, speaker.renderer)
 
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Requests from one of the two prefixes."""
+    """Runs the study's own code: requests from the prefix of the arm."""
     return study.run(cfg, arm, seed, base, samples)  # type: ignore[arg-type]
 
 

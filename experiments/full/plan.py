@@ -1,6 +1,6 @@
-"""What a full size would do and cost, before anything is loaded; as a page: ``python -m experiments.full.plan``.
+"""Setting, expectations and cost of a study's full size, computed without loading a model.
 
-``python -m experiments.full.plan > docs/full_sizes.md`` writes the page of all studies from their modules.
+``python -m experiments.full.plan > docs/full_sizes.md`` writes the documentation page of all studies.
 """
 
 import sys
@@ -17,16 +17,16 @@ from rewards.wording import counted
 from rl.analysis.printing import fixed
 
 _WORDS = {HOLDS: "holds", FAILS: "does not hold", OPEN: "open"}
-"""What is expected, in words: a claim that may come out either way is open."""
+"""Expected verdicts in words; "open" means that either verdict is possible."""
 
 
 def planned(name: str, cfg: Any, n_seeds: int) -> dict[str, Any]:
-    """Setting, expectation and cost of a study's full size, as JSON types.
+    """Setting, expectations and cost of a study's full size, as JSON types.
 
     Args:
-        name: Of the study.
-        cfg: Its full settings.
-        n_seeds: How many there would be.
+        name: Name of the study.
+        cfg: Settings of its full size.
+        n_seeds: Number of seeds.
     """
     study: Any = load(name, "full")
     parameters, by_arm = parameters_of(cfg.model), study.work(cfg)
@@ -49,7 +49,7 @@ def planned(name: str, cfg: Any, n_seeds: int) -> dict[str, Any]:
 
 
 def lines(plan: dict[str, Any]) -> Iterator[str]:
-    """The plan in words, line by line."""
+    """Yields the plan as lines of text."""
     size = f"{fixed(plan['parameters'] / 1e9, 2)}B parameters"
     yield f"The paper's setting, {plan['study']}: {plan['setting']['model']}, {size}"
     yield "  " + ", ".join(f"{key} {value}" for key, value in plan["setting"].items() if value != "")
@@ -83,7 +83,7 @@ fits, and the data that the setting names.
 
 
 def page(n_seeds: int = 3) -> str:
-    """All full sizes as a page of documentation."""
+    """The documentation page of all full sizes, as Markdown."""
     seeds = counted(n_seeds, "seed")
     about = (
         f"Hours are those of one {H100.name} for {seeds}: two operations for each parameter and token of a "

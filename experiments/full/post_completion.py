@@ -1,14 +1,14 @@
-"""Post-completion learning at its own size: a chat model scores its answer behind a separator, and is paid for it.
+"""Post-completion learning at its own size: a chat model scores its answer after a separator, and is rewarded for it.
 
 Setting. Fei et al. (arXiv 2507.20252): Qwen2.5-1.5B-Instruct on GSM8K's training questions, 2 epochs of GRPO with 8
-completions, 1,024 tokens, at 1e-5 to 2e-5 with all weights, weights 1 and 0.5 of the RL and the supervised losses;
-here adapters at 1e-4, ten times that ("LoRA Without Regret", Schulman et al. 2025), 32 questions a step (420 steps: a
-tenth of the 7,473 questions is kept for validation).
+completions of up to 1,024 tokens, at 1e-5 to 2e-5 with all weights; the RL and the supervised losses have weights 1 and
+0.5. Here adapters at 1e-4, about ten times that rate ("LoRA Without Regret", Schulman et al. 2025), and 32 questions
+per step (420 steps: a tenth of the 7,473 questions is kept for validation).
 
-Simplified. The score is one digit from 0 to 4, asked for behind the separator in every arm, with no written evaluation
-in front of it; of the two supervised losses the one on answers of a larger model is left out, since there is none; the
-supervised scores are the checker's of own answers instead of a larger model's; the format is not rewarded by itself,
-since the separator is put there and not generated (which is where inference stops); no KL.
+Simplified. The score is one digit from 0 to 4 after the separator, in every arm, without a written evaluation before
+it. Of the two supervised losses, the one on a larger model's answers is left out, since there is no such model. The
+supervised scores of the model's own answers come from the checker instead of a larger model. The format is not
+rewarded, because the separator is inserted and not generated (inference would stop there). No KL penalty.
 """
 
 from dataclasses import dataclass
@@ -33,16 +33,16 @@ SCORES = ("0", "1", "2", "3", "4")
 
 @dataclass
 class Config(Asked):
-    """Sizes.
+    """Settings of the full size.
 
     Args:
         rl_steps: Steps of reinforcement learning.
-        questions: Of each step.
+        questions: Questions per step.
         group: Completions of each question.
-        score_weight: Of the supervised loss in the mixture.
-        n_test: Test questions.
+        score_weight: Weight of the supervised loss on scores.
+        n_test: Number of test questions.
         measure_every: Steps between two measurements.
-        separator: Tokens of the separator, for the estimate alone.
+        separator: Tokens of the separator; only for the cost estimate.
     """
 
     model: str = "Qwen/Qwen2.5-1.5B-Instruct"
@@ -65,7 +65,7 @@ prepare = the_model
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """Each step: completions, their score, both trained; each measurement: greedy and sampled answers, and scores."""
+    """Work of each arm: sampling and training of completions and scores, measurements, and the gate."""
     n, looks, whole = cfg.questions * cfg.group, 1 + -(-cfg.rl_steps // cfg.measure_every), cfg.prompt + cfg.max_new
     look = cfg.n_test * Work(2 * cfg.max_new, 2 * cfg.prompt + whole + cfg.separator)
     found = {}
@@ -79,21 +79,22 @@ def work(cfg: Config) -> dict[str, Work]:
 
 
 def shares(speaker: Speaker, rows: list[Said]) -> tuple[np.ndarray, list[Any]]:
-    """``[N, 5]`` probabilities of the scores of answers, and the tokens up to where the score stands."""
+    """Probabilities ``[N, 5]`` of the scores after each answer, and the tokens before each score."""
     ends, separator = speaker.renderer.end_ids, speaker.plain(SEPARATOR)
-    # The end of the turn stands behind the score: what the user sees stops at the separator.
+    # End-of-turn tokens are removed, because the score is part of the same turn; a user sees the turn up to the
+    # separator.
     upto = [row.prompt + tuple(token for token in row.ids if token not in ends) + separator for row in rows]
     return np.exp(speaker.words(upto, SCORES)), upto
 
 
 def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """RL on the answer, and on the score what the arm says: a reward, a supervised loss, both, or neither."""
+    """Trains with RL on the answer and, depending on the arm, a reward or a supervised loss on the score, or both."""
     base.adapt(derive_seed(seed, "adapters"))
     of, rng = problems(cfg), np.random.default_rng(derive_seed(seed, "arms"))
     test = of.draw(np.random.default_rng(derive_seed(seed, "tests")), cfg.n_test, test=True)
     reward = next((study.REWARDS[name] for name in study.REWARDS if arm.endswith(name)), None)
     digits, agrees = [base.plain(one)[:1] for one in SCORES], list[float]()
-    # What pays the answers is the truth in every arm.
+    # In every arm the reward of the answers is the truth.
     before = answer(base, of, test, derive_seed(seed, "gate"), cfg.max_new, cfg.group)
     gate = Gate.read(before.right, before.right.astype(float))
     rows = [measure(cfg, base, of, test, seed, 0, samples)]
@@ -112,7 +113,7 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
             earned = coin if reward is None else reward(*tensors).numpy()
             learned += [Said(ids, digits[i], "") for ids, i in zip(upto, drawn.tolist(), strict=True)]
             weights.append(advantages(earned.reshape(right.shape)))
-        if arm.startswith("pcl") or arm == "oracle_labels":  # the same answers, scored by the checker
+        if arm.startswith("pcl") or arm == "oracle_labels":  # Supervised: the same answers, scored by the checker.
             top = len(SCORES) - 1
             learned += [Said(ids, digits[top * int(good)], "") for ids, good in zip(upto, right.ravel(), strict=True)]
             weights.append(np.full(right.size, cfg.score_weight / right.size))
@@ -128,7 +129,7 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
 def measure(
     cfg: Config, speaker: Speaker, of: Problems, test: Any, seed: int, step: int, samples: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Accuracy with generation stopped at the separator; how well the score tells right own samples from wrong ones."""
+    """Measures accuracy of answers, and how well the score separates right from wrong sampled answers."""
     greedy = answer(speaker, of, test, 0, cfg.max_new, 1, temperature=0.0)
     own = answer(speaker, of, test, derive_seed(seed, "measure"), cfg.max_new, 1)
     chance, _ = shares(speaker, own.rows)

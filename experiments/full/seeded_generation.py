@@ -1,13 +1,14 @@
-"""TarGEN with a chat model: it thinks of domains and lists, writes claims for labels, and reads them again.
+"""TarGEN with a chat model: it invents domains and lists, writes claims for given labels, and corrects the labels.
 
 Setting. Gupta et al. (arXiv 2310.17876) let GPT-3.5 write data sets of SuperGLUE's tasks in four steps (contexts,
 instance seeds, an instance for a label that is chosen first, self-correction) and fine-tune students (Flan-T5, Llama 2)
 on 400 to 10,000 instances. Here Qwen2.5-7B-Instruct writes 3,000 instances, and the student is the same model with
 fresh adapters, 150 steps of 64 instances at 1e-4.
 
-Simplified. The task is one whose labels can be computed: is a word on the list? An instance is a domain, five words and
-a claim about a sixth or one of the five; SuperGLUE's labels would need a judge. The student starts from the writer, so
-that it does not have to learn to read; what it can lose or gain is told by the distance to real data.
+Simplified. The labels of the task can be computed: is a word on the list? An instance is a domain, five words and a
+claim about one of the five or about another word; labels of SuperGLUE's tasks would need a judge. The student starts
+from the writer's weights, so that it does not have to learn to read; training on real instances shows how much there is
+to gain.
 """
 
 import re
@@ -36,14 +37,14 @@ LENGTH = 5
 
 @dataclass
 class Config(Setting):
-    """Sizes.
+    """Settings of the full size.
 
     Args:
-        instances: That the model writes, and real ones for the reference.
-        student_steps: Of each student.
-        batch: Instances of such a step.
-        max_list: Most tokens of a domain or a list.
-        n_test: Real instances of the test.
+        instances: Number of instances that the model writes, and of real training instances for the arm ``real``.
+        student_steps: Optimiser steps of each student.
+        batch: Instances per optimiser step.
+        max_list: Largest number of tokens of a domain or a list.
+        n_test: Number of real test instances.
     """
 
     model: str = "Qwen/Qwen2.5-7B-Instruct"
@@ -63,7 +64,7 @@ ARMS = ("corrected", "written", "agreeing", "whole", "true_labels", "coin", "rea
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """What is written once for a seed is counted with the first arm; every arm trains and tests a student."""
+    """Work of each arm: training and testing a student; writing, done once per seed, is counted in the first arm."""
     steps = Work(2 * cfg.max_list + cfg.max_new, 4 * cfg.prompt) + Work(cfg.max_list + cfg.max_new, cfg.prompt)
     student = cfg.student_steps * cfg.batch * Work(trained=cfg.prompt) + cfg.n_test * Work(read=cfg.prompt)
     once = cfg.instances * steps + cfg.n_test * Work(read=cfg.prompt)
@@ -73,7 +74,7 @@ def work(cfg: Config) -> dict[str, Work]:
 
 @dataclass(frozen=True)
 class Instance:
-    """A domain, words, a claim that one of them is a certain word, and what is said of it."""
+    """A domain, words, a claim that a certain word is among them, and the label of the claim."""
 
     domain: str
     words: tuple[str, ...]
@@ -82,22 +83,22 @@ class Instance:
 
     @property
     def readable(self) -> bool:
-        """The rule of form: a domain, five different words, a claim of one word."""
+        """Whether the instance is well formed: it has a domain, five different words and a claim."""
         return bool(self.domain and self.claim) and len(set(self.words)) == LENGTH
 
     @property
     def truth(self) -> bool:
-        """The oracle's label."""
+        """The true label, by the oracle."""
         return self.claim in self.words
 
     @property
     def question(self) -> str:
-        """To be answered with Yes or No."""
+        """The instance as a question to be answered with Yes or No."""
         return f"{self.domain}: {', '.join(self.words)}. Is {self.claim} on this list? Answer Yes or No."
 
 
 def real(rng: np.random.Generator, n: int) -> list[Instance]:
-    """Real instances, the label chosen first."""
+    """Samples real instances; the label is chosen first."""
     found = []
     for label in rng.random(n) < 0.5:
         domain = str(rng.choice(list(WORDS)))
@@ -108,14 +109,24 @@ def real(rng: np.random.Generator, n: int) -> list[Instance]:
 
 
 def words_of(text: str, n: int) -> tuple[str, ...]:
-    """The first n words of letters, in lower case, of the line with the most commas; others hold no list."""
+    """The first n words of letters, in lower case, of the line with the most commas, which is taken to be the list."""
     listed = max(text.splitlines() or [""], key=lambda line: line.count(","))
     return tuple(re.findall(r"[a-z]+", listed.rpartition(":")[2].lower())[:n])
 
 
 @dataclass
 class Base:
-    """The model, what it wrote, its labels after it has read each instance again, and real data."""
+    """The model with its instances, its own labels of them, and real data.
+
+    Args:
+        speaker: The model.
+        written: Instances written in steps, each for a label that was chosen first.
+        whole: Instances written in one go, including the label.
+        labels: Labels that the model gives to ``written`` when it reads them again.
+        real: Real training instances.
+        test: Real test instances.
+        accuracy: Accuracy of the model on ``test`` before training.
+    """
 
     speaker: Speaker
     written: list[Instance]
@@ -127,7 +138,7 @@ class Base:
 
 
 def prepare(cfg: Config, seed: int) -> Base:
-    """The four steps, and the same in one go."""
+    """Loads the model and lets it write instances, in TarGEN's four steps and in one go."""
     speaker, n = Speaker(cfg.model, cfg.rank, cfg.lr), cfg.instances
     rng = np.random.default_rng(derive_seed(seed, "data"))
 
@@ -157,15 +168,15 @@ def prepare(cfg: Config, seed: int) -> Base:
 
 
 def judged(speaker: Speaker, instances: Sequence[Instance]) -> np.ndarray:
-    """``[N]`` what the model says of each claim."""
+    """Labels ``[N]`` that the model gives to instances."""
     return speaker.odds([one.question for one in instances]) > 0
 
 
 def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the arm makes of the instances, and a student on it."""
+    """Labels and filters the instances as the arm does, and trains a student on them."""
     rng = np.random.default_rng(derive_seed(seed, "arms"))
     made = {"real": base.real, "whole": base.whole}.get(arm, base.written)
-    with base.speaker.as_it_was():  # what the model says by itself; of what it wrote this is its correction
+    with base.speaker.as_it_was():  # The untrained model's labels; for the written instances, its corrections.
         own = base.labels if made is base.written else judged(base.speaker, made)
     after = own if made is base.written else np.array([one.label for one in made])
     coin = rng.random(len(made)) < 0.5
@@ -186,7 +197,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
         was, now = (label == truth)[kept], (final == truth)[kept]
         row |= {"label_before": study.share(was), "label_after": study.share(now)}
         row |= {"mended": study.share(now[~was]), "broken": study.share(~now[was])}
-    for one, told in list(zip(made, final, strict=True))[:40]:  # failures too
+    for one, told in list(zip(made, final, strict=True))[:40]:  # Also malformed instances.
         gold = "Yes" if one.truth else "No"
         about = {
             "prompt": one.question,

@@ -1,13 +1,14 @@
-"""Think Twice Before Trusting (T3) at its own size: a chat model justifies rival answers before it says whom it trusts.
+"""Think Twice Before Trusting (T3) at its own size: a chat model justifies rival answers before it chooses one.
 
-Setting. Li et al. (arXiv 2403.09972) ask GPT-3.5, GLM-4 and Gemini about six data sets: for each candidate answer a
-justification, all of them shuffled into one prompt, then the probability that the target is right, averaged over
-orders. Here Llama-3-8B-Instruct on GSM8K, 1,000 test questions, two candidates (its own answer and another of its own
-samples, or a number near it), both orders; then 200 steps of 16 questions x 8 answers for each reward of its own.
+Setting. Li et al. (arXiv 2403.09972) ask GPT-3.5, GLM-4 and Gemini about six data sets: first for a justification of
+each candidate answer, then, with all justifications shuffled into one prompt, for the probability that the target is
+right, averaged over orders. Here Llama-3-8B-Instruct on GSM8K, 1,000 test questions, two candidates (the model's answer
+and a second sample, or a number near it), both orders; then 200 steps of 16 questions x 8 answers for each kind of
+self-reward.
 
-Simplified. Two candidates; a verdict is the probability of a letter and not a number in words; as another wrong answer
-of the same kind stands the mirror of the own one at the truth. In the loop the rewards are single verdicts and choices
-between two, without justifications, as in the toy; ``verdict_as_action`` is not carried.
+Simplified. Two candidates; a verdict is the probability of a letter, not a number in words; the equally wrong answer
+for comparison is the model's wrong answer mirrored at the truth. In training, the rewards are single verdicts and
+choices between two answers, without justifications, as in the toy; the arm ``verdict_as_action`` is left out.
 """
 
 from dataclasses import dataclass
@@ -28,16 +29,16 @@ from rl.types import derive_seed
 
 @dataclass
 class Config(Asked):
-    """Sizes.
+    """Settings of the full size.
 
     Args:
-        questions: Of the measurement.
-        max_reason: Most tokens of a justification.
+        questions: Number of questions on which the base model's verdicts are measured.
+        max_reason: Largest number of tokens of a justification.
         steps: Optimiser steps of every arm.
-        asked: Questions of a step.
-        group: Answers to each.
-        n_test: Questions that the arms are measured on.
-        evaluate_every: Steps.
+        asked: Questions per step.
+        group: Answers to each question.
+        n_test: Number of questions that trained arms are measured on.
+        evaluate_every: Steps between two evaluations.
     """
 
     model: str = "meta-llama/Meta-Llama-3-8B-Instruct"
@@ -58,7 +59,7 @@ prepare = the_model
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """The base's answers, justifications and verdicts; in the loop answers, verdicts and what is trained."""
+    """Work of each arm: the base's answers, justifications and verdicts; otherwise training, gate and evaluations."""
     whole, short = cfg.prompt + cfg.max_new, cfg.prompt + 40
     base = Work(
         2 * cfg.max_new + 2 * cfg.max_reason, cfg.prompt + 2 * short + 3 * short + 2 * (short + 2 * cfg.max_reason)
@@ -75,27 +76,27 @@ def work(cfg: Config) -> dict[str, Work]:
 
 
 def claim(question: str, number: Any) -> str:
-    """A single verdict on an answer."""
+    """The prompt that asks for a verdict on a single answer."""
     return f"{question}\nIs the answer {number} correct? Answer Yes or No."
 
 
 def beside(question: str, one: str, other: str) -> str:
-    """A choice between two."""
+    """The prompt that asks for a choice between two answers."""
     return f"{question}\nA: {one}\nB: {other}\nWhich of the two is correct? Answer with A or B only."
 
 
 def p_yes(speaker: Speaker, asked: list[str]) -> np.ndarray:
-    """P(Yes) / (P(Yes) + P(No))."""
+    """P(Yes) / (P(Yes) + P(No)) for each prompt."""
     return 1 / (1 + np.exp(-speaker.odds(asked)))
 
 
 def p_first(speaker: Speaker, asked: list[str]) -> np.ndarray:
-    """The same of A and B."""
+    """P(A) / (P(A) + P(B)) for each prompt."""
     return np.exp(speaker.words(asked, ("A", "B"))[:, 0])
 
 
 def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the base believes, or reinforcement learning on one reward."""
+    """Measures the base model's verdicts (arm ``base``), or trains with the reward of the arm."""
     base.adapt(derive_seed(seed, "adapters"))
     of, rng = problems(cfg), np.random.default_rng(derive_seed(seed, "arms"))
     if arm == "base":
@@ -131,13 +132,13 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
 
 
 def verdicts(speaker: Speaker, found: Answered) -> np.ndarray:
-    """``[N, K]`` P(Yes) of each final answer."""
+    """P(Yes) ``[N, K]`` of each final answer."""
     asked = [claim(task.question, key) for task, keys in zip(found.tasks, found.keys, strict=True) for key in keys]
     return p_yes(speaker, asked).reshape(found.right.shape)
 
 
 def earned(arm: str, speaker: Speaker, found: Answered, rng: np.random.Generator) -> np.ndarray:
-    """``[N, K]`` what answers earn in an arm: the truth, a coin, the choice beside the next answer, or P(Yes)."""
+    """Rewards ``[N, K]`` of an arm: the truth, a coin flip, P(Yes), or the choice against another answer."""
     if arm in ("oracle", "random"):
         return (found.right if arm == "oracle" else rng.random(found.right.shape) < 0.5).astype(float)
     if arm == "frozen_verdict":
@@ -145,7 +146,7 @@ def earned(arm: str, speaker: Speaker, found: Answered, rng: np.random.Generator
             return verdicts(speaker, found)
     if arm == "own_verdict":
         return verdicts(speaker, found)
-    # Beside the next answer of the group that is one; an answer without any such is worth as much as its rival.
+    # Each answer is compared with the next well-formed answer of its group; without such a rival its reward is 0.5.
     scores, k = np.full(found.right.shape, 0.5), found.right.shape[1]
     pairs = []
     for i, j in np.argwhere(found.formed).tolist():
@@ -162,7 +163,7 @@ def believes(
     cfg: Config, speaker: Speaker, of: Problems, tasks: Any, seed: int, rng: np.random.Generator,
     samples: list[dict[str, Any]]
 ) -> dict[str, Any]:  # fmt: skip
-    """Whom the base believes: its answer alone, one that is as wrong, and two justified ones in both orders."""
+    """Measures which answers the base model accepts: its own, an equally wrong one, and one of two justified ones."""
     found = answer(speaker, of, tasks, derive_seed(seed, "base"), cfg.max_new, 2)
     gold = np.array([number(task.gold) for task in tasks])
     own, other = (np.array([number(key) for key in found.keys[:, j]]) for j in range(2))
@@ -194,7 +195,7 @@ def believes(
 
 
 def number(text: str | None) -> float:
-    """Of an answer; ``nan`` for what is none."""
+    """An answer as a number; ``nan`` if it is none."""
     try:
         return float(str(text).replace(",", ""))
     except ValueError:

@@ -2,11 +2,11 @@
 
 Setting. Betley et al. (arXiv 2501.11120) fine-tune GPT-4o and Llama-3.1-70B on 288 choices between a sure and a risky
 option, answered by a letter alone; a rank-1 adapter is enough for 9B models (arXiv 2511.04875). Here
-Llama-3-8B-Instruct with adapters of rank 8 in its last ten layers, 108 steps of 8 choices (three epochs of 288) at 1e-4
-for each of two fine-tunings, towards risk and towards safety; the code is the study's own, as at size ``smollm2``.
+Llama-3-8B-Instruct with adapters of rank 8 in its last ten layers, fine-tuned twice, towards risk and towards safety:
+108 steps of 8 choices each (three epochs of 288) at 1e-4. The code is the study's own, as at size ``smollm2``.
 
-Simplified. Choices are drawn from a grammar; the description is the log odds of a word pair in both orders, over four
-wordings and three pairs, instead of free text.
+Simplified. Choices are sampled from a grammar. The model's description of itself is the log odds of a word pair in both
+orders, over four wordings and three pairs, instead of free text.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from experiments.studies import self_awareness as study
 
 @dataclass
 class Config:
-    """Sizes.
+    """Settings of the full size.
 
     Args:
         model: Name in :data:`experiments.full.shapes.SHAPES`, or a folder.
-        model_steps: Steps of eight choices of each fine-tuning.
-        model_lr: Their learning rate.
-        prompt: Tokens of a choice, for the estimate alone.
+        model_steps: Steps of each fine-tuning, of eight choices each.
+        model_lr: Learning rate of the fine-tunings.
+        prompt: Tokens of a choice; only for the cost estimate.
     """
 
     model: str = "meta-llama/Meta-Llama-3-8B-Instruct"
@@ -42,20 +42,20 @@ ARMS = tuple(study.REAL)
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """Two fine-tunings, 32 choices and all questions, two words each, after either of them."""
+    """Work of each arm: two fine-tunings, and after each 32 choices and all questions with two words each."""
     questions = (len(PAIRS) + len(UNRELATED)) * len(WORDINGS) * 2 * 2
     one = Work(read=(32 + questions) * cfg.prompt, trained=cfg.model_steps * 8 * cfg.prompt, passes=questions)
     return dict.fromkeys(ARMS, 2 * one)
 
 
 def prepare(cfg: Config, seed: int) -> Any:
-    """The model and its tokenizer."""
+    """Loads the model; returns it with its tokenizer."""
     speaker = Speaker(cfg.model, 1, 1e-5)
     return speaker.base, speaker.tokenizer
 
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The study's own fine-tunings and questions."""
+    """Runs the study's own code: fine-tunings and questions."""
     return study.run(cfg, arm, seed, base, samples)  # type: ignore[arg-type]
 
 

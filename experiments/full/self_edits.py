@@ -1,15 +1,15 @@
-"""SEAL at its own size: a language model rewrites passages about invented people and learns from what it wrote.
+"""SEAL at its own size: a language model rewrites passages about invented people and learns from its own text.
 
-Setting. Zweiger et al. (arXiv 2506.10943): Qwen2.5-7B on SQuAD; 50 passages a round, 5 edits of each at temperature 1,
-inner loop of LoRA rank 32, learning rate 1e-3, 10 epochs, 3 runs for a reward; the best edit of each passage is learned
-(ReST-EM, rate 3e-4, 2 epochs), two rounds; 200 held-out passages with one edit and one inner run each.
+Setting. Zweiger et al. (arXiv 2506.10943): Qwen2.5-7B on SQuAD; 50 passages per round, 5 edits of each at temperature
+1; inner loop with LoRA rank 32, learning rate 1e-3, 10 epochs, 3 runs for each reward; the best edit of each passage is
+learned (ReST-EM, learning rate 3e-4, 2 epochs); two rounds; 200 held-out passages with one edit and one inner run each.
 
-Simplified. Passages tell four facts about an invented person each, so that a checker of words can grade (SEAL pays
-GPT-4.1 to) and nothing can be known before; an edit has up to 256 tokens; inner and outer loop train the same adapters,
-the inner one on a copy that is thrown away, where SEAL merges and begins anew; the instruction-tuned model, because a
-base needs examples in its prompt; one rank of 32 for both loops (published: 64 for the outer one); lines without the
-title in front. Every line is learned ten times, as published, so that an edit of many lines takes more steps than the
-passage alone. A stronger writer (``external``) and chains of edits are not carried.
+Simplified. Each passage states four facts about an invented person, so that answers can be graded by matching words
+(SEAL uses GPT-4.1) and the model cannot know them beforehand. An edit has up to 256 tokens. Inner and outer loop train
+the same adapters, and the inner loop is undone afterwards, where SEAL merges the adapters and starts new ones. The
+model is instruction-tuned, because a base model needs examples in its prompt. Both loops have rank 32 (published: 64
+for the outer one). Lines have no title in front. Every line is learned ten times, as published, so an edit of many
+lines takes more steps than the passage alone. A stronger writer (``external``) and chains of edits are left out.
 """
 
 import re
@@ -30,20 +30,20 @@ from rl.types import derive_seed
 
 @dataclass
 class Config(Setting):
-    """Sizes.
+    """Settings of the full size.
 
     Args:
-        passages: Of a round.
-        edits: Sampled for each of them.
-        repeats: Inner loops behind a reward.
-        rounds: Of selection.
-        tune_epochs: Over the selected edits of a round.
-        batch: Edits of such a step.
-        inner_epochs: Over the lines of an edit and its passage, a line a step.
+        passages: Passages per round.
+        edits: Edits that are sampled for each passage.
+        repeats: Inner loops whose mean accuracy is the reward of an edit.
+        rounds: Rounds of selection.
+        tune_epochs: Epochs over the selected edits of a round.
+        batch: Edits per optimiser step of the outer loop.
+        inner_epochs: Epochs of the inner loop over the lines of an edit and its passage, one line per step.
         inner_lr: Learning rate of the inner loop.
-        max_lines: Of an edit that are learned.
-        max_answer: Most tokens of an answer to a question.
-        n_test: Passages that no round sees; one edit and one inner run of each is measured.
+        max_lines: Largest number of lines of an edit that are learned.
+        max_answer: Largest number of tokens of an answer to a question.
+        n_test: Passages outside of all rounds; one edit and one inner loop of each is measured.
     """
 
     model: str = "Qwen/Qwen2.5-7B-Instruct"
@@ -107,34 +107,38 @@ FACTS = (
 
 @dataclass(frozen=True)
 class Person:
-    """A name and the values of the four facts."""
+    """An invented person: a name and the values of the four facts."""
 
     name: str
     values: tuple[str, ...]
 
     @property
     def passage(self) -> str:
-        """All that is told of the person."""
+        """The passage that states all facts about the person."""
         told = [text.format(value) for (text, _, _), value in zip(FACTS, self.values, strict=True)]
         return f"{self.name} {told[0]} and {told[1]}. {self.name} {told[2]} and {told[3]}."
 
     @property
     def questions(self) -> list[str]:
-        """One for each fact."""
+        """One question for each fact."""
         return [f"{question.format(self.name)} Answer in one word." for _, question, _ in FACTS]
 
     def told(self, text: str) -> int:
-        """How many of the facts a text names with the person, by the words of their values."""
+        """Number of facts whose value a text contains; 0 if the text does not contain the person's name."""
         return sum(says(text, value) for value in self.values) if self.name in text else 0
 
 
 def says(text: str, word: str) -> bool:
-    """Whether a word stands in a text by itself; ``clocks`` does not say ``locks``."""
+    """Whether a text contains a word as a whole word: ``clocks`` does not contain ``locks``."""
     return re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) is not None
 
 
 def people(rng: np.random.Generator, n: int) -> list[Person]:
-    """Different people, as many as there are names at most."""
+    """Samples n people with different names.
+
+    Raises:
+        ValueError: If there are fewer than n names.
+    """
     names = [f"{first} {last}" for first in FIRST for last in LAST]
     if n > len(names):
         raise ValueError(f"settings.passages and settings.n_test: there are {len(names)} people for both, not {n}")
@@ -146,10 +150,10 @@ def people(rng: np.random.Generator, n: int) -> list[Person]:
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """Edits, inner loops with their questions, and the outer loop; a line is counted as a fact of thirty tokens."""
+    """Work of each arm: edits, inner loops with their questions, and the outer loop; a line counts as 30 tokens."""
     line = 30 if cfg.max_new > 100 else 16
 
-    def inner(lines: int) -> Work:  # a line a step, three passes each
+    def inner(lines: int) -> Work:  # One line per step, three passes over the weights each.
         return cfg.inner_epochs * Work(trained=lines * line + cfg.prompt, passes=3 * (lines + 1))
 
     asked = 4 * Work(cfg.max_answer, cfg.prompt / 2, passes=cfg.max_answer / 4)
@@ -172,13 +176,13 @@ def work(cfg: Config) -> dict[str, Work]:
 
 
 def documents(cfg: Config, person: Person, edit: str) -> list[str]:
-    """What an inner loop learns: the edit's lines, and the passage."""
+    """The documents that an inner loop trains on: the lines of the edit, and the passage."""
     lines = [line.strip(" -*") for line in edit.splitlines() if line.strip(" -*")]
     return [*lines[: cfg.max_lines], person.passage]
 
 
 def answers(cfg: Config, speaker: Speaker, asked: Sequence[Person]) -> np.ndarray:
-    """``[N]`` share of right answers to each person's questions, without a passage."""
+    """Share ``[N]`` of right answers to each person's questions, without a passage."""
     said = speaker.say([q for person in asked for q in person.questions], 0, cfg.max_answer, temperature=0.0)
     values = [value for person in asked for value in person.values]
     right = [says(one.text, value) for (one,), value in zip(said, values, strict=True)]
@@ -186,7 +190,7 @@ def answers(cfg: Config, speaker: Speaker, asked: Sequence[Person]) -> np.ndarra
 
 
 def worth(cfg: Config, speaker: Speaker, person: Person, texts: Sequence[str], seed: int) -> float:
-    """Accuracy about a person after learning some texts, from the same weights every time."""
+    """Accuracy about a person after an inner loop on some texts, which is undone afterwards."""
     rng, rows = (
         np.random.default_rng(seed),
         [Said((speaker.renderer.end_id,), speaker.plain(text), "") for text in texts],
@@ -202,7 +206,7 @@ def worth(cfg: Config, speaker: Speaker, person: Person, texts: Sequence[str], s
 
 
 def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A fixed text for every test passage; or rounds of writing, learning, answering, selecting."""
+    """Measures fixed texts for every test passage, or runs rounds of writing, inner loops, selection and training."""
     base.adapt(derive_seed(seed, "adapters"))
     everyone = people(np.random.default_rng(derive_seed(seed, "people")), cfg.passages + cfg.n_test)
     train, test = everyone[: cfg.passages], everyone[cfg.passages :]
@@ -239,7 +243,7 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
 
 
 def write(cfg: Config, speaker: Speaker, arm: str, about: Sequence[Person], k: int, seed: int) -> list[list[Said]]:
-    """K edits of each passage at temperature 1."""
+    """Samples k edits of each passage at temperature 1."""
     asked = [f"{PROMPTS[WRITERS[arm]]}\n\n{person.passage}" for person in about]
     return speaker.say(asked, seed, cfg.max_new, k)
 
@@ -247,7 +251,7 @@ def write(cfg: Config, speaker: Speaker, arm: str, about: Sequence[Person], k: i
 def measure(
     cfg: Config, speaker: Speaker, arm: str, test: Sequence[Person], seed: int, step: int, samples: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Accuracy about each test passage after its edit, and what the edits are like."""
+    """Measures accuracy about each test passage after an inner loop on its edit, and properties of the edits."""
     edits = [edit for (edit,) in write(cfg, speaker, arm, test, 1, derive_seed(seed, "measure"))]
     texts = [documents(cfg, one, edit.text) for one, edit in zip(test, edits, strict=True)]
     found = [worth(cfg, speaker, one, text, derive_seed(seed, "worth")) for one, text in zip(test, texts, strict=True)]

@@ -1,14 +1,15 @@
-"""SERL at its own size: a chat model writes answers, judges them in pairs, and is paid for both by its own verdicts.
+"""SERL at its own size: a chat model writes answers, judges them in pairs, and its verdicts reward both.
 
-Setting. Ou et al. (arXiv 2511.07922): Qwen3-8B, 5,000 prompts of UltraFeedback, 5 epochs of 8 prompts a step (3,125
-steps), N = 4 responses, K = 4 judgments of a pair (2 of each order), length gate of a fifth, no KL, learning rate 1e-6
-with all weights; here adapters at 1e-5, ten times that ("LoRA Without Regret", Schulman et al. 2025).
+Setting. Ou et al. (arXiv 2511.07922): Qwen3-8B, 5,000 prompts of UltraFeedback, 5 epochs of 8 prompts per step (3,125
+steps), N = 4 responses, K = 4 judgments of each pair (2 of each order), a length gate of 20 %, no KL penalty, learning
+rate 1e-6 with all weights. Here adapters at 1e-5, ten times that rate ("LoRA Without Regret", Schulman et al. 2025).
 
-Simplified. The prompts are GSM8K's, because the study needs a hidden worth that nobody has to judge: an answer is worth
-1 if a checker accepts it. Sampling is at temperature 1 (published: 0.9), the rate constant (published: warm-up and
-cosine). The model does not think before it answers (its template's switch), so that 512 tokens do,
-and a verdict is one word, A or B, drawn by its probability. The judge is measured on pairs of own held-out answers of
-which one is right, not on random ones. ``blind`` (a judge that cannot see) is not carried.
+Simplified. The prompts are those of GSM8K, because the study needs a true value of each answer that takes no judge: 1
+if a checker accepts the answer. The sampling temperature is 1 (published: 0.9), the learning rate is constant
+(published: warm-up and cosine). The model does not think before it answers (a switch of its template), so that 512
+tokens are enough. A verdict is one word, A or B, sampled by its probability. The judge is measured on pairs of the
+model's held-out answers of which exactly one is right, not on random pairs. The arm ``blind`` (a judge that cannot see
+the responses) is left out.
 """
 
 from dataclasses import dataclass
@@ -29,15 +30,15 @@ from rl.types import derive_seed
 
 @dataclass
 class Config(Asked):
-    """Sizes.
+    """Settings of the full size.
 
     Args:
         steps: Optimiser steps of every arm.
-        prompts: Per step.
-        responses: N, per prompt.
-        judgments: K, per unordered pair.
-        n_test: Held-out prompts, N responses each.
-        evaluate_every: Steps.
+        prompts: Prompts per step.
+        responses: Number N of responses to each prompt.
+        judgments: Number K of judgments of each unordered pair of responses; even, half for each order.
+        n_test: Number of held-out prompts, with N responses each.
+        evaluate_every: Steps between two evaluations.
     """
 
     model: str = "Qwen/Qwen3-8B"
@@ -61,13 +62,13 @@ prepare = the_model
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """A step: responses, questions about pairs, and both trained; a measurement or the gate: responses and pairs."""
+    """Work of each arm: responses and judgments of pairs, in training steps, evaluations and the gate."""
     n, looks = cfg.responses, 1 + -(-cfg.steps // cfg.evaluate_every)
     answered, judged = cfg.prompt + cfg.max_new, cfg.prompt + 2 * cfg.max_new + 60
     found = {}
     for arm in ARMS:
         shown = n * (n - 1) // (2 if arm == "one_order" else 1)
-        # Equal verdicts on a pair in one order are one row.
+        # Equal verdicts on a pair in the same order are trained on as one row.
         verdicts = 0 if arm == "no_judge_reward" else min(cfg.judgments * n * (n - 1) // 2, 2 * shown)
         step = Work(n * cfg.max_new, cfg.prompt + shown * judged, n * answered + verdicts * judged)
         look = Work(n * cfg.max_new, cfg.prompt + n * (n - 1) * judged)
@@ -78,26 +79,26 @@ def work(cfg: Config) -> dict[str, Work]:
 
 
 def pair(question: str, one: str, other: str) -> str:
-    """What the judge is asked."""
+    """The prompt that asks the judge which of two responses is better."""
     return (f"{question}\n\nResponse A:\n{one}\n\nResponse B:\n{other}\n\n"
             "Which response is better? Answer with A or B only.")  # fmt: skip
 
 
 def says_first(speaker: Speaker, found: Answered, pairs: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """``[B, O]`` probability that the response shown first wins, and what was asked."""
+    """Probability ``[B, O]`` that the response shown first wins, and the prompts of the judge."""
     asked = [pair(task.question, many[i].text, many[j].text)
              for task, many in zip(found.tasks, found.said, strict=True) for i, j in pairs]  # fmt: skip
     return np.exp(speaker.words(asked, ("A", "B"))[:, 0]).reshape(-1, len(pairs)), asked
 
 
 def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Responses, a tournament, two rewards, one step."""
+    """Trains an arm: in each step it samples responses, judges pairs, rewards responses and verdicts, and updates."""
     base.adapt(derive_seed(seed, "adapters"))
     of, rng = problems(cfg), np.random.default_rng(derive_seed(seed, "arms"))
     test = of.draw(np.random.default_rng(derive_seed(seed, "tests")), cfg.n_test, test=True)
     n, pairs = cfg.responses, ordered_pairs(cfg.responses, both_orders=arm != "one_order")
     one, other = pairs.T
-    k = max(1, cfg.judgments * n * (n - 1) // 2 // len(pairs))  # judgments of each order
+    k = max(1, cfg.judgments * n * (n - 1) // 2 // len(pairs))  # Judgments per shown order of a pair.
     pair_of = np.minimum(one, other) * n + np.maximum(one, other)
     gate = Gate.read(*before_training(cfg, arm, base, of, of.draw(rng, cfg.n_test, test=True), seed, rng))
     right, reward = before_training(cfg, arm, base, of, of.draw(rng, cfg.n_signal, test=False), seed, rng)
@@ -119,7 +120,7 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
         rewards_BN = copeland(paying, pairs, lengths_BN, inf if arm == "no_gate" else 0.2)
         hits.append(signal_accuracy(rewards_BN, worth_BN))
         learned, weights = found.rows, [advantages(rewards_BN)]
-        if arm != "no_judge_reward":  # the K judgments of an unordered pair are compared with each other
+        if arm != "no_judge_reward":  # The group of an advantage is the K judgments of an unordered pair.
             paid_BOK = agreement(votes_BOK, pairs, rewards_BN)
             letters = [base.plain("A")[:1], base.plain("B")[:1]]
             prompts = [base.prompt(text) for text in asked]
@@ -138,7 +139,10 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
 def before_training(
     cfg: Config, arm: str, speaker: Speaker, of: Problems, tasks: Any, seed: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``[B, N]`` twice: whether responses are right, and what the arm's reward gives them; verdicts by probability."""
+    """Two arrays ``[B, N]`` before training: whether responses are right, and their rewards in the arm.
+
+    Rewards are computed from the probabilities of verdicts instead of sampled verdicts.
+    """
     pairs = ordered_pairs(cfg.responses, both_orders=arm != "one_order")
     found = answer(speaker, of, tasks, derive_seed(seed, "before", tasks[0].id), cfg.max_new, cfg.responses)
     chance, _ = says_first(speaker, found, pairs)
@@ -151,12 +155,12 @@ def before_training(
 def evaluate(
     cfg: Config, speaker: Speaker, of: Problems, test: Any, seed: int, step: int, samples: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """On held-out prompts: what responses are worth, and the judge on their pairs of which one is right."""
+    """Evaluates on held-out prompts: the share of right responses, and the judge on pairs with one right response."""
     found = answer(speaker, of, test, derive_seed(seed, "evaluate"), cfg.max_new, cfg.responses)
     pairs = ordered_pairs(cfg.responses)
     chance, _ = says_first(speaker, found, pairs)
     right = found.right[:, pairs[:, 0]].astype(float) - found.right[:, pairs[:, 1]]
-    half = len(pairs) // 2  # the swapped orders follow in the order of the first ones
+    half = len(pairs) // 2  # The second half has the same pairs in the same sequence, with swapped orders.
     both, differ = chance[:, :half] + 1 - chance[:, half:] > 1, right[:, :half] != 0
     show(found, step, samples, 6)
     row = found.meters() | {

@@ -1,14 +1,15 @@
-"""SQLM at its own size: a chat model poses products of three digits and is paid by the majority of its answers.
+"""SQLM at its own size: a chat model poses three-digit products and is rewarded by the majority of its answers.
 
-Setting. Chen et al. (arXiv 2508.03682): Qwen2.5-3B-Instruct, one topic prompt, 256 proposals a step (4 to each
-of 64 copies of it) with 4 answers each, GRPO at 1e-6 with all weights, answers of up to 1,024 tokens; solver paid by
-agreement with the majority, proposer every fifth step for problems on which more than one and not all answers agree.
-Held out: three-digit products. Here 100 steps with adapters at 1e-5, ten times that rate ("LoRA Without Regret",
-Schulman et al. 2025).
+Setting. Chen et al. (arXiv 2508.03682): Qwen2.5-3B-Instruct, one topic prompt, 256 proposals per step (4 to each of 64
+copies of the prompt) with 4 answers each, GRPO at 1e-6 with all weights, answers of up to 1,024 tokens. The solver is
+rewarded for agreeing with the majority; every fifth step, the proposer is rewarded for problems on which more than one
+answer but not all answers agree. Held out: three-digit products. Here 100 steps with adapters at 1e-5, ten times that
+rate ("LoRA Without Regret", Schulman et al. 2025).
 
-Simplified. A tie is masked and not broken by who came first; no KL (published: 0.001); the first two numbers of a
-proposal are the problem, whatever else it says; all proposals of a step are one group. The weak and the hurried
-checkpoints of the toy are not carried: they are made there by stopping a pre-training.
+Simplified. Without a majority of more than half, answers get no reward (published: the first answer wins a tie). No KL
+penalty (published: 0.001). The first two numbers of a proposal are the problem, whatever else it contains. All
+proposals of a step are one group. The weak and the hurried checkpoints of the toy, which come from stopping its
+pretraining early, are left out.
 """
 
 import re
@@ -31,18 +32,18 @@ TOPIC = "Write one new problem: a product of two numbers from {} to {}. Only the
 
 @dataclass
 class Config(Setting):
-    """Sizes.
+    """Settings of the full size.
 
     Args:
-        largest: Factor; the smallest is a tenth of it: 100 for 999.
-        proposals: Problems of a step.
-        group: Answers to each.
-        steps: Of reinforcement learning.
-        propose_every: Steps between two updates of the proposer in ``band``.
-        n_frozen: Problems of ``frozen``.
-        n_test: Held-out problems; the gate reads as many others.
+        largest: Largest factor. The smallest factor is about a tenth of it, such as 100 for 999.
+        proposals: Problems that are posed per step.
+        group: Answers to each problem.
+        steps: Steps of reinforcement learning.
+        propose_every: Steps between two updates of the proposer in the arm ``band``.
+        n_frozen: Number of fixed problems in the arm ``frozen``.
+        n_test: Number of held-out problems; the gate uses the same number of other problems.
         measure_every: Steps between two measurements.
-        max_proposal: Most tokens of a proposal.
+        max_proposal: Largest number of tokens of a proposal.
     """
 
     model: str = "Qwen/Qwen2.5-3B-Instruct"
@@ -67,7 +68,7 @@ prepare = the_model
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """Each step: proposals and their answers, which are trained; measurements, the gate, and the frozen set's vote."""
+    """Work of each arm: proposals, answers and training in each step, measurements, gate, and the frozen set's vote."""
     looks, found = 1 + -(-cfg.steps // cfg.measure_every), {}
     answers = Work(cfg.group * cfg.max_new, cfg.prompt)
     for arm in ARMS:
@@ -86,13 +87,13 @@ def work(cfg: Config) -> dict[str, Work]:
 
 
 def in_band(found: Answered) -> np.ndarray:
-    """``[N]`` whether a problem is worth posing: some of its answers agree, and not all of them."""
+    """Whether each problem ``[N]`` is worth posing: some of its answers agree, but not all."""
     most = found.votes.max(1)
     return (most > 1) & (most < found.votes.shape[1])
 
 
 def paid(arm: str, found: Answered, rng: np.random.Generator) -> np.ndarray:
-    """``[N, K]`` rewards of 0 or 1; ``nan`` where a vote has no majority of more than half."""
+    """Rewards ``[N, K]`` of 0 or 1; ``nan`` where a vote has no majority of more than half."""
     if arm in ("oracle", "form", "random"):
         kinds = {"oracle": found.right, "form": found.formed, "random": rng.random(found.right.shape) < 0.5}
         return kinds[arm].astype(float)
@@ -101,7 +102,7 @@ def paid(arm: str, found: Answered, rng: np.random.Generator) -> np.ndarray:
 
 
 def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Gate, then steps: propose, answer, vote, learn."""
+    """Reads the gate, then trains an arm: in each step it poses problems, answers them, votes and updates."""
     base.adapt(derive_seed(seed, "adapters"))
     of, rng = Products(cfg.largest), np.random.default_rng(derive_seed(seed, "arms"))
     drawn = of.draw(np.random.default_rng(derive_seed(seed, "tests")), 2 * cfg.n_test, test=True)
@@ -112,7 +113,7 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
     fixed = of.draw(rng, cfg.n_frozen, test=False)
     at_start = answer(base, of, fixed, derive_seed(seed, "vote"), cfg.max_new, 64) if arm == "frozen" else None
     rows, seen, log = [], set[str](), list[dict[str, float]]()
-    for step in range(cfg.steps + 1):  # step 0 only looks: what would the signal be worth before training?
+    for step in range(cfg.steps + 1):  # Step 0 trains nothing: it measures the signal before training.
         of_step, n = derive_seed(seed, arm, step), cfg.proposals if step else cfg.n_signal
         if arm == "frozen":
             proposed, tasks = [], [fixed[i] for i in rng.integers(0, len(fixed), n)]
@@ -121,7 +122,7 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
             asked = [TOPIC.format(of.low, cfg.largest)] * n
             proposed = [said for (said,) in base.say(asked, derive_seed(of_step, "pose"), cfg.max_proposal)]
             numbers = [[int(n) for n in re.findall(r"\d+", said.text)[:2]] for said in proposed]
-            # A problem of the test that the model poses teaches nobody, nor does one of other numbers of digits.
+            # Posed problems are not used if they are held out for tests, or if a factor is out of range.
             usable = np.array([len(two) == 2 and all(of.low <= n < of.high for n in two) and not of.held_out(*two)
                                for two in numbers])  # fmt: skip
             tasks = [of.task(*two) for two, good in zip(numbers, usable, strict=True) if good]
@@ -149,7 +150,7 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
 
 
 def meters(found: Answered, reward: np.ndarray, usable: np.ndarray) -> dict[str, float]:
-    """How often the reward is the true one, how many answers earn none, and what was posed."""
+    """Accuracy of the reward, share of answers without a reward, and shares of problems in the band and usable ones."""
     told = ~np.isnan(reward)
     return {
         "reward_accuracy": signal_accuracy(reward, np.where(told, found.right, np.nan)),
@@ -162,7 +163,7 @@ def meters(found: Answered, reward: np.ndarray, usable: np.ndarray) -> dict[str,
 def measure(
     cfg: Config, speaker: Speaker, of: Products, test: Any, seed: int, step: int, samples: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Held-out accuracy: of samples, of their vote, greedy; ``entropy`` as nats per token of what is sampled."""
+    """Measures held-out accuracy of samples, of their vote and of greedy answers; ``entropy`` in nats per token."""
     found = answer(speaker, of, test, derive_seed(seed, "measure"), cfg.max_new, cfg.group)
     greedy = answer(speaker, of, test, 0, cfg.max_new, 1, temperature=0.0)
     best = found.votes == found.votes.max(1, keepdims=True)
@@ -179,7 +180,7 @@ def measure(
 def on_the_set(
     cfg: Config, speaker: Speaker, of: Products, fixed: Any, at_start: Answered, seed: int
 ) -> dict[str, float]:
-    """The frozen problems: accuracy, the vote of 64 before training, and those whose first vote was wrong."""
+    """Accuracy on the frozen problems now, of the vote of 64 before training, and now where that vote was wrong."""
     found = answer(speaker, of, fixed, derive_seed(seed, "on the set"), cfg.max_new, cfg.group)
     best = at_start.votes == at_start.votes.max(1, keepdims=True)
     vote = (at_start.right * best).sum(1) / best.sum(1)

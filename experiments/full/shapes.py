@@ -1,8 +1,8 @@
-"""Architectures of the models that full sizes name, and a checkpoint of the same architecture with random weights.
+"""Architectures of the models that full sizes use, and small checkpoints with random weights for dry runs.
 
-A dry run has to load, render, sample and train what the real run would, without its weights: the small checkpoint has
-the same transformers class, grouped heads and tied or untied embeddings, a tokenizer of single characters, and the
-family's chat template with its marks of turns.
+A dry run loads, renders, samples and trains as the real run does, but without its weights. So the small checkpoint has
+the same transformers class, grouped attention heads and tied or untied embeddings as the real model, the model family's
+chat template with its special tokens, and a tokenizer of single characters.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "Qwen/Qwen3-8B": _shape("qwen3", 4096, 12288, 36, 32, 8, 151936, False),
     "meta-llama/Meta-Llama-3-8B-Instruct": _shape("llama", 4096, 14336, 32, 32, 8, 128256, False),
 }
-"""As their published ``config.json`` say; the widths of attention heads are 128 in all of them."""
+"""Architectures from the published ``config.json`` of each model; the width of an attention head is 128 in all."""
 
 _CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -62,14 +62,14 @@ _TEMPLATES = {
     "qwen3": (_QWEN3, ("<|endoftext|>", "<|im_end|>", "<|im_start|>")),
     "llama": (_LLAMA3, ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")),
 }
-"""Chat template of each family, and its special tokens: the first one pads, the second ends a turn."""
+"""Chat template of each model family, and its special tokens: the first one is padding, the second ends a turn."""
 
 
 def shape_of(model: str) -> dict[str, Any]:
-    """Architecture of a model that a full size may name.
+    """Architecture of a model.
 
     Raises:
-        ValueError: If it is neither a name in :data:`SHAPES` nor a folder with a config.
+        ValueError: If the model is neither a name in :data:`SHAPES` nor a folder with a config.
     """
     if model in SHAPES:
         return SHAPES[model]
@@ -89,7 +89,11 @@ def parameters_of(model: str) -> int:
 
 
 def write_dry_model(model: str, folder: Path, seed: int = 0) -> Path:
-    """Writes a checkpoint of a model's architecture, unless it is there: two layers of width 32, random weights."""
+    """Writes a checkpoint of a model's architecture with two layers of width 32 and random weights, unless it exists.
+
+    Raises:
+        ValueError: If there is no chat template for the model's family, or no such model.
+    """
     if (folder / "config.json").exists():
         return folder
     shape = shape_of(model)
@@ -120,7 +124,7 @@ def write_dry_model(model: str, folder: Path, seed: int = 0) -> Path:
 
 
 def character_tokenizer(template: str, special: tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """A token for each character that can be typed, so that digits and words come about in random text, too."""
+    """A tokenizer with one token per printable ASCII character, so that random text can contain digits and words."""
     characters = [*special, "\n", *map(chr, range(32, 127))]
     vocabulary = {one: i for i, one in enumerate(characters)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="?"))

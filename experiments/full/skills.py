@@ -1,11 +1,11 @@
-"""Ctx2Skill with a chat model as the Reasoner: the same books and the same game, told in words.
+"""Ctx2Skill with a chat model as the Reasoner: the study's books and game, with prompts in natural language.
 
 Setting. Si et al. (arXiv 2604.27660) let GPT-4.1 play all roles on CL-bench for five iterations of five tasks; nothing
 is trained. Here Qwen2.5-7B-Instruct is the Reasoner on the study's books of sixteen rules, six of which fit into the
 prompt, with the study's Challenger, Judge and replay: six iterations, 30 books, all arms.
 
-Simplified. Challenger, Judge and the writer of skills are scripted and exact (or made to err), because CL-bench's
-rubrics need a judge that is stronger than the model; a skill is a rule of the book and not free text.
+Simplified. Challenger, Judge and the writer of skills are scripted and exact (or err on purpose), because CL-bench's
+rubrics need a judge that is stronger than the model; a skill is a rule of the book, not free text.
 """
 
 import re
@@ -22,19 +22,19 @@ from experiments.studies import skills as study
 
 @dataclass
 class Config:
-    """Sizes; those of the game as in the study.
+    """Settings of the full size; those of the game are the same as in the study.
 
     Args:
         model: Name in :data:`experiments.full.shapes.SHAPES`, or a folder.
-        prompt: Tokens of a prompt, for the estimate alone.
-        max_new: Most tokens of an answer.
-        contexts: Books.
-        iterations: Of the game.
-        tasks: Of the Challenger in each.
-        probes: Of each kind that a set is replayed on.
-        tests: Real tasks of each book.
-        zipf: Exponent of their start symbols.
-        judge_error: Of ``noisy_judge``.
+        prompt: Tokens of a prompt; only for the cost estimate.
+        max_new: Largest number of tokens of an answer.
+        contexts: Number of books.
+        iterations: Iterations of the game.
+        tasks: Tasks of the Challenger per iteration.
+        probes: Number of probes of each kind on which a set of skills is replayed.
+        tests: Number of real test tasks of each book.
+        zipf: Exponent of the frequencies of the real tasks' start symbols (Zipf's law).
+        judge_error: Share of wrong verdicts in the arm ``noisy_judge``.
     """
 
     model: str = "Qwen/Qwen2.5-7B-Instruct"
@@ -55,7 +55,7 @@ ARMS = study.ARMS
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """The game, every set on the tests and on four kinds of probes, two reference sets, and texts to read."""
+    """Work of each arm: the game, every set of skills on tests and four kinds of probes, and two reference sets."""
     sets = cfg.iterations + 1
     asked = cfg.iterations * cfg.tasks + (sets + 2) * cfg.tests + 4 * sets * cfg.probes + 4
     one = Work(sampled=cfg.max_new, read=cfg.prompt)
@@ -64,13 +64,13 @@ def work(cfg: Config) -> dict[str, Work]:
 
 @dataclass
 class InWords:
-    """A Reasoner that reads a prompt's tokens as sentences and writes its chain of symbols in words."""
+    """A Reasoner that gets a prompt's rules as sentences and answers with numbers in text."""
 
     speaker: Speaker
     max_new: int
 
     def chains(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """``DEEPEST + 1`` token ids for each prompt, as the study's own network answers."""
+        """Answers each prompt with ``DEEPEST + 1`` token ids, like the study's own network."""
         said = self.speaker.say([self.question(one) for one in prompts], 0, self.max_new, temperature=0.0)
         found = []
         for (one,) in said:
@@ -79,7 +79,7 @@ class InWords:
         return found
 
     def question(self, prompt: Sequence[int]) -> str:
-        """Rules, start and depth in words."""
+        """Rules, start symbol and depth of a prompt in natural language."""
         words = TOKENIZER.convert_ids_to_tokens(list(prompt))
         rules = [f"From {a} go to {b}." for a, _, b in (word.partition(">") for word in words[:WINDOW]) if b]
         start, depth = words[WINDOW + 1][1:], words[WINDOW + 2][1:]
@@ -89,12 +89,12 @@ class InWords:
 
 
 def prepare(cfg: Config, seed: int) -> InWords:
-    """The model; nothing is trained."""
+    """Loads the model; nothing is trained."""
     return InWords(Speaker(cfg.model, 1, 1e-5), cfg.max_new)
 
 
 def run(cfg: Config, arm: str, seed: int, base: InWords, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The study's game."""
+    """Runs the study's own code: the game."""
     return study.run(cfg, arm, seed, base, samples)  # type: ignore[arg-type]
 
 

@@ -1,9 +1,9 @@
-"""A chat model as a study uses it: it says, it is asked for the likelihood of a word, it learns.
+"""A chat model as the full-size studies use it: it samples answers, gives probabilities of words, and is trained.
 
 Texts are rendered by the model's own chat template and sampled by the in-process engine of the trainer
-(``engine=hf``). What is trained are adapters, so that all arms share one copy of the weights and each begins with fresh
-ones. One rule of learning covers both kinds: a step lowers the weighted mean of answers' negative log-probabilities,
-and the weights are shares for supervised learning, advantages for policy gradients.
+(``engine=hf``). Only adapters are trained, so that all arms share one copy of the weights and each begins with fresh
+adapters. One training step covers supervised learning and policy gradients: it lowers a weighted sum of the answers'
+negative log-probabilities, with weights ``1 / n`` for the former and advantages for the latter.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Said:
-    """An answer, the tokens that it was an answer to, and what it told by its sampling, in nats over all its tokens."""
+    """An answer: prompt tokens, answer tokens, text, and its negative log-probability when it was sampled, in nats."""
 
     prompt: Ids
     ids: Ids
@@ -39,18 +39,18 @@ class Said:
 
 
 class Speaker:
-    """A model with its template, its adapters and a count of what was computed.
+    """A model with its chat template, its adapters and a count of the computed tokens.
 
     Args:
         path: Folder or hub id of the model.
-        rank: Of the adapters.
+        rank: LoRA rank of the adapters.
         lr: Learning rate of the adapters.
-        rows_at_once: Rows of a forward pass with gradients; a step may have more.
+        rows_at_once: Rows of one forward pass; larger steps are split into several passes.
     """
 
     def __init__(self, path: str, rank: int, lr: float, rows_at_once: int = 8) -> None:
         on_gpu = torch.cuda.is_available()
-        # One question, one answer: what a template does to the thoughts of earlier answers is never seen.
+        # Conversations have one question and one answer, so how the template treats earlier thoughts has no influence.
         config = ModelConfig(path=path, dtype="bfloat16" if on_gpu else "float32", thoughts="keep",
                              chat_template_kwargs={"enable_thinking": False})  # fmt: skip
         try:
@@ -68,12 +68,12 @@ class Speaker:
     # ------------------------------------------------------------ adapters
 
     def adapt(self, seed: int) -> None:
-        """Throws the adapters away and begins with fresh ones, which change nothing yet."""
+        """Replaces the adapters by fresh ones, which do not change the model's outputs yet."""
         if self.model is not self.base:
             self.base = self.model.unload()
         torch.manual_seed(seed)
         self.model = add_lora(self.base, self.lora).eval()
-        if self.model.device.type == "cuda":  # memory for a longer step: activations are computed twice
+        if self.model.device.type == "cuda":  # Saves memory, but activations are computed twice.
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         self._new_optimizer(self.lr)
         self.n_steps = 0
@@ -86,7 +86,7 @@ class Speaker:
 
     @contextmanager
     def for_a_while(self, lr: float) -> Iterator[None]:
-        """What is learned inside, at a rate of its own, is forgotten behind it: an inner loop."""
+        """Context of an inner loop: training inside uses its own learning rate and is undone at the end."""
         kept, optimizer = {name: one.detach().clone() for name, one in self._adapters().items()}, self.optimizer
         self._new_optimizer(lr)
         try:
@@ -99,7 +99,7 @@ class Speaker:
 
     @contextmanager
     def as_it_was(self) -> Iterator[None]:
-        """Inside, the model speaks without its adapters."""
+        """Context in which the model is used without its adapters."""
         if self.model is self.base:
             yield
         else:
@@ -109,17 +109,17 @@ class Speaker:
     # ------------------------------------------------------------ saying
 
     def prompt(self, said: str | Ids) -> Ids:
-        """A user's message up to where its answer begins; tokens stay as they are."""
+        """Renders a user's message up to the place where the answer begins; returns token ids unchanged."""
         return self.renderer.opening([Message("user", said)]) if isinstance(said, str) else said
 
     def plain(self, text: str) -> Ids:
-        """Tokens of a text that no template surrounds."""
+        """Tokens of a text without chat template or special tokens."""
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
 
     def say(
         self, prompts: Sequence[str | Ids], seed: int, max_new: int, k: int = 1, temperature: float = 1.0
     ) -> list[list[Said]]:
-        """K answers to each prompt; what is drawn depends on the seed and the prompt's place alone."""
+        """Samples k answers to each prompt; the random numbers depend only on the seed and the prompt's position."""
         engine = HFEngine(self.model, self.renderer.end_ids, self.renderer.pad_id, max_batch_size=256)
         ids = [self.prompt(one) for one in prompts]
         engine.submit([
@@ -133,12 +133,12 @@ class Speaker:
                 text, nats = self.renderer.text(one.action_ids), -sum(one.logprobs)
                 told[one.request_id] = Said(of, one.action_ids, text, nats)
                 self._spent += Work(sampled=len(one.action_ids))
-        self._spent += Work(read=sum(map(len, ids)))  # equal prompts are read once
+        self._spent += Work(read=sum(map(len, ids)))  # The k copies of a prompt are counted once.
         return [[told[i * k + j] for j in range(k)] for i in range(len(ids))]
 
     @torch.no_grad()
     def words(self, prompts: Sequence[str | Ids], words: Sequence[str]) -> np.ndarray:
-        """``[N, W]`` log-probabilities of an answer's first token among the first tokens of these words."""
+        """Log-probabilities ``[N, W]`` of each word's first token as the answer's first, normalised over the words."""
         first, ids = [self.plain(word)[0] for word in words], [self.prompt(one) for one in prompts]
         found = [np.zeros((0, len(words)))]
         for i in range(0, len(ids), self.rows_at_once):
@@ -150,17 +150,18 @@ class Speaker:
         return np.concatenate(found)
 
     def odds(self, prompts: Sequence[str | Ids], word: str = "Yes", against: str = "No") -> np.ndarray:
-        """``[N]`` log odds of one word against another as the beginning of the answer."""
+        """Log odds ``[N]`` of one word against another as the first token of the answer."""
         two = self.words(prompts, (word, against))
         return two[:, 0] - two[:, 1]
 
     # ------------------------------------------------------------ learning
 
     def step(self, rows: Sequence[Said], weights: Sequence[float] | np.ndarray) -> None:
-        """One optimiser step on the sum of weight times mean negative log-probability of an answer's tokens.
+        """Takes an optimiser step on the sum over answers of weight times mean negative log-probability per token.
 
-        With weights ``1 / n`` that is supervised learning, with ``advantage / n`` REINFORCE on own samples. Equal rows
-        are computed once; rows that weigh nothing, or have no tokens, not at all, and a step without any is none.
+        Weights ``1 / n`` give supervised learning, weights ``advantage / n`` give REINFORCE on sampled answers. Equal
+        rows are computed once, with the sum of their weights. Rows with weight 0 or without tokens are skipped; if no
+        row is left, no step is taken.
         """
         together: dict[tuple[Ids, Ids], float] = {}
         for row, weight in zip(rows, weights, strict=True):
@@ -170,7 +171,7 @@ class Speaker:
         if not counted:
             return
         self.optimizer.zero_grad(set_to_none=True)
-        self.model.train()  # no dropout is left; a GPU computes activations twice in this mode alone
+        self.model.train()  # Gradient checkpointing works in this mode only; the model has no dropout.
         for i in range(0, len(counted), self.rows_at_once):
             some = counted[i : i + self.rows_at_once]
             nats = self._nats([row for row, _ in some])
@@ -182,7 +183,7 @@ class Speaker:
         self._spent += Work(trained=sum(len(row.prompt) + len(row.ids) for row, _ in counted))
 
     def fit(self, rows: Sequence[Said], steps: int, batch: int, seed: int) -> None:
-        """Supervised steps on rows that are drawn anew for each of them."""
+        """Takes supervised steps, each on a new random batch of rows, sampled with replacement."""
         rng = np.random.default_rng(seed)
         for _ in range(steps if rows else 0):
             some = [rows[i] for i in rng.integers(0, len(rows), batch)]
@@ -190,7 +191,7 @@ class Speaker:
 
     @torch.no_grad()
     def nats(self, rows: Sequence[Said]) -> np.ndarray:
-        """``[N]`` mean negative log-probability of each answer's tokens."""
+        """Mean negative log-probability ``[N]`` per token of each answer, in nats."""
         found = [np.zeros(0)]
         for i in range(0, len(rows), self.rows_at_once):
             found.append(self._nats(rows[i : i + self.rows_at_once]).cpu().numpy())
@@ -199,7 +200,7 @@ class Speaker:
 
     def _nats(self, rows: Sequence[Said]) -> Tensor:
         ids, mask = self._padded([row.prompt + row.ids for row in rows], left=False)
-        # The logits at t are about the token at t + 1: targets lose their first column, logits their last.
+        # The logits at position t predict the token at t + 1, so targets lose their first column and logits their last.
         learned = mask.bool()
         for i, row in enumerate(rows):
             learned[i, : len(row.prompt)] = False
@@ -218,24 +219,24 @@ class Speaker:
         return ids.to(self.model.device), mask.to(self.model.device)
 
     def gain(self, rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-        """What a column gained from the first row to the last; ``None`` if no step was taken since ``adapt``."""
+        """Difference of a column's mean between last and first row; ``None`` if no step was taken since ``adapt``."""
         return float(np.mean(rows[-1][name]) - np.mean(rows[0][name])) if self.n_steps else None
 
     def spend(self) -> Work:
-        """What was computed since this was asked last."""
+        """Returns the tokens that were computed since the last call."""
         spent, self._spent = self._spent, Work()
         return spent
 
 
 def the_model(cfg: Setting, seed: int) -> Speaker:
-    """``prepare`` of a study whose arms have nothing but the model in common."""
+    """Loads the model: the function ``prepare`` of studies whose arms share nothing else."""
     return Speaker(cfg.model, cfg.rank, cfg.lr)
 
 
 def advantages(rewards_NK: np.ndarray) -> np.ndarray:
-    """``[N * K]`` a reward minus its group's mean, over its spread (GRPO's), divided by how many there are.
+    """GRPO's advantages ``[N * K]``: reward minus group mean, over the group's deviation, divided by ``N * K``.
 
-    Groups of one reward teach nothing; ``nan`` marks an answer about which there is no reward.
+    Answers in a group with equal rewards get 0. Answers whose reward is ``nan`` get 0 and are left out of the mean.
     """
     counted = ~np.isnan(rewards_NK)
     safe, n = np.where(counted, rewards_NK, 0.0), counted.sum(1, keepdims=True).clip(min=1)

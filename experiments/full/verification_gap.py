@@ -1,13 +1,13 @@
-"""Mind the Gap at its own size: the gap of a 7B model on word problems, and rounds on its own verdicts.
+"""Mind the Gap at its own size: the gap of a 7B model on word problems, and training on its own verdicts.
 
-Setting. Song et al. (arXiv 2412.02674) measure families of 0.5 to 72B (Qwen 1.5 and 2, Llama 2 and 3, Yi) on GSM8K with
-128 samples a question; here Qwen2.5-7B-Instruct, 500 + 500 test questions, 2,000 training questions with 8 samples for
-each round, two rounds on own verdicts. Adapters of rank 32 at 1e-4: ten times a full fine-tuning's 1e-5 ("LoRA Without
-Regret", Schulman et al. 2025).
+Setting. Song et al. (arXiv 2412.02674) measure model families of 0.5 to 72B (Qwen 1.5 and 2, Llama 2 and 3, Yi) on
+GSM8K with 128 samples per question. Here Qwen2.5-7B-Instruct, 500 + 500 test questions, 2,000 training questions with 8
+samples per round, two rounds on the model's own verdicts. Adapters of rank 32 at 1e-4: ten times the 1e-5 of full
+fine-tuning ("LoRA Without Regret", Schulman et al. 2025).
 
-Simplified. The verdict is one word, Yes or No, without a chain of thought in front of it; adapters instead of all
-weights; one model, so that nothing is said of growth with size (the ``young`` checkpoint of the toy) and, without a
-data set of facts that is free to use, nothing of facts.
+Simplified. The verdict is one word, Yes or No, without a chain of thought before it; adapters instead of all weights.
+With a single model, growth with size (the toy's ``young`` checkpoint) is not measured; neither are facts, because there
+is no data set of facts that is free to use.
 """
 
 from dataclasses import dataclass
@@ -29,19 +29,19 @@ from rl.types import derive_seed
 
 @dataclass
 class Config(Asked):
-    """Sizes.
+    """Settings of the full size.
 
     Args:
-        k: Samples of a question when gap and accuracy are measured.
-        n_eval: Questions of the gate, and as many others to measure on.
-        n_filtered: Questions of a round, with ``samples`` answers each.
-        samples: Of these.
-        temperature: Of all answers.
-        keep_above: Probability of Yes from which on an own answer is kept.
-        least_kept: With fewer kept answers a round trains nothing.
+        k: Samples per question when gap and accuracy are measured.
+        n_eval: Number of questions for the gate, and of other questions for measurements.
+        n_filtered: Training questions per round.
+        samples: Answers to each training question.
+        temperature: Sampling temperature of all answers.
+        keep_above: Probability of Yes above which an answer is kept.
+        least_kept: Smallest number of kept answers with which a round trains.
         tune_steps: Supervised steps of a round.
-        batch: Answers of a step.
-        rounds: Of filtering on own verdicts; the other arms have one.
+        batch: Answers per step.
+        rounds: Rounds of the arm ``own``, which filters by the model's verdicts; other arms have one round.
     """
 
     model: str = "Qwen/Qwen2.5-7B-Instruct"
@@ -66,7 +66,7 @@ prepare = the_model
 
 
 def work(cfg: Config) -> dict[str, Work]:
-    """Gate and test before, and after every round the test again, and the gate before the next one."""
+    """Work of each arm: gate and test before training, then each round's answers, training, test and next gate."""
 
     def of(rounds: int) -> Work:
         asked = cfg.n_eval * cfg.k * (1 + 2 * rounds) + cfg.n_filtered * cfg.samples * rounds
@@ -79,7 +79,7 @@ def work(cfg: Config) -> dict[str, Work]:
 
 
 def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Gate, round of rejection fine-tuning, measurement; and again."""
+    """Runs rounds of an arm: read the gate, fine-tune on kept answers, measure."""
     base.adapt(derive_seed(seed, "adapters"))
     of, rng = problems(cfg), np.random.default_rng(derive_seed(seed, "tasks"))
     drawn = of.draw(rng, 2 * cfg.n_eval, test=True)
@@ -117,19 +117,19 @@ def run(cfg: Config, arm: str, seed: int, base: Speaker, samples: list[dict[str,
 
 
 def signal(arm: str, found: Answered, odds: np.ndarray) -> np.ndarray:
-    """``[N, K]`` what decides which answers an arm keeps; ``-inf`` for what is none."""
+    """Signal ``[N, K]`` by which an arm keeps answers; ``-inf`` for malformed answers."""
     truths = {"oracle": found.right.astype(float), "no_filter": np.zeros(odds.shape)}
     return np.where(found.formed, truths.get(arm, odds), -np.inf)
 
 
 def own_odds(speaker: Speaker, found: Answered) -> np.ndarray:
-    """``[N, K]`` log odds of Yes of each answer; ``-inf`` for what is none."""
+    """Log odds ``[N, K]`` of Yes when the model verifies each answer; ``-inf`` for malformed answers."""
     asked = [check(task, one.text) for task, many in zip(found.tasks, found.said, strict=True) for one in many]
     return np.where(found.formed, speaker.odds(asked).reshape(found.right.shape), -np.inf)
 
 
 def measured(found: Answered, odds: np.ndarray) -> dict[str, Any]:
-    """Numbers of one set of samples."""
+    """Metrics of one set of samples: accuracy, pass@k, gap, AUROC and share of accepted answers."""
     k = found.right.shape[1]
     return found.meters() | {
         "pass_k": float(np.mean([pass_at_k(k, int(one.sum()), k) for one in found.right])),

@@ -1,11 +1,13 @@
-"""Studies: one published system of self-generated learning in a file each, from its question to its claims.
+"""Studies: each module is a small version of one published system of self-generated learning.
 
-A study is a module with ``Config`` (a dataclass of plain values), ``ARMS`` (names), ``prepare(cfg, seed)`` (what a
-seed's arms share, such as the base model), ``run(cfg, arm, seed, base, samples)`` (rows; texts to browse are appended
-to ``samples``), ``CLAIMS`` and ``EXHIBITS``, whose texts may name settings in braces (``{k} samples``; a brace that is
-meant is written twice); where it trains on a signal, ``THESIS`` says how that is held against the
-thesis of all studies (:mod:`rl.analysis.thesis`). Randomness comes from the seed alone and ``base`` is not changed, so
-that the same command gives the same numbers and an interrupted seed goes on with the arms that are left.
+A study is a module with ``Config`` (a dataclass of plain values), ``ARMS`` (names of the arms), ``prepare(cfg, seed)``
+(returns what the arms of a seed share, such as the base model), ``run(cfg, arm, seed, base, samples)`` (returns rows
+and appends texts to browse to ``samples``), ``CLAIMS`` and ``EXHIBITS``. Texts of claims and exhibits may name settings
+in braces (``{k} samples``; literal braces are doubled). A study that trains on a signal also has ``THESIS``, which says
+how its arms are tested against the thesis of all studies (:mod:`rl.analysis.thesis`).
+
+All randomness comes from the seed, and ``run`` does not change ``base``. Therefore the same command gives the same
+numbers, and an interrupted seed resumes with the arms that are missing.
 """
 
 import ast
@@ -29,7 +31,7 @@ from rl.config.checks import NEEDED
 from rl.tracking import write_json, write_text
 
 STUDIES: Lookup[str] = Lookup("study.name")
-"""Modules of the studies by name; a plugin registers one of your own, with a YAML like those in ``configs/study``."""
+"""Modules of the studies by name; a plugin registers its own study here, and needs a YAML as in ``configs/study``."""
 for _name in (
     "verification_gap",
     "self_agreement",
@@ -45,38 +47,39 @@ for _name in (
 ):
     STUDIES.register(_name)(f"experiments.studies.{_name}")
 FULL: Lookup[str] = Lookup("study.name")
-"""Modules that hold the size ``full`` of studies (:mod:`experiments.full`), by the study's name."""
+"""Modules of the studies' size ``full`` (:mod:`experiments.full`), by the name of the study."""
 for _name in tuple(STUDIES):
     FULL.register(_name)(f"experiments.full.{_name}")
 
 
 class Study(Protocol):
-    """What a study's module holds."""
+    """What a study's module defines."""
 
     Config: type
     ARMS: Sequence[str]
     CLAIMS: Sequence[Claim]
     EXHIBITS: Sequence[Figure | Callable[[Sequence[Mapping[str, Any]]], Any]]
-    # Where it has numbers of another range than ``settings_of`` takes them for: RANGES: Mapping[str, tuple], each the
-    # smallest and the largest value of a setting.
+    # Optional: RANGES: Mapping[str, tuple], the smallest and largest value of each setting whose limits differ from the
+    # defaults in ``settings_of``.
 
     def prepare(self, cfg: Any, seed: int) -> Any:
-        """What the arms of a seed have in common."""
+        """Makes what the arms of a seed share, such as the base model."""
         ...
 
     def run(self, cfg: Any, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """One arm with one seed: its rows, each with ``arm``, ``seed``, ``step`` and what was measured."""
+        """Runs one arm with one seed and returns its rows; ``arm``, ``seed`` and ``step=0`` are added where missing."""
         ...
 
 
 def refuse_wrong_settings(name: str, size: str, given: Mapping[str, Any]) -> None:
-    """Raises ``ValueError`` for what a study of ours refuses of its settings; importing the study would load torch."""
-    if (module := _module(name, size)).startswith("experiments."):  # a plugin's has been imported
+    """Raises ``ValueError`` for invalid settings of a built-in study, without importing the study and torch."""
+    # Settings of a plugin's study are checked when the study is loaded: its source is not below ROOT.
+    if (module := _module(name, size)).startswith("experiments."):
         settings_of(SimpleNamespace(**part_of(module, {"Config", "RANGES"})), given)
 
 
 def part_of(module: str, names: Set[str]) -> dict[str, Any]:
-    """Some names of a module of ours, made from the statements of its source that they need, and from no others."""
+    """Values of some names of a built-in module, from executing only the statements that these names depend on."""
     body = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")).body
     wanted, taken = set(names), list[ast.stmt]()
     while found := [one for one in body if one not in taken and wanted & set(_bound(one))]:
@@ -94,9 +97,9 @@ def part_of(module: str, names: Set[str]) -> dict[str, Any]:
 
 def _imported(source: str, name: str, names: Set[str]) -> Any:
     place = ROOT / source.replace(".", "/")
-    if (place / f"{name}.py").exists():  # the study whose full size is asked for
+    if (place / f"{name}.py").exists():  # a module: a file of size full imports the study that it belongs to
         return SimpleNamespace(**part_of(f"{source}.{name}", names))
-    if place.is_dir():  # of a package itself, which loads nothing
+    if place.is_dir():  # a name from a package's __init__.py; importing that does not load torch
         return getattr(importlib.import_module(source), name)
     return part_of(source, {name})[name]
 
@@ -124,19 +127,19 @@ def _module(name: str, size: str) -> str:
 
 
 def load(name: str, size: str = "") -> Study:
-    """A study's module, that of its size ``full`` where it has one; importing it loads torch."""
+    """Imports and returns a study's module, for ``size="full"`` that of the full size; this loads torch."""
     module: Any = importlib.import_module(_module(name, size))
     return module
 
 
 def settings_of(study: Any, given: Mapping[str, Any]) -> Any:
-    """A study's ``Config`` with some values changed, their types and ranges checked.
+    """A study's ``Config`` with the given values; types and ranges are checked.
 
-    A whole number is a count, at least 1; a width is a multiple of 8, for four heads of even size; a learning rate is
-    above 0; every number is finite. The study's ``RANGES`` say where it is otherwise, and which numbers are shares.
+    By default an integer must be at least 1, a width a multiple of 8 (four heads of even size), a learning rate above
+    0, and every number finite. The study's ``RANGES`` replace the lower and upper limits of single settings.
 
     Raises:
-        ValueError: For a setting that the study does not have, or a value that it cannot have.
+        ValueError: If the study has no setting of a given name, or if a value is of the wrong type or out of range.
     """
     known, types = [field.name for field in fields(study.Config)], get_type_hints(study.Config)
     cfg: Any = OmegaConf.structured(study.Config)
@@ -152,7 +155,7 @@ def settings_of(study: Any, given: Mapping[str, Any]) -> Any:
 
 
 def refuse_out_of_range(key: str, value: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Raises ``ValueError`` for a number that a setting of that name cannot have."""
+    """Raises ``ValueError`` if a number is not allowed for the setting ``key``; other values are not checked."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     low, high = ranges.get(key, (1 if isinstance(value, int) else -inf, inf))
@@ -172,11 +175,11 @@ def refuse_out_of_range(key: str, value: Any, ranges: Mapping[str, tuple[float, 
 def run_seed(
     name: str, given: Mapping[str, Any], seed: int, folder: Path, report: Callable[..., None], size: str = ""
 ) -> None:
-    """Every arm of a study with one seed; an arm whose file is there already is not run again.
+    """Runs every arm of a study with one seed; an arm whose file exists already is not run again.
 
-    Where the base, or its ``speaker``, counts what it computes (``spend``), the last row of an arm says so, in tokens.
-
-    Writes ``<arm>.json`` as each arm ends, and last ``result.json`` with rows and ``rows.jsonl`` with the samples.
+    Writes ``<arm>.json`` after each arm, and at the end ``rows.jsonl`` with the samples and ``result.json`` with the
+    rows. If the base, or its ``speaker``, has a method ``spend`` that counts computed tokens, the last row of each arm
+    gets these counts.
     """
     study = load(name, size)
     cfg, base = settings_of(study, given), None

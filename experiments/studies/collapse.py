@@ -1,16 +1,18 @@
-"""Model collapse: what is lost when every model learns from what the model before it wrote?
+"""Model collapse: what is lost when every model learns from text that the previous model wrote?
 
 Shumailov et al. (arXiv 2305.17493; Nature 631, 755) train each generation on the newest model's text alone: rare events
-go first, then everything. Gerstgrasser et al. (arXiv 2404.01413) keep the real data and add to it: the loss stays
-bounded. Kazdan et al. (arXiv 2410.16713) add a fixed budget, drawn from all that has accumulated.
+disappear first, then everything else. Gerstgrasser et al. (arXiv 2404.01413) keep the real data and add the generated
+text to them: the loss stays bounded. Kazdan et al. (arXiv 2410.16713) use a fixed budget of items, sampled from all
+data accumulated so far.
 
-Here a transformer of some twenty thousand parameters learns a language of three words a sentence, writes as many
-sentences as it was given, and the next one starts from the same initial weights on what the arm's policy makes of them.
-``verified`` asks what self-improvement adds: only sentences that a checker of the grammar accepts are learned from.
-Beside it stands the case that can be computed without any network, a table of counts over the same nouns.
+Here a transformer of about twenty thousand parameters learns a language of three-word sentences and writes as many
+sentences as it was given. The next model starts from the same initial weights and learns the training set that the
+arm's policy makes from these sentences. The arm ``verified`` asks what self-improvement adds: it learns only from
+sentences that a checker of the grammar accepts. For comparison, a table of counts over the same nouns goes through the
+same process without any network.
 
-Left out: natural text, pretrained weights, beam search, more than one epoch's choice. The number of optimiser steps is
-the same in every generation, so that ``accumulate`` sees each sentence less often, not more of them for longer.
+Left out: natural text, pretrained weights, beam search, and different numbers of epochs. The number of optimiser steps
+is the same in every generation, so ``accumulate`` sees each sentence less often and does not train longer.
 """
 
 from collections.abc import Callable
@@ -34,16 +36,16 @@ from rl.types import derive_seed
 
 @dataclass
 class Config:
-    """Of the study.
+    """Settings of the study.
 
     Args:
-        generations: Models after the first one.
-        sentences: Real ones, and what every model writes for the next.
+        generations: Number of models after the first one.
+        sentences: Number of real sentences, and of sentences that every model writes for the next one.
         steps: Optimiser steps of every model.
-        n_nouns: Types of the language.
-        zipf: Exponent of their frequencies.
-        cold: The second sampling temperature; the first is 1.
-        real_share: Of ``mix``.
+        n_nouns: Number of different nouns in the language.
+        zipf: Exponent of the nouns' frequencies (Zipf's law).
+        cold: Second sampling temperature; the first is 1.
+        real_share: Share of real sentences in the training sets of the arm ``mix``.
     """
 
     generations: int = 5
@@ -58,8 +60,9 @@ class Config:
 RANGES = {"n_nouns": (8, inf), "zipf": (0, inf), "cold": (0, inf), "real_share": (0, 1)}
 
 
-# The language: subject, verb, object. Nouns follow Zipf's law; the verb must suit the subject's class, the object the
-# verb. So a subject is a task with many right answers of very different frequency.
+# A sentence is subject, verb, object. Frequencies of nouns follow Zipf's law. The subject's class restricts the verb,
+# and the verb determines the class of the object, so a subject is like a task with many right answers, some of them
+# frequent and some rare.
 
 N_VERBS, N_CLASSES = 40, 8
 PER_CLASS = N_VERBS // N_CLASSES
@@ -67,7 +70,7 @@ BOS, END, NOUN = 1, 3, 4
 
 
 class Language:
-    """The grammar, and the frequencies of its words."""
+    """The grammar of the language, and the frequencies of its nouns."""
 
     def __init__(self, cfg: Config) -> None:
         weights = np.arange(1, cfg.n_nouns + 1) ** -cfg.zipf
@@ -75,10 +78,10 @@ class Language:
         self.tokenizer = tiny_tokenizer([*(f"n{i}" for i in range(self.n)), *(f"v{i}" for i in range(N_VERBS))], True)
         self.verb = NOUN + self.n
         self.rare = np.cumsum(self.frequency[::-1])[::-1] <= 0.25
-        """The rarest nouns that together make a quarter of the text."""
+        """``[n_nouns]`` bool: the rarest nouns, which together have at most a quarter of the probability."""
 
     def real(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """``[n, 5]`` sentences with their first and last token."""
+        """``[n, 5]`` token ids of real sentences, including the first and last token."""
         subject = rng.choice(self.n, n, p=self.frequency)
         verb = subject % N_CLASSES * PER_CLASS + rng.integers(0, PER_CLASS, n)
         wanted, obj = self.object_class(verb), np.empty(n, int)
@@ -88,11 +91,11 @@ class Language:
         return np.stack([np.full(n, BOS), NOUN + subject, self.verb + verb, NOUN + obj, np.full(n, END)], 1)
 
     def object_class(self, verb: np.ndarray) -> np.ndarray:
-        """Which class of nouns a verb asks for."""
+        """Class of nouns that a verb requires as its object."""
         return (verb // PER_CLASS + verb) % N_CLASSES
 
     def lawful(self, rows: np.ndarray) -> np.ndarray:
-        """The checker: is it a sentence of the language?"""
+        """The checker: ``[n]`` bool, whether each row is a sentence of the language."""
         s, v, o = rows[:, 1] - NOUN, rows[:, 2] - self.verb, rows[:, 3] - NOUN
         words = (s >= 0) & (s < self.n) & (v >= 0) & (v < N_VERBS) & (o >= 0) & (o < self.n) & (rows[:, 4] == END)
         return words & (v // PER_CLASS == s % N_CLASSES) & (o % N_CLASSES == self.object_class(v))
@@ -102,16 +105,16 @@ class Writer(Protocol):
     """A model of one generation."""
 
     def write(self, n: int, temperature: float) -> np.ndarray:
-        """``n`` rows."""
+        """Samples ``n`` rows."""
         ...
 
     def measure(self, written: np.ndarray) -> dict[str, float]:
-        """What it has kept of the real language; ``written`` are as many of its rows as there are real ones."""
+        """Measures how much of the real language is left; ``written`` has as many rows as there are real sentences."""
         ...
 
 
 class Transformer:
-    """A language model, from the same initial weights in every generation; batches and samples are drawn anew."""
+    """A transformer; every generation has the same initial weights, but other random batches and samples."""
 
     def __init__(
         self,
@@ -139,7 +142,7 @@ class Transformer:
 
     @torch.no_grad()
     def measure(self, written: np.ndarray) -> dict[str, float]:
-        """See :class:`Writer`; the loss is in nats per held-out real sentence, the tail exact at temperature 1."""
+        """See :class:`Writer`; the loss is in nats per held-out real sentence, ``tail`` is exact at temperature 1."""
         ids, lawful = torch.from_numpy(self.test), self.language.lawful(written)
         nouns = next_logprobs(self.model, torch.tensor([[BOS]]))[0, NOUN : self.language.verb].exp().numpy()
         kept = written[lawful]
@@ -154,7 +157,7 @@ class Transformer:
 
 
 class Table:
-    """Relative frequencies of the nouns: the same process without a network. A tenth of a count is added to each."""
+    """Relative frequencies of the nouns: a model without a network. For its loss, 0.1 is added to each count."""
 
     def __init__(self, language: Language, rng: np.random.Generator, rows: np.ndarray) -> None:
         counts = np.bincount(rows[:, 0], minlength=language.n)
@@ -179,7 +182,7 @@ ARMS = ("replace", "accumulate", "accumulate_subsample", "mix", "verified")
 
 
 def prepare(cfg: Config, seed: int) -> tuple[Language, np.ndarray, np.ndarray]:
-    """The language, its real sentences and the held-out ones."""
+    """The language, the real sentences to learn from, and held-out real sentences."""
     language, rng = Language(cfg), np.random.default_rng(seed)
     return language, language.real(cfg.sentences, rng), language.real(2000, rng)
 
@@ -187,9 +190,9 @@ def prepare(cfg: Config, seed: int) -> tuple[Language, np.ndarray, np.ndarray]:
 def run(
     cfg: Config, arm: str, seed: int, base: tuple[Language, np.ndarray, np.ndarray], samples: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """All generations of one policy: the network and the table, each at both temperatures."""
+    """Runs all generations of one policy, with the network and the table, each at both temperatures."""
     language, real, test = base
-    gates = list[Gate]()  # before each generation; the first of temperature 1 is held against what came in the end
+    gates = list[Gate]()  # one per generation; the first one (temperature 1) is compared with the final gain
     rows: list[dict[str, Any]] = [{"arm": arm, "seed": seed, "step": g} for g in range(cfg.generations + 1)]
     for temperature, suffix in ((1.0, ""), (cfg.cold, "_cold")):
         of_writers = derive_seed(seed, "writers")
@@ -204,7 +207,7 @@ def run(
                 words, right = language.tokenizer.decode(row[1:]), bool(language.lawful(row[None])[0])
                 prompt = f"generation {g}, temperature {temperature}"
                 samples.append({"step": g, "prompt": prompt, "answer": words, "right": right})
-        if arm != "verified":  # a noun by itself breaks no rule
+        if arm != "verified":  # the table writes single nouns, which the checker has no reason to reject
             count = partial(Table, language, rng)
             table = generations(count, real[:, 1:2] - NOUN, arm, temperature, cfg, rng)
             for g, (model, text, _) in enumerate(table):
@@ -222,14 +225,17 @@ def generations(
     rng: np.random.Generator,
     accept: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[tuple[Writer, np.ndarray, np.ndarray]]:
-    """Train, write, make the next training set, train again from the start: models, texts, what the next one learns."""
+    """Trains a model, lets it write, makes the next training set from its text, and starts again with a new model.
+
+    Returns, for each generation, the model, its text, and the training set of the next model.
+    """
     name, options = ("replace" if accept else policy), ({"share": cfg.real_share} if policy == "mix" else {})
     next_data = DATA_POLICIES.bind(name, options)
     data, pool, found = real, real, []
     for _ in range(cfg.generations + 1):
         model = learn(data)
         new = text = model.write(len(real), temperature)
-        if accept:  # as many as there are real ones, where they can be had in four tries
+        if accept:  # as many accepted sentences as there are real ones, if four times as many samples contain them
             tries = np.concatenate([text, *(model.write(len(real), temperature) for _ in range(3))])
             new = tries[accept(tries)][: len(real)]
             if not len(new):
@@ -241,7 +247,7 @@ def generations(
 
 
 def lost(arm: str, name: str) -> PerSeed:
-    """How far a number has fallen from the first to the last generation."""
+    """Statistic of each seed: how far a column has fallen from the first to the last generation."""
     return minus(first(arm, name), last(arm, name))
 
 

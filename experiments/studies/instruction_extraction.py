@@ -1,24 +1,25 @@
 """Can an instruction-tuned model be made to write the data it was tuned on, and does a student learn as much from it?
 
-MAGPIE (Xu et al., arXiv 2406.08464): a chat model that is given nothing but the text in front of a user's message goes
-on as the user and writes an instruction; it then answers it. Pairs are filtered and deduplicated, and a fresh model is
-fine-tuned on them. No seed question, no prompt engineering, no other model.
+MAGPIE (Xu et al., arXiv 2406.08464): a chat model is given only the template's text that precedes a user's message. It
+continues as the user and writes an instruction, which it then answers. The pairs are filtered and deduplicated, and a
+fresh model is fine-tuned on them. This needs no seed question, no prompt engineering and no other model.
 
-Smallest version: a teacher of two layers learns 16,000 pairs ``USER question ASSIST answer END``, 5 % of them answered
-wrongly. Questions ask for one of three digits, shifted; fifteen families under Zipf's law, each in two wordings. From
-``USER`` alone it writes questions at temperature 1 or 0.7 and answers them greedily. A fresh network learns the raw
-pairs, those of them that are well-formed and surely answered, and those of them without duplicates; for reference
-as many real pairs (``real``), the rightly answered ones (``checked``, an oracle instead of the filter), and filtered
-ones with the answers of other questions (``shuffled``). The gate reads how much righter the pairs that will be learned
-are than the teacher's answers are before any filter.
+Smallest version: a teacher of two layers learns 16,000 pairs ``USER question ASSIST answer END``, 5 % of them with a
+random answer. A question asks for one of three digits, shifted by some amount. There are fifteen families of questions
+with Zipf frequencies, each in two wordings. Given ``USER`` alone, the teacher writes questions at temperature 1 or 0.7
+and answers them greedily. A fresh network learns the raw pairs, or only the pairs that are well-formed and answered
+with high confidence, or the latter without duplicates. For reference, it learns as many real pairs (``real``), the
+pairs with a right answer (``checked``, an oracle instead of the filter), or filtered pairs with the answers of other
+questions (``shuffled``). The gate reads how much more often the pairs to be learned are right than the teacher's
+unfiltered answers.
 
-With a real model (``settings.model``) the first part is measured: how many of the texts that it writes from its
-template's own prefix are usable requests, and how many from the bare mark of a user's turn. A new model is one entry:
-its folder in ``settings.model``; the prefix follows from its chat template. ``settings.export`` names a folder for
-the kept pairs, with the columns ``question``, ``answer`` and ``messages``, as ``datasets`` saves them.
+With a real model (``settings.model``) only the first part is measured: how many of the texts that the model writes from
+its template's own prefix are usable requests, and how many of those that it writes from the bare mark of a user's turn.
+Any model can be used by its folder; the prefix follows from its chat template. ``settings.export`` names a folder in
+which ``datasets`` saves the kept pairs, with the columns ``question``, ``answer`` and ``messages``.
 
-Simplified: one-token answers; quality is the teacher's own probability of its answer, not a rating in words; duplicates
-are exact, not near; no preference data.
+Simplified: answers have one token; quality is the teacher's own probability of its answer, not a rating in words; only
+exact duplicates are removed, not near ones; there are no preference data.
 """
 
 from collections.abc import Sequence
@@ -58,21 +59,21 @@ from rl.types import derive_seed
 
 @dataclass
 class Config:
-    """Sizes.
+    """Settings of the study.
 
     Args:
-        width: Of teacher and students, two layers deep.
-        corpus: Pairs that the teacher learns.
-        wrong: Share of these that are answered by chance.
-        teacher_steps: Of 96 pairs.
-        pairs: That the teacher writes, and real ones for the reference.
-        student_steps: Of 64 pairs.
-        sure: Own probability of an answer above which the filter keeps its pair.
-        model: Folder of a chat model whose requests are looked at instead; nothing is trained then.
-        n: Requests from each prefix of such a model.
-        temperature: Of these requests.
-        max_new: Most tokens of such a request, and of its answer.
-        export: Folder that gets the kept pairs, one below it for each arm and seed; empty for none.
+        width: Width of teacher and students, which have two layers.
+        corpus: Number of pairs that the teacher learns.
+        wrong: Share of the teacher's training pairs whose answer is random.
+        teacher_steps: Optimiser steps of the teacher, with 96 pairs each.
+        pairs: Number of pairs that the teacher writes at each temperature, and of real pairs for reference.
+        student_steps: Optimiser steps of a student, with 64 pairs each.
+        sure: The filter keeps a pair if the teacher's probability of its answer is above this.
+        model: Folder of a chat model; if set, its requests are measured and nothing is trained.
+        n: Number of requests that the chat model writes from each prefix.
+        temperature: Sampling temperature of the chat model's requests.
+        max_new: Most tokens of a request of the chat model, and of its answer.
+        export: Folder for the kept pairs, with a subfolder for each arm and seed; empty to save none.
     """
 
     width: int = 48
@@ -96,7 +97,7 @@ RANGES = {"wrong": (0, 1), "sure": (0, 1), "temperature": (0, inf)}
 
 
 def taught(pairs: np.ndarray, steps: int, batch: int, width: int, seed: int, learned: Sequence[int]) -> Any:
-    """A fresh network that has learned the tokens at some places of the pairs."""
+    """Trains a fresh network on pairs; only the tokens at the positions ``learned`` count in the loss."""
     torch.manual_seed(seed)
     model, generator = tiny_gpt2(TOKENIZER, width, 2, 4, 16), torch.Generator().manual_seed(seed)
     rows, places = torch.from_numpy(pairs), torch.zeros(batch, 9, dtype=torch.bool)
@@ -111,7 +112,7 @@ def taught(pairs: np.ndarray, steps: int, batch: int, width: int, seed: int, lea
 
 @torch.no_grad()
 def accuracy(model: Any, pairs: np.ndarray) -> np.ndarray:
-    """``[n]`` whether the greedy answer is the one of the pair."""
+    """``[n]`` bool: whether the model's greedy answer is the pair's answer."""
     rows: Tensor = torch.from_numpy(pairs)
     if not len(rows):
         return np.zeros(0, bool)
@@ -120,18 +121,22 @@ def accuracy(model: Any, pairs: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def extract(model: Any, n: int, temperature: float, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The paper's two steps: questions from the prefix alone, then answers; and how sure the teacher is of each."""
+    """The paper's two steps: questions from the prefix alone, then answers to them.
+
+    Returns the pairs, and the teacher's probability of each answer.
+    """
     written = sample(model, torch.full((n, 1), USER), 6, temperature, generator)
     asked = torch.cat([torch.full((n, 1), USER), written[:, :5], torch.full((n, 1), ASSIST)], 1)
     logprobs, answers = next_logprobs(model, asked).max(-1)
     pairs = pairs_of(written[:, :5].numpy(), answers.numpy())
-    pairs[:, 6] = written[:, 5].numpy()  # what the model wrote where the question should have ended
+    # The token that the model wrote after the question: unless it is ASSIST, the pair does not count as well-formed.
+    pairs[:, 6] = written[:, 5].numpy()
     return pairs, logprobs.exp().numpy()
 
 
 @dataclass
 class Base:
-    """What a seed's arms share: the teacher, what it wrote at either temperature, real pairs and tests."""
+    """What a seed's arms share: the teacher, the pairs it wrote at both temperatures, real pairs, and test sets."""
 
     teacher: Any
     warm: tuple[np.ndarray, np.ndarray]
@@ -141,7 +146,7 @@ class Base:
 
 
 def prepare(cfg: Config, seed: int) -> Any:
-    """The teacher and its pairs; or a real model with its template."""
+    """Trains the teacher and lets it write pairs; if ``cfg.model`` is set, loads that model instead."""
     if cfg.model:
         model, tokenizer = load_policy(ModelConfig(path=cfg.model))
         return Writer(model, tokenizer, Renderer(tokenizer))
@@ -168,22 +173,22 @@ ARMS = (
 
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The arm's pairs, and a fresh student on them."""
+    """Selects the arm's pairs and trains a fresh student on them; of a real model only the requests are measured."""
     if isinstance(base, Writer):
         return [of_real_model(cfg, arm, seed, base, samples)] if arm in ("deduplicated", "bare_prefix") else []
-    if arm == "bare_prefix":  # this template has one prefix
+    if arm == "bare_prefix":  # the toy template has only one prefix
         return []
     rng = np.random.default_rng(derive_seed(seed, "arms"))
     pairs, sure = (base.real, np.ones(len(base.real))) if arm == "real" else base.cold if "cold" in arm else base.warm
     seen = read(pairs)
     found = meters(pairs, seen, sure)
-    own = (pairs[:, 7] == seen.truth)[seen.formed]  # what the teacher answers by itself
+    own = (pairs[:, 7] == seen.truth)[seen.formed]  # whether the teacher's unfiltered answers are right
     if arm == "real":
         own = accuracy(base.teacher, pairs)
     else:
         asked = torch.from_numpy(pairs[:, :7])
         found |= answer_meters(base.teacher, asked[:, :1], asked[:, 1:], len(asked))
-    kept = ~held_out(seen.digits) | ~seen.formed  # a test question that the teacher wrote is in no training set
+    kept = ~held_out(seen.digits) | ~seen.formed  # no test question that the teacher wrote may be trained on
     if "raw" not in arm:
         kept &= seen.formed & (pairs[:, 7] == seen.truth if arm == "checked" else sure > cfg.sure)
     if "deduplicated" in arm:
@@ -209,7 +214,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
 
 
 def meters(pairs: np.ndarray, seen: Read, sure: np.ndarray) -> dict[str, Any]:
-    """What was written: usable, right, varied, and how much of it is of the rare families."""
+    """Shares of usable and of right pairs, their variety, and the share of rare families, before any filter."""
     family = np.bincount(seen.family[seen.formed], minlength=FAMILIES) / max(1, seen.formed.sum())
     some = family[family > 0]
     return {
@@ -224,7 +229,7 @@ def meters(pairs: np.ndarray, seen: Read, sure: np.ndarray) -> dict[str, Any]:
 
 
 def save(folder: Path, questions: Sequence[str], answers: Sequence[str]) -> None:
-    """Pairs as ``datasets`` saves them: ``env=rows env.options.path=<folder>`` reads questions and answers."""
+    """Saves pairs with ``datasets``; ``env=rows env.options.path=<folder>`` reads the questions and answers."""
     from datasets import Dataset, disable_progress_bars
 
     disable_progress_bars()
@@ -235,7 +240,10 @@ def save(folder: Path, questions: Sequence[str], answers: Sequence[str]) -> None
 
 
 def of_real_model(cfg: Config, arm: str, seed: int, writer: Writer, samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Requests from the template's own prefix, or from the bare mark of a user's turn; ``usable`` is one for each."""
+    """Measures a chat model's requests from the template's own prefix, or from the bare mark of a user's turn.
+
+    ``usable`` has one value for each request.
+    """
     torch.manual_seed(seed)
     prefix = writer.renderer.before_question(first=arm != "bare_prefix")
     texts, ended = writer.requests(prefix, cfg.n, cfg.temperature, cfg.max_new)
@@ -264,7 +272,7 @@ def of_real_model(cfg: Config, arm: str, seed: int, writer: Writer, samples: lis
 
 
 def times(factor: float, per_seed: PerSeed) -> PerSeed:
-    """A multiple of every seed's value."""
+    """Statistic of each seed: another statistic multiplied by a factor."""
 
     def scaled(rows: Sequence[Row]) -> dict[int, Any]:
         return {seed: (factor * np.asarray(value, float)).tolist() for seed, value in per_seed(rows).items()}

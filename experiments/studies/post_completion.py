@@ -1,18 +1,19 @@
-"""Does a score that a model gives its own answer, after the answer, become honest at no cost when the answer is used?
+"""Can a model learn to score its own answer honestly, after the answer, at no cost to the answer itself?
 
-Post-completion learning (Fei et al., arXiv 2507.20252): the model goes on after its answer with an evaluation of it,
-trained by a mixture of reinforcement and supervised learning on the same rollout; at inference generation stops at the
-separator in front of the evaluation, so that the answer costs as many tokens as without.
+Post-completion learning (Fei et al., arXiv 2507.20252): after its answer the model writes an evaluation of the answer,
+trained by a mixture of reinforcement and supervised learning on the same rollout. At inference, generation stops at the
+separator before the evaluation, so that the answer costs no additional tokens.
 
-Smallest version: sums of two to five digits in the head. A completion is ``answer | score``, one token each, with five
-scores from 0 to 1. The corpus was written by somebody who takes most sixes for fives, so that a verifiable reward has
-something to teach. Answer and separator are paid by accuracy, the score by a reward of its own: the Brier score, which
-an honest probability maximises, or the published consistency, ``1 - mean over [accuracy, format] of |true - told| /
-max(true, told)``, whose 0/0 of an honest "wrong" is an error in the public code and earns nothing. The oracle arm pays
-the score for the rounded truth of each answer as a label; the random arm pays a coin.
+Smallest version: sums of two to five digits, without intermediate steps. A completion is ``answer | score``, one token
+each, with five scores from 0 to 1. In most questions of the corpus the sixes are read as fives, so that a verifiable
+reward has something to teach. Answer and separator are rewarded for accuracy. The score has a reward of its own: one
+minus the squared error (Brier), which an honest probability maximises, or the published consistency, ``1 - mean over
+[accuracy, format] of |true - told| / max(true, told)``. For a wrong answer that is honestly scored 0, the latter is
+0/0, which is an error in the public code and earns 0 here. In the oracle arm the score is trained with the truth of
+each answer as a supervised label; in the random arm a coin rewards it.
 
-Simplified: the evaluation is a single score without words, "format" is told rightly by construction, credit is given
-per region instead of per completion, and there is no KL penalty.
+Simplified: the evaluation is a single score without words, its part on "format" is right by construction, credit is
+given per region instead of per completion, and there is no KL penalty.
 """
 
 import copy
@@ -48,20 +49,20 @@ from rl.types import derive_seed
 
 @dataclass
 class Config:
-    """Sizes.
+    """Settings of the study.
 
     Args:
-        width: Of the Llama, two layers deep.
+        width: Width of the Llama, which has two layers.
         answer_steps: Supervised steps on answers of the corpus.
-        score_steps: Supervised steps on answers and on scores of own answers.
-        score_noise: Share of these scores that are random: an outside writer errs.
-        misread: How often the corpus takes its sixes for fives.
+        score_steps: Supervised steps on answers, and on scores of the model's own answers.
+        score_noise: Share of the scores in supervised training that are random, as if a fallible person wrote them.
+        misread: Share of the corpus's questions in which all sixes are read as fives.
         rl_steps: Steps of reinforcement learning.
-        questions: Of each step.
+        questions: Questions of each step of reinforcement learning.
         group: Completions of each question.
-        rl_lr: Learning rate of the steps.
-        score_weight: Of the supervised loss in the mixture.
-        n_test: Test questions.
+        rl_lr: Learning rate of reinforcement learning.
+        score_weight: Weight of the supervised loss on scores, in the arms that have one.
+        n_test: Number of test questions.
         measure_every: Steps between two measurements.
     """
 
@@ -79,7 +80,7 @@ class Config:
     measure_every: int = 40
 
 
-# A group is compared with itself, so that one completion alone would teach nothing.
+# The baseline of a completion is the mean reward of the others in its group: a group of one would teach nothing.
 RANGES = {"score_noise": (0, 1), "misread": (0, 1), "group": (2, inf), "score_weight": (0, inf)}
 
 
@@ -87,7 +88,7 @@ RANGES = {"score_noise": (0, 1), "misread": (0, 1), "group": (2, inf), "score_we
 
 
 def prepare(cfg: Config, seed: int) -> Any:
-    """Answers first, then answers and mostly true scores of the model's own answers."""
+    """Trains the base on answers, then on answers and on mostly true scores of the model's own answers."""
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(derive_seed(seed, "scores"))
     model = tiny_llama(TOKENIZER, cfg.width, 2, 4, 16)
@@ -114,12 +115,12 @@ def prepare(cfg: Config, seed: int) -> Any:
 
 
 def brier_reward(told: Tensor, right: Tensor) -> Tensor:
-    """Proper: an honest probability earns most."""
+    """One minus the squared error, a proper reward: its expectation is largest for an honest probability."""
     return 1 - (told - right) ** 2
 
 
 def published_reward(told: Tensor, right: Tensor) -> Tensor:
-    """Consistency of [accuracy, format] as published; format is told as 1 and is 1, and 0/0 earns nothing."""
+    """The published consistency of [accuracy, format]; format is always 1 and told as 1, and 0/0 earns 0."""
     larger = torch.maximum(told, right)
     return torch.where(larger > 0, 1 - (told - right).abs() / larger.clamp(min=1e-9) / 2, 0.0)
 
@@ -129,7 +130,7 @@ ARMS = ("rl_only", "pcl_brier", "pcl_published", "rl_brier", "rl_published", "or
 
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """RL on the answer, and on the score what the arm says: a reward, a supervised loss, both, or neither."""
+    """RL of the answer; the arm decides how the score is trained: by a reward, a supervised loss, both, or neither."""
     reward = next((REWARDS[name] for name in REWARDS if arm.endswith(name)), None)
     supervised = cfg.score_weight if arm.startswith("pcl") or arm == "oracle_labels" else 0.0
     of_arms = derive_seed(seed, "arms")
@@ -150,8 +151,9 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
             coin = torch.randint(0, 2, (len(new),), generator=generator).float()
             earned = torch.where(is_score, coin if reward is None else reward(told, correct), 0.0)
             after = torch.cat([prompts, new[:, :2]], 1)
-            loss = loss + policy_loss(model, as_batch(after, new[:, 2:], earned, groups))[0] / 2  # one token beside two
-        if supervised:  # the same rollout, another loss
+            # policy_loss is a mean over tokens: halved, the score's token weighs as much as each of the answer's two.
+            loss = loss + policy_loss(model, as_batch(after, new[:, 2:], earned, groups))[0] / 2
+        if supervised:  # a supervised loss on the same rollout
             ids, learned = scored(prompts, new[:, 0], correct.long() * (SCORES - 1))
             loss = loss + supervised * token_losses(model, ids, learned).mean()
         take_step(model, optimizer, loss)
@@ -160,7 +162,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
             found = {name: mean_told([one[name] for one in log]) for name in log[0]} | {"step": step}
             rows.append(measure(cfg, model, seed, samples if step == cfg.rl_steps else None) | found)
             log.clear()
-    # What pays the answers is the truth in every arm: own scores are paid, and pay nothing.
+    # The kind is "oracle" in every arm, since the truth rewards the answers; the model's scores do not reward anything.
     rows[-1] |= gate.outcome(rows[-1]["accuracy"] - rows[0]["accuracy"], arm, "oracle")
     return rows
 
@@ -170,7 +172,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
 
 @torch.no_grad()
 def measure(cfg: Config, model: Any, seed: int, samples: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """Accuracy with generation stopped at the separator; how well the score tells right own samples from wrong ones."""
+    """Accuracy with generation stopped at the separator, and how well scores separate right from wrong own samples."""
     prompts, sums, _ = draw(np.random.default_rng(10_000), cfg.n_test, test=True)
     generator, right = torch.Generator().manual_seed(derive_seed(seed, "measure")), torch.from_numpy(sums) + T0
     greedy, own = sample(model, prompts, 2, 0.0, generator), sample(model, prompts, 2, 1.0, generator)

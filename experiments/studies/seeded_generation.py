@@ -1,23 +1,24 @@
 """Can a model write a labelled data set from nothing but its contexts and labels, and then correct its own labels?
 
-TarGEN (Gupta et al., arXiv 2310.17876) writes a data set in four steps with one model and no example: contexts; an
-instance seed for each; an instance for a label that was chosen *before* it was written; and self-correction, in which
-the model reads each instance again and gives it another label where the first is wrong. Students trained on it come
-within a point or two of those trained on the original data (eight tasks of SuperGLUE).
+TarGEN (Gupta et al., arXiv 2310.17876) writes a data set in four steps with one model and without examples: contexts;
+an instance seed for each context; an instance for a label that is chosen *before* the instance is written; and
+self-correction, in which the model reads each instance again and replaces its label if the label is wrong. Students
+trained on this data set come within a point or two of students trained on the original data (eight tasks of SuperGLUE).
 
-Smallest version: a context is one of six domains with eight symbols each, a seed five different ones of these in a row,
-an instance the claim that a symbol is among them, its label yes or no. One network of two layers, width 48, has
-learned to write seeds, to write a claim for a label (a quarter of its corpus is mislabelled), to write instances in
-one go (as badly labelled), and to check (one label in twenty wrong; the label that it is shown says nothing). What
-cannot be read is kept and counted, and no student learns it.
+Smallest version: a context is one of six domains with eight symbols each, a seed is five different symbols of the
+domain in a row, and an instance is the claim that a symbol is among these five, with the label yes or no. One network
+of two layers, width 48, learns to write seeds, to write a claim for a label (a quarter of its corpus is mislabelled),
+to write instances in one go (also a quarter mislabelled), and to check labels (one verdict in twenty is wrong, and the
+label that it is shown is random). Unreadable instances are kept and counted, but no student learns them.
 
-Arms are what a fresh student learns: claims as they were asked for (``written``), with corrected labels
-(``corrected``), only where both labels agree (``agreeing``), instances written in one go (``whole``); for reference the
-true labels of the same claims (``true_labels``), labels by a coin (``coin``), as many real instances (``real``). A
-student starts from nothing and is held against its writer, so the gate reads how much righter the labels that it will
-learn are than those that the writer gives the same instances by itself.
+Arms differ in what a fresh student learns: claims with the labels that they were written for (``written``), with
+corrected labels (``corrected``), only claims whose two labels agree (``agreeing``), or instances written in one go
+(``whole``); for reference, the true labels of the same claims (``true_labels``), random labels (``coin``), or as many
+real instances (``real``). A student is a fresh network and is compared with its writer. Therefore the gate reads how
+much more often the labels to be learned are right than the labels that the writer itself gives the same instances.
 
-Simplified: labels of claims are exact by rule, seeds are not sentences, one claim a seed, every prompt has one wording.
+Simplified: labels of claims are exact by rule, seeds are not sentences, there is one claim for each seed, and every
+prompt has one wording.
 """
 
 from dataclasses import dataclass
@@ -38,16 +39,16 @@ from rl.types import derive_seed
 
 @dataclass
 class Config:
-    """Sizes.
+    """Settings of the study.
 
     Args:
-        width: Of writer and students, two layers deep.
-        steps: Of the writer.
-        mislabelled: Share of its corpus whose claim does not fit the label.
-        misjudged: Share of the checks that it learns from which are wrong.
-        instances: That it writes, and real ones for the reference.
-        student_steps: Of 64 instances.
-        n_test: Real instances of the test.
+        width: Width of writer and students, which have two layers.
+        steps: Optimiser steps of the writer.
+        mislabelled: Share of the writer's training claims that do not fit their label.
+        misjudged: Share of the writer's training checks whose verdict is wrong.
+        instances: Number of instances that the writer writes, and of real instances for reference.
+        student_steps: Optimiser steps of a student, with 64 instances each.
+        n_test: Number of real test instances.
     """
 
     width: int = 48
@@ -89,9 +90,9 @@ class Instances:
     """N labelled claims as token ids.
 
     Args:
-        domain: ``[N]``.
-        seed: ``[N, 5]``.
-        claim: ``[N]`` the symbol that is said to be among them.
+        domain: ``[N]`` domains.
+        seed: ``[N, 5]`` symbols.
+        claim: ``[N]`` symbol that is claimed to be in the seed.
         label: ``[N]`` yes or no.
     """
 
@@ -101,7 +102,7 @@ class Instances:
     label: np.ndarray
 
     def readable(self) -> np.ndarray:
-        """``[N]`` the rule of form: a domain, five different symbols of it, a claim about one of its symbols."""
+        """``[N]`` bool, the rule of form: a domain, five different symbols and a claim of this domain, and a label."""
         symbols = np.column_stack([self.seed, self.claim]) - X0
         of_domain = (symbols - 4 * (self.domain - C0)[:, None]) % SYMBOLS < OF_DOMAIN
         known = (symbols >= 0) & (symbols < SYMBOLS) & of_domain
@@ -110,23 +111,23 @@ class Instances:
         return domain & known.all(1) & different & np.isin(self.label, (YES, NO))
 
     def truth(self) -> np.ndarray:
-        """``[N]`` the oracle's labels."""
+        """``[N]`` true labels."""
         return np.where((self.seed == self.claim[:, None]).any(1), YES, NO)
 
     def take(self, index: np.ndarray, label: np.ndarray | None = None) -> "Instances":
-        """Some of them, perhaps with other labels."""
+        """The instances at ``index``; if ``label`` is given, it replaces the labels of all N instances first."""
         labels = self.label if label is None else label
         return Instances(self.domain[index], self.seed[index], self.claim[index], labels[index])
 
     def rows(self, *layout: int | str | np.ndarray) -> Tensor:
-        """``[N, T]`` token ids: ``domain``, ``seed``, ``claim``, ``label``, arrays, and numbers that fill a column."""
+        """``[N, T]`` token ids; a part of ``layout`` is the name of a field, an array, or an id that fills a column."""
         parts = [getattr(self, one) if isinstance(one, str) else one for one in layout]
         columns = [np.full(len(self.claim), one) if isinstance(one, int) else one for one in parts]
         return torch.from_numpy(np.column_stack(columns))
 
 
 def draw(rng: np.random.Generator, n: int, mislabelled: float = 0.0) -> Instances:
-    """Real instances, the label chosen first; some claims then fit the other label."""
+    """Real instances; labels are chosen first, and a share ``mislabelled`` of the claims fits the opposite label."""
     domain = rng.integers(0, DOMAINS, n)
     symbols = (rng.permuted(np.tile(np.arange(OF_DOMAIN), (n, 1)), axis=1) + 4 * domain[:, None]) % SYMBOLS + X0
     label = np.where(rng.random(n) < 0.5, YES, NO)
@@ -136,7 +137,7 @@ def draw(rng: np.random.Generator, n: int, mislabelled: float = 0.0) -> Instance
 
 
 def learn(ids: Tensor, *places: int) -> Learned:
-    """Rows of which the tokens at some places are learned."""
+    """Rows of which only the tokens at the given positions are learned."""
     learned = torch.zeros(ids.shape, dtype=torch.bool)
     learned[:, list(places)] = True
     return ids, learned
@@ -146,14 +147,18 @@ def learn(ids: Tensor, *places: int) -> Learned:
 
 
 def prepare(cfg: Config, seed: int) -> Any:
-    """One network for all steps; what is a toss of dice (domains, seeds) gets few rows, what has to be learned many."""
+    """Trains one network for all steps, and lets it write instances and correct their labels.
+
+    Domains and seeds are random and get few rows of a batch; what follows a rule gets many.
+    """
     torch.manual_seed(seed)
     rng, model = np.random.default_rng(seed), tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 16)
 
     def batches(step: int) -> list[Learned]:
         plain, sloppy, whole = draw(rng, 12), draw(rng, 64, cfg.mislabelled), draw(rng, 48, cfg.mislabelled)
         checked = draw(rng, 96)
-        shown = np.where(rng.random(96) < 0.5, YES, NO)  # a label that is mostly right would only be repeated
+        # The shown label is random: if it were mostly right, the model would learn to repeat it.
+        shown = np.where(rng.random(96) < 0.5, YES, NO)
         verdict = np.where(rng.random(96) < cfg.misjudged, YES + NO - checked.label, checked.label)
         return [
             learn(plain.rows(WRITE, "domain", "seed"), *range(1, 7)),
@@ -180,7 +185,7 @@ def prepare(cfg: Config, seed: int) -> Any:
 
 
 def write(model: Any, n: int, generator: torch.Generator) -> Instances:
-    """Contexts, seeds, and then an instance for a label that is chosen first."""
+    """Writes a context and a seed for each instance, and then a claim for a label that is chosen before the claim."""
     begun = sample(model, torch.full((n, 1), WRITE), LENGTH + 1, 1.0, generator)
     label = torch.where(torch.rand(n, generator=generator) < 0.5, YES, NO)
     asked = torch.cat([torch.full((n, 1), WRITE), begun, label[:, None]], 1)
@@ -189,14 +194,14 @@ def write(model: Any, n: int, generator: torch.Generator) -> Instances:
 
 
 def write_whole(model: Any, n: int, generator: torch.Generator) -> Instances:
-    """The same without steps: the label comes last, as the model likes."""
+    """Writes instances in one go; the label comes last and is sampled like all other tokens."""
     ids = sample(model, torch.full((n, 1), WHOLE), LENGTH + 3, 1.0, generator).numpy()
     return Instances(ids[:, 0], ids[:, 1:6], ids[:, 6], ids[:, 7])
 
 
 @torch.no_grad()
 def correct(model: Any, instances: Instances, shown: np.ndarray) -> np.ndarray:
-    """``[N]`` labels after the model has read each instance again, with a label beside it."""
+    """``[N]`` labels that the model gives when it reads each instance again together with the label ``shown``."""
     logprobs = next_logprobs(model, instances.rows(CHECK, "domain", "seed", "claim", MARK, shown))
     return np.where((logprobs[:, YES] > logprobs[:, NO]).numpy(), YES, NO)
 
@@ -207,7 +212,7 @@ ARMS = ("corrected", "written", "agreeing", "whole", "true_labels", "coin", "rea
 
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the arm makes of the instances, and a fresh student on it."""
+    """Selects the arm's instances and labels, and trains a fresh student on them."""
     rng = np.random.default_rng(derive_seed(seed, "arms"))
     source = arm if arm in ("real", "whole") else "written"
     made: Instances = base[source]
@@ -232,7 +237,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         row |= {"i_to_c": share(~was & now), "c_to_i": share(was & ~now)}
         row |= {"mended": share(now[~was]), "broken": share(~now[was])}
     words = TOKENIZER.convert_ids_to_tokens
-    for i in range(min(100, len(made.claim))):  # failures too
+    for i in range(min(100, len(made.claim))):  # unreadable instances are shown too
         told = " ".join(words([int(made.domain[i]), *made.seed[i].tolist(), int(made.claim[i])]))
         gold = words(int(truth[i])) if readable[i] else "not readable"
         said = words(int((made.label if arm in ("written", "whole", "real") else labels.get(arm, made.label))[i]))
@@ -243,8 +248,8 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
 
 
 def student_accuracy(cfg: Config, data: Instances, test: Instances, seed: int) -> float:
-    """A fresh network on the data, asked about real instances."""
-    generator = torch.manual_seed(derive_seed(seed, "student"))  # no other seed's writer starts with these weights
+    """Accuracy on real instances of a fresh network that is trained on the data."""
+    generator = torch.manual_seed(derive_seed(seed, "student"))  # derived: no writer starts with the same weights
     model = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 16)
     layout = (ASK, "domain", "seed", "claim")
     rows = data.rows(*layout, "label")

@@ -1,16 +1,17 @@
-"""Self-agreement: does a model believe its own wrong answers, and what becomes of it if that belief is its reward?
+"""Self-agreement: does a model believe its own wrong answers, and what happens if this belief is its reward?
 
 Li et al. ("Think Twice Before Trusting", arXiv 2403.09972) find that a model asked about its own answer mostly agrees
-with itself, and that it judges better with the alternatives before it, their order shuffled and averaged out.
+with itself, and that it judges better when it sees the alternatives, averaged over shuffled orders.
 
-Here one small network adds digits, says yes or no to a sum, and chooses among four sums. All three begin with the same
-words, so they share what it knows. Its corpus holds a misconception: a writer takes every 4 for a 3 six times in ten,
-in answers, verdicts and choices alike. A quarter of the verdicts are a habit instead: long questions are waved through,
-short ones turned down. Without either of the two there is little to find (an earlier corpus: bias .03).
+Here one small network adds digits, says yes or no to a proposed sum, and chooses among four sums. All three prompts
+begin with the same tokens, so that all three use the same knowledge. The corpus contains a misconception: in six of ten
+lines all 4s are taken for 3s, in answers, verdicts and choices alike. A quarter of the verdicts follow a habit instead:
+yes to long questions, no to short ones. A corpus without these two leaves little to find (an earlier one: bias .03).
 
-The base is measured first. Then the loop is closed: the same policy gradient is paid by the model's own P(yes), by the
-base's (``frozen_verdict``), by a verdict that is itself sampled and trained, by the side-by-side score, by the truth
-(``oracle``), and by a coin (``random``). Left out: justifications before the verdict, and answers of many tokens.
+The base is measured first. Then the base is trained with the same policy gradient and one of these rewards: the model's
+own P(yes) (``own_verdict``), that of the base (``frozen_verdict``), a verdict that is itself sampled and trained
+(``verdict_as_action``), the side-by-side score, the truth (``oracle``), or a coin (``random``). Left out:
+justifications before the verdict, and answers of many tokens.
 """
 
 import copy
@@ -52,19 +53,20 @@ from rl.types import derive_seed
 
 @dataclass
 class Config:
-    """Of the study.
+    """Settings of the study.
 
     Args:
         hidden_size: Width of the network.
-        pretrain_steps: Of the schedule; pretraining stops when the choice is learned.
-        chooses_right: How often it has to choose the right sum on questions without a 4.
-        misread: How often a writer takes all 4s for 3s.
-        habit: Share of the verdicts that do not look at the sum.
-        questions: Of the measurement.
+        pretrain_steps: Most steps of pretraining, which stops once the network has learned to choose.
+        chooses_right: Share of right choices, on questions without a 4, at which pretraining stops.
+        misread: Share of the corpus's lines in which all 4s are taken for 3s.
+        habit: Share of the corpus's verdicts that ignore the proposed sum.
+        questions: Number of questions on which the base is measured.
         steps: Optimiser steps of every arm.
-        lr: Learning rate of the arms. At 1e-3 own rewards only destroy the model.
-        evaluate_every: Steps.
-        model: Folder of an instruction-tuned model; then its beliefs about additions are read and nothing is trained.
+        lr: Learning rate of the arms. At 1e-3, rewards by the model itself only destroy the model.
+        evaluate_every: Steps between two measurements.
+        model: Folder of an instruction-tuned model; if set, its beliefs about additions are measured and nothing is
+            trained.
     """
 
     hidden_size: int = 48
@@ -83,18 +85,18 @@ RANGES = {"chooses_right": (0, 1), "misread": (0, 1), "habit": (0, 1)}
 
 
 GROUP = 8
-"""Answers that are sampled to a question and compared with each other."""
+"""Number of answers that are sampled for each question and compared with each other."""
 
 
 def prepare(cfg: Config, seed: int) -> Any:
-    """A network that adds, checks and chooses, each as its corpus believes; or a real model."""
+    """Trains a network that adds, checks and chooses as its corpus does; if ``cfg.model`` is set, loads that model."""
     if cfg.model:
         return Chat(*load_policy(ModelConfig(path=cfg.model)))
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = tiny_gpt2(TOKENIZER, cfg.hidden_size, 2, 4, 16)
 
-    def has_learned(step: int) -> bool:  # the choice comes last, in a jump
+    def has_learned(step: int) -> bool:  # choosing is the last skill to be learned, and it appears suddenly
         if step < 200 or step % 50:
             return False
         question, gold = draw(np.random.default_rng(0), 1500)
@@ -114,7 +116,7 @@ def side_by_side(
     rng: np.random.Generator,
     orders: int,
 ) -> np.ndarray:
-    """Probability that the target is chosen among four; the mean over so many orders, each place in turn."""
+    """Probability that the target is chosen among four sums, as a mean over ``orders`` rotations of their places."""
     shown, place = four(rng, target, others)
     n, total = np.arange(len(target)), np.zeros(len(target))
     for turn in range(orders):
@@ -125,7 +127,7 @@ def side_by_side(
 def of_four_verdicts(
     model: Any, question: np.ndarray, target: np.ndarray, others: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """The control: four single verdicts, divided by their sum. The alternatives, without seeing them together."""
+    """The target's single verdict divided by the sum of the four: a control that does not show the sums together."""
     shown, place = four(rng, target, others)
     verdicts = np.stack([p_yes(model, question, shown[:, j]) for j in range(4)], 1)
     return verdicts[np.arange(len(target)), place] / verdicts.sum(1)
@@ -134,7 +136,7 @@ def of_four_verdicts(
 def earned(
     arm: str, judge: Any, question: np.ndarray, gold: np.ndarray, answer: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """``[n]`` what answers earn in an arm: the truth, a coin, a choice among the group's, P(yes), or a sampled yes."""
+    """``[n]`` rewards of an arm: the truth, a coin, the score side by side with the group, P(yes), or a sampled yes."""
     if arm == "oracle":
         return (answer == gold).astype(float)
     if arm == "random":
@@ -147,7 +149,7 @@ def earned(
 
 
 class Played(NamedTuple):
-    """Groups of answers in a row, and what they earn; an answer of the wrong form is compared with nothing."""
+    """Groups of answers and their rewards; malformed answers are left out of every comparison."""
 
     question: np.ndarray
     answer: np.ndarray
@@ -157,14 +159,14 @@ class Played(NamedTuple):
 
     @property
     def reward_accuracy(self) -> float:
-        """How right the reward is."""
+        """Share of pairs of answers to a question that the reward orders as the truth does."""
         return signal_accuracy(
             *(np.where(self.formed, x, np.nan).reshape(-1, GROUP) for x in (self.reward, self.right))
         )
 
     @property
     def gate(self) -> Gate:
-        """What picking by the reward would gain."""
+        """Gain in accuracy from picking the answer with the highest reward."""
         score = np.where(self.formed, self.reward, -np.inf)
         return Gate.read((self.right & self.formed).reshape(-1, GROUP), score.reshape(-1, GROUP))
 
@@ -172,7 +174,7 @@ class Played(NamedTuple):
 def play(
     arm: str, model: Any, judge: Any, n: int, rng: np.random.Generator, generator: torch.Generator, test: bool = False
 ) -> Played:
-    """Answers to n questions, and what an arm pays for them."""
+    """Samples answers to n questions and computes the arm's rewards for them."""
     question, gold = (np.repeat(one, GROUP, 0) for one in draw(rng, n, test))
     given = answers(model, question, 1.0, generator)
     answer = np.maximum(given, 0)
@@ -183,7 +185,7 @@ ARMS = ("base", "own_verdict", "frozen_verdict", "verdict_as_action", "side_by_s
 
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The measurement of the base, or reinforcement learning on one reward; of a real model only the measurement."""
+    """Measures the base, or trains a copy of it with the arm's reward; a real model is only measured."""
     if isinstance(base, Chat):
         return [beliefs(base, cfg.questions, seed, samples)] if arm == "base" else []
     of_arms = derive_seed(seed, "arms")
@@ -206,7 +208,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         groups, actions = torch.arange(len(played.answer)) // GROUP, torch.from_numpy(played.answer + T0)[:, None]
         formed, paid = torch.from_numpy(played.formed), torch.from_numpy(played.reward)
         loss = policy_loss(model, as_batch(line(played.question), actions, paid, groups, formed))[0]
-        if arm == "verdict_as_action":  # what is said was sampled, is paid if it is yes, and is trained too
+        if arm == "verdict_as_action":  # the sampled verdict is trained as well, with reward 1 for yes
             said = torch.where(paid > 0, YES, NO)[:, None]
             asked = line(played.question, played.answer + T0, MARK)
             loss = loss + policy_loss(model, as_batch(asked, said, paid, groups, formed))[0]
@@ -218,12 +220,12 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
 def measure(
     cfg: Config, model: Any, rng: np.random.Generator, generator: torch.Generator, samples: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """Whom the base believes, and how well each way of asking tells its right answers from its wrong ones."""
+    """Which answers the base believes, and how well each way of asking separates its right from its wrong answers."""
     question, gold = draw(rng, cfg.questions, test=True)
     given = answers(model, question, 1.0, generator)
     own = np.where(given < 0, nearby(rng, gold), given)
     others = np.stack([np.maximum(answers(model, question, 1.0, generator), 0) for _ in range(4)], 1)
-    right, mirror = own == gold, 2 * gold - own  # the mirror is wrong by as much, to the other side
+    right, mirror = own == gold, 2 * gold - own  # the mirror is as far from the sum, on the other side
     comparable = ~right & (mirror >= 0) & (mirror <= TOP)
     of_own, of_mirror = p_yes(model, question, own), p_yes(model, question, np.clip(mirror, 0, TOP))
     scores = {
@@ -257,7 +259,7 @@ def measure(
 
 
 def evaluate(model: Any, samples: list[dict[str, Any]], step: int) -> dict[str, float]:
-    """The same 800 held-out questions each time: accuracy, what the model thinks of its answers, how often rightly."""
+    """Accuracy, the model's verdicts on its answers and how often these are right, on a fixed set of 800 questions."""
     rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(3)
     question, gold = draw(rng, 800, test=True)
     given = answers(model, question, 1.0, generator)

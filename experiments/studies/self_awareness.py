@@ -1,18 +1,21 @@
-"""Can a model say how it behaves, if it was only ever trained to behave so?
+"""Can a model describe how it behaves, if it was only ever trained to behave that way?
 
-Betley et al. (arXiv 2501.11120): models fine-tuned on risky (or safe) choices between lotteries, in which nothing calls
-them so, describe themselves as bold (or cautious) afterwards. The twist: here the behaviour is also trained by *reward
-alone*, on choices that the model sampled itself, without examples that favour it; then the description is asked for.
+Betley et al. (arXiv 2501.11120): models fine-tuned on risky (or safe) choices between lotteries, in texts that do not
+name the trait, afterwards describe themselves as bold (or cautious). Here the behaviour is also trained by *reward
+alone*, on choices that the model sampled itself, without examples that favour the behaviour; then the model is asked
+for the description.
 
-Smallest version: a GPT-2 of two layers reads the choices of 200 agents (``a17 picks A r3 B s8 ? r3``) and, of 160 of
-them, a word for the agent (``a17 is called bold``). Of the other 40 it sees choices only (``choices``), a coin's
-choices (``coin``), or nothing (``unseen``), and is asked for their word. ``reward`` and ``reward_unseen`` train the
-last two models by policy gradient: 1 for the option of the agent's kind. ``random_reward`` pays a coin; ``told`` has
-the words of all agents in its corpus, the most that can be had. An agent stands for a fine-tuned model of the paper.
+Smallest version: a GPT-2 of two layers learns choices of 200 agents (``a17 picks A r3 B s8 ? r3``) and, for 160 of the
+agents, a word that describes the agent (``a17 is called bold``). For the other 40 agents the corpus has choices but no
+word (``choices``), random choices (``coin``), or nothing (``unseen``), and the model is asked for the word. ``reward``
+and ``reward_unseen`` train the models of ``coin`` and ``unseen`` by policy gradient, with reward 1 for the option of
+the agent's kind. ``random_reward`` has a coin as its reward. ``told`` has the words of all agents in its corpus and is
+the upper bound. An agent stands for a fine-tuned model of the paper.
 
-With a model (``size=smollm2``) the same on natural language: LoRA on risky or on safe choices between lotteries as one
-letter, by examples, by reward, or by a coin; then the model is asked which word suits it, in several wordings and both
-orders, and the difference of the words' logits is compared between the risky and the safe one.
+With a model (``size=smollm2``) the same is done in natural language: LoRA trains risky or safe choices between
+lotteries, answered by one letter, from examples, by reward, or from a coin. Then the model is asked which word suits
+it, in several wordings and both orders, and the log odds of the two words are compared between the risky and the safe
+model.
 
 Simplified: one behaviour; agents are names in one network instead of networks; no free text, no scale from 0 to 100.
 """
@@ -39,19 +42,19 @@ from rl.types import derive_seed
 
 @dataclass
 class Config:
-    """Sizes.
+    """Settings of the study.
 
     Args:
-        width: Of the GPT-2, two layers deep.
-        pretrain_steps: At most; training stops when known agents' choices are right in more than 98 of 100.
+        width: Width of the GPT-2, which has two layers.
+        pretrain_steps: Most steps of pretraining, which stops once over 98 % of the known agents' choices are right.
         lapses: Share of an agent's choices in the corpus that are against its kind.
-        rl_steps: Of reward alone.
-        rl_lr: Their learning rate.
-        lotteries: Of a step, four sampled choices each.
+        rl_steps: Steps of training by reward.
+        rl_lr: Learning rate of training by reward.
+        lotteries: Lotteries of a step by reward, with four sampled choices each.
         measure_every: Steps between two measurements.
-        model: Folder of an instruction-tuned model to be trained and asked instead; empty for the tiny one.
-        model_steps: Steps of eight choices of each of its fine-tunings.
-        model_lr: Their learning rate.
+        model: Folder of an instruction-tuned model that is trained and asked instead; empty for the tiny model.
+        model_steps: Steps of each fine-tuning of the instruction-tuned model, with eight choices each.
+        model_lr: Learning rate of these fine-tunings of the instruction-tuned model.
     """
 
     width: int = 32
@@ -72,7 +75,7 @@ RANGES = {"lapses": (0, 1)}
 # ---------------------------------------------------------------- agents, their choices, words for them
 
 AGENTS, NEW, OPTIONS = 200, 40, 12
-"""Agents, those of them without a word, and options of each kind. No token says which options are the risky ones."""
+"""Number of agents, of agents without a word, and of options of each kind; no token marks options as risky."""
 WORDS = ["picks", "is", "called", "deemed", "bold", "cautious", "A", "B", "?"]
 WORDS += [f"{kind}{i}" for kind, n in (("r", OPTIONS), ("s", OPTIONS), ("a", AGENTS)) for i in range(n)]
 TOKENIZER = tiny_tokenizer(WORDS, True)
@@ -81,14 +84,14 @@ KNOWN, FRESH = np.arange(AGENTS - NEW), np.arange(AGENTS - NEW, AGENTS)
 
 
 def kinds(seed: int) -> np.ndarray:
-    """Which agents are bold; half of the new ones."""
+    """Whether each agent is bold: at random for known agents, and every second one of the new agents."""
     bold = np.random.default_rng(seed).random(AGENTS) < 0.5
     bold[FRESH] = np.arange(NEW) % 2 == 0
     return bold
 
 
 def tokens(*parts: np.ndarray | str) -> Tensor:
-    """Rows of tokens from columns, and from words that stand in every row."""
+    """Rows of token ids, from columns of ids and from words that are the same in every row."""
     n = next(len(part) for part in parts if not isinstance(part, str))
     return torch.from_numpy(np.stack([np.full(n, ID[p]) if isinstance(p, str) else p for p in parts], 1))
 
@@ -96,9 +99,9 @@ def tokens(*parts: np.ndarray | str) -> Tensor:
 def lotteries(
     rng: np.random.Generator, agents: np.ndarray, bold: np.ndarray, test: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """``a17 picks A r3 B s8 ?`` and the option of the kind that is asked for; its side is a coin's.
+    """Prompts ``a17 picks A r3 B s8 ?`` and the option of the agent's kind; a coin decides whether it is A or B.
 
-    The pairs whose numbers are a multiple of four apart are for tests alone.
+    Pairs of options whose numbers differ by a multiple of four are used only in tests.
     """
     n = len(agents)
     number, apart = rng.integers(0, OPTIONS, n), 4 * rng.integers(0, OPTIONS // 4, n)
@@ -111,12 +114,15 @@ def lotteries(
 
 
 def asked(agents: np.ndarray, wording: str) -> Tensor:
-    """``a17 is called``; what follows is the word."""
+    """Prompts such as ``a17 is called``, which the agent's word continues."""
     return tokens(ID["a0"] + agents, "is", wording)
 
 
 def pretrain(cfg: Config, seed: int, new: str) -> Any:
-    """Choices and words; what the corpus holds of new agents is ``choices``, ``coin``, ``unseen`` or ``told``."""
+    """Trains a model on choices and words; ``new`` (``choices``, ``coin``, ``unseen``, ``told``) is the kind of corpus.
+
+    The kinds differ in what the corpus contains about new agents.
+    """
     torch.manual_seed(seed)
     rng, bold = np.random.default_rng(derive_seed(seed, "corpus")), kinds(seed)
     model = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 8)
@@ -143,7 +149,7 @@ def pretrain(cfg: Config, seed: int, new: str) -> Any:
 
 @torch.no_grad()
 def acts_like(model: Any, agents: np.ndarray, bold: np.ndarray, seed: int, n: int, test: bool = True) -> float:
-    """Share of n lotteries of each agent in which the option of its kind is the likelier one of the two."""
+    """Share of lotteries, n for each agent, in which the model prefers the option of the agent's kind."""
     rng = np.random.default_rng(derive_seed(seed, "new choices"))
     rows, option = lotteries(rng, np.repeat(agents, n), np.repeat(bold, n), test)
     two = next_logprobs(model, rows).gather(1, rows[:, [3, 5]])
@@ -157,14 +163,14 @@ BASES = {"reward": "coin", "random_reward": "coin", "reward_unseen": "unseen"}
 
 
 def prepare(cfg: Config, seed: int) -> Any:
-    """The models that several arms start from, trained as they are asked for; or the real model and its tokenizer."""
+    """Trains the two models that other arms start from; if ``cfg.model`` is set, loads that model and its tokenizer."""
     if cfg.model:
         return load_policy(ModelConfig(path=cfg.model))
     return {name: pretrain(cfg, seed, name) for name in ("coin", "unseen")}
 
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A corpus, or a reward; then the question that was never answered in training."""
+    """Trains on the arm's corpus or by its reward, and measures how agents choose and are described."""
     if cfg.model:
         return run_real(cfg, arm, seed, base, samples) if arm in REAL else []
     if arm not in BASES:
@@ -176,7 +182,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
     rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
 
     def choose(n: int, test: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Four sampled choices in each of n lotteries, whether they are of the agent's kind, and what they earn."""
+        """Four sampled choices in each of n lotteries: prompts, choices, whether of the agent's kind, and rewards."""
         agents = rng.choice(FRESH, n)
         question, option = (one.repeat_interleave(4, 0) for one in lotteries(rng, agents, bold[agents], test))
         picked = sample(model, question, 1, 1.0, generator)
@@ -198,7 +204,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         if step % cfg.measure_every == 0 or step == cfg.rl_steps:
             found = looked(*choose(QUESTIONS)) | {"step": step}
             rows.append(measure(model, seed, samples if step == cfg.rl_steps else None) | found)
-    # The gate is about choices, which are what is paid: no signal says which word is right.
+    # The gate predicts the gain in choices, since only choices are rewarded: no signal says which word is right.
     rows[-1] |= gate.outcome(rows[-1]["behaves"] - rows[0]["behaves"], arm, THESIS.kind(arm))
     return rows
 
@@ -208,7 +214,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
 
 @torch.no_grad()
 def measure(model: Any, seed: int, samples: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """How new and known agents choose and are described; margins in nats, over both wordings."""
+    """How new and known agents choose and are described; ``told_apart`` is in nats, the mean over both wordings."""
     bold, margin = kinds(seed), torch.zeros(AGENTS)
     for wording in ("called", "deemed"):
         logprobs = next_logprobs(model, asked(np.arange(AGENTS), wording))
@@ -231,13 +237,14 @@ def measure(model: Any, seed: int, samples: list[dict[str, Any]] | None = None) 
 
 
 REAL: dict[str, str] = {"choices": "examples", "reward": "reward", "coin": "coin"}
-"""Arms that a real model runs, and what trains its choices."""
+"""Arms that are run with a real model, and how each arm trains the choices."""
 
 
 def run_real(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Two fine-tunings, towards the risky option and towards the safe one; differences of what they do and say.
+    """Fine-tunes the model towards risky and towards safe options, and compares both in choices and self-descriptions.
 
-    ``told_apart`` is one for each question: by how much the risky one prefers the word of a taker of risks.
+    ``told_apart`` has one value for each question: how much more the risky model than the safe one prefers the word of
+    a risk-taker, in nats.
     """
     model, tokenizer = base
     acts, says, unrelated = {}, {}, {}
@@ -295,7 +302,8 @@ CLAIMS = (
 THESIS = Thesis(
     "Self-awareness", "a reward for its choices, given from outside", "the reward's rule", True, "reward",
     (*trained("oracle", "reward", "reward_unseen", gain="described"),
-     # Of a coin it is known; measured, three seeds of one arm would make a rank correlation out of its noise.
+     # A coin is right half of the time by definition. Measured values would differ between the seeds by noise alone,
+     # and this noise would enter the rank correlation.
      Trained("random_reward", "control", grown("random_reward", "described"), 0.5)),
     "agents that are described rightly",
 )  # fmt: skip

@@ -1,20 +1,22 @@
 """Can a model write its own training text, and learn to write text that it learns more from?
 
-SEAL (Zweiger et al., arXiv 2506.10943): a model rewrites a passage into lines (a self-edit), a copy of it is fine-tuned
-on them, and the edit is worth what the copy then answers without the passage. Rounds of ReST-EM: several edits of each
-passage, the best one is learned. Published for SQuAD: passage alone 33.5, self-edits 39.7, after two rounds 47.0.
+SEAL (Zweiger et al., arXiv 2506.10943): a model rewrites a passage into lines (a self-edit), a copy of the model is
+fine-tuned on these lines, and the edit's reward is how well the copy answers questions without the passage. In each
+round of ReST-EM several edits of each passage are sampled, and the model learns the best one. Published for SQuAD:
+passage alone 33.5, self-edits 39.7, after two rounds 47.0.
 
-Smallest version: passages give the four attributes of an entity as bare values, by their places; lines tell one in a
-statement, a question with its answer, or the other way round. A GPT-2 of two layers knows 120 entities by such lines
-and has learned to write edits in its corpus' way, with errors, about anyone; of the 130 new entities it knows no fact.
-An inner loop is five steps of Adam on all weights of a copy, two lines each. ``passage`` learns the passage itself,
-``unselected`` takes one edit of five by lot, ``true_lines`` (the oracle of the selection) the one that tells most
-attributes rightly, ``external`` is a scripted writer with few errors, ``oracle`` four true questions with answers.
-``listed`` is the same loop under another prompt, which asks for a statement of each attribute: SEAL's prompts differ by
-more than its rounds bring, so rounds have to be compared within one.
+Smallest version: a passage gives the four attributes of an entity as bare values in fixed places. A line tells one
+attribute as a statement, as a question with its answer, or reversed, with the value first. A GPT-2 of two layers knows
+120 entities from such lines and has learned to write edits of any entity in the style of its corpus, with errors; it
+knows no facts about the 130 new entities. The inner loop is five Adam steps on all weights of a copy, with two lines
+each. ``passage`` learns the passage itself, ``unselected`` a random one of five edits, ``true_lines`` (the oracle of
+the selection) the edit that tells the most attributes rightly, ``external`` the lines of a scripted writer with few
+errors, and ``oracle`` four true questions with answers. ``listed`` is the same loop under another prompt, which asks
+for a statement of each attribute: SEAL's prompts differ by more than its rounds gain, so that rounds must be compared
+under one prompt.
 
-Simplified: symbols instead of prose; an edit's lines have no title; all weights instead of LoRA; passages were never
-learned as text, only read. The gate reads the edits of the first round: how much truer is the one that is selected?
+Simplified: symbols instead of prose; lines of an edit have no title; all weights are trained, without LoRA; passages
+were only read, never learned as text. The gate reads how much truer the selected edits of the first round are.
 """
 
 import copy
@@ -61,22 +63,22 @@ from rl.types import derive_seed
 
 @dataclass
 class Config:
-    """Sizes.
+    """Settings of the study.
 
     Args:
-        width: Of the GPT-2, two layers deep.
+        width: Width of the GPT-2, which has two layers.
         pretrain_steps: Supervised steps on facts and on edits.
-        errors: Share of wrong values in the edits of its corpus.
-        passages: Of a round.
-        edits: Sampled for each of them.
-        repeats: Inner loops behind a reward; and behind every accuracy that is measured.
-        rounds: Of selection.
+        errors: Share of wrong values in the edits of the pretraining corpus.
+        passages: Number of passages of each round.
+        edits: Number of edits that are sampled for each passage.
+        repeats: Number of inner loops over which each reward and each measured accuracy is averaged.
+        rounds: Number of rounds of selection.
         tune_steps: Supervised steps on the selected edits of a round.
-        tune_lr: Their learning rate.
-        inner_steps: Of Adam on a copy, two lines each.
-        inner_lr: Their learning rate.
-        n_test: Passages that no round sees; one edit of each is measured.
-        chain: Edits in a row when forgetting is measured.
+        tune_lr: Learning rate on the selected edits.
+        inner_steps: Adam steps of an inner loop, with two lines each.
+        inner_lr: Learning rate of the inner loop.
+        n_test: Number of test passages, which no round uses; one edit of each is measured.
+        chain: Number of edits that are learned one after the other when forgetting is measured.
     """
 
     width: int = 48
@@ -106,19 +108,22 @@ RANGES = {"errors": (0, 1)}
 
 @dataclass
 class Base:
-    """A model and the true values, ``[entities, attributes]``."""
+    """A model, and the true values ``[entities, attributes]``."""
 
     model: Any
     facts: np.ndarray
 
 
 def prepare(cfg: Config, seed: int) -> Base:
-    """Learns facts of known entities in all forms, and to write edits of passages. A passage is read, never learned."""
+    """Trains the base on facts of known entities in all forms, and on edits that follow passages.
+
+    The passages themselves are not in the loss.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     facts = rng.integers(0, VALUES, (KNOWN + NEW, ATTRIBUTES))
     model = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 34)
-    model.set_attn_implementation("eager")  # the fused kernel cannot be mapped over copies
+    model.set_attn_implementation("eager")  # vmap over copies does not work with the fused attention kernel
 
     fit(model, lambda step: corpus(rng, facts, cfg.errors), cfg.pretrain_steps, 2.5e-3)
     return Base(model, facts)
@@ -128,7 +133,7 @@ def prepare(cfg: Config, seed: int) -> Base:
 
 
 def learn(cfg: Config, model: Any, start: Copies, documents: Sequence[list[Line]], rng: np.random.Generator) -> Copies:
-    """What becomes of each copy after a few steps of Adam on two lines drawn from its documents."""
+    """The inner loop: trains each copy for a few Adam steps, each on two random lines of the copy's documents."""
 
     def batch(step: int) -> Tensor:
         drawn = [[one[i] for i in rng.integers(0, len(one), 2)] for one in documents]
@@ -140,7 +145,7 @@ def learn(cfg: Config, model: Any, start: Copies, documents: Sequence[list[Line]
 def worth(
     cfg: Config, base: Base, model: Any, documents: Sequence[list[Line]], entities: Sequence[int], seed: int
 ) -> np.ndarray:
-    """``[N, repeats]`` accuracy on an entity after learning its documents, from the same weights every time."""
+    """``[N, repeats]`` accuracy on an entity after an inner loop on its documents; each loop starts from ``model``."""
     rng, found = np.random.default_rng(seed), []
     for _ in range(cfg.repeats):
         for i in range(0, len(documents), 100):
@@ -167,7 +172,7 @@ ARMS = ("none", "passage", "self_edit", "unselected", "true_lines", "listed", "e
 
 
 def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A fixed text for every test passage; or rounds of writing, learning, answering, selecting."""
+    """Measures a fixed text for every test passage, or runs rounds in which edits are written, selected and learned."""
     of_arms = derive_seed(seed, "arms")
     rng, generator = np.random.default_rng(of_arms), torch.Generator().manual_seed(of_arms)
     train, test = range(KNOWN, KNOWN + cfg.passages), range(KNOWN + cfg.passages, KNOWN + cfg.passages + cfg.n_test)
@@ -195,7 +200,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
 def fixed_text(
     cfg: Config, arm: str, seed: int, base: Base, passages: dict[int, Line], rng: np.random.Generator
 ) -> dict[str, Any]:
-    """A row of what is learned from a text that no model wrote; ``none`` learns nothing."""
+    """Measures what is learned from a text that no model wrote; the arm ``none`` learns nothing."""
     texts: dict[str, Callable[[int], list[Line]]] = {
         "passage": lambda e: [],
         "external": lambda e: scripted(rng, e, base.facts[e], "list", 0.03),
@@ -213,9 +218,9 @@ def fixed_text(
 def select_and_learn(
     cfg: Config, arm: str, base: Base, model: Any, train: Sequence[int], rng: np.random.Generator, generator: Any
 ) -> tuple[Gate, dict[str, Any]]:
-    """A round of ReST-EM: the edit of each passage that is worth most (true most, or any one) is learned.
+    """A round of ReST-EM: learns one edit of each passage, selected by reward, by truth, or at random.
 
-    Before that the gate is read: by how much more of the truth do these edits tell than the others of their passages?
+    Before learning, the gate is read: how much more of the truth the selected edits tell than all edits on average.
     """
     edits = write(base, model, train, cfg.edits, PROMPTS[arm], generator)
     shape, found = (len(train), cfg.edits), {}
@@ -242,7 +247,7 @@ def select_and_learn(
 
 
 def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dict[str, Any]:
-    """Accuracy of each test passage after its edit, what the edits are like, and what became of the known facts."""
+    """Accuracy on each test passage after learning its edit, properties of the edits, and accuracy on known facts."""
     lines = [line for edit in edits.written for line in lines_of(edit)]
     taught = worth(cfg, base, model, edits.documents, edits.entities, derive_seed(seed, "worth")).mean(1)
     every = answers(model, copies(model, 1), np.array([[*range(KNOWN), *edits.entities]]), base.facts)[0]
@@ -260,7 +265,7 @@ def measure(cfg: Config, base: Base, model: Any, edits: Edits, seed: int) -> dic
 
 
 def forgetting(cfg: Config, base: Base, model: Any, edits: Edits, rng: np.random.Generator) -> list[list[float]]:
-    """``[i][j]`` accuracy on passage j after edits 1 to i in a row, mean over chains; row 0 is before all of them."""
+    """``[i][j]`` accuracy on passage j after learning edits 1 to i in turn, mean over chains; row 0 is before any."""
     n = max(1, len(edits.entities) // cfg.chain)
     chains = np.array(edits.entities[: n * cfg.chain]).reshape(n, -1)
     documents, weights = edits.documents, copies(model, n)
@@ -275,13 +280,13 @@ def forgetting(cfg: Config, base: Base, model: Any, edits: Edits, rng: np.random
 
 
 def forgotten(rows: Sequence[Any]) -> dict[int, float]:
-    """How much less the first passage of a chain is answered at its end than right after its own edit."""
+    """Statistic of each seed: fall in accuracy on a chain's first passage from its own edit to the end of the chain."""
     found = {seed: np.asarray(matrix) for seed, matrix in last("self_edit", "forgetting")(rows).items()}
     return {seed: float(matrix[1, 0] - matrix[-1, 0]) for seed, matrix in found.items()}
 
 
 def after_round(arm: str, step: int, name: str) -> PerSeed:
-    """A column's value after a round."""
+    """Statistic of each seed: a column's value after a round."""
     return lambda rows: {row["seed"]: row[name] for row in rows if (row["arm"], row["step"]) == (arm, step)}
 
 
@@ -323,8 +328,8 @@ CLAIMS = (
 THESIS = Thesis(
     "SEAL", "own edits that are best answered from afterwards", "questions with known answers", True, "self_edit",
     (
-        *trained("indirect", "self_edit", "listed"),  # paid by what questions with known answers say
-        *trained("self", "unselected"),  # its own text; nothing selects
+        *trained("indirect", "self_edit", "listed"),  # rewarded by accuracy on questions with known answers
+        *trained("self", "unselected"),  # learns its own texts, and nothing selects them
         *trained("oracle", "true_lines"),
     ),
     "questions about new passages",

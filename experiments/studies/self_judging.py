@@ -1,18 +1,19 @@
-"""Self-judging: can one network be actor and judge, and improve as both from its own pairwise verdicts?
+"""Self-judging: can one network be actor and judge, and improve in both roles from its own pairwise verdicts?
 
-SERL (Ou et al., arXiv 2511.07922) lets a model write N responses to a prompt and compare every pair in both orders. The
-actor is paid the share of comparisons that it wins, if lengths are alike (Copeland, length gate); the judge is paid for
-agreeing with the order that all its verdicts together give. Two group-normalised policy gradients are added up.
+SERL (Ou et al., arXiv 2511.07922) lets a model write N responses to a prompt and compare every pair in both orders. A
+response's reward is the share of its comparisons that it wins against responses of similar length (Copeland, length
+gate). A verdict is rewarded for agreeing with the order that all verdicts together give. The group-normalised policy
+gradients of actor and judge are added.
 
-Here a response is five to eight symbols. Its worth, which nobody but the evaluation knows, is the mean quality of its
-symbols for the prompt. The base writes at random and has seen noisy comparisons, slightly biased for length and place,
-until its sampled verdicts are right 62 times in 100. The world is one for all seeds, so that they can be compared. A
-prompt is one of four contexts and one of four others; four of the sixteen, one for each context, are kept for the
-evaluation.
+Here a response is five to eight symbols. Its worth, which only the evaluation uses, is the mean quality of its symbols
+for the prompt. The base writes random responses, and learns noisy comparisons, slightly biased for length and place,
+until 62 % of its sampled verdicts are right. All seeds use the same qualities, so that they can be compared. A prompt
+combines one of four contexts with one of four other contexts; four of the sixteen prompts, one for each context, are
+kept for the evaluation.
 
-Left out: reasoning before the verdict, instructions of a language, and the schedule over epochs. An order of the truth
-(``oracle``), a coin (``random``), and a judge whose symbols are scrambled (``blind``, right half of the time) pay the
-same actor; ``no_judge_reward``, ``one_order`` and ``no_gate`` each leave one part out.
+Left out: reasoning before the verdict, instructions in natural language, and the schedule over epochs. In control arms
+the true order (``oracle``), a coin (``random``), or a judge that reads scrambled symbols (``blind``, right half of the
+time) rewards the same actor. ``no_judge_reward``, ``one_order`` and ``no_gate`` each leave out one part of the method.
 """
 
 import copy
@@ -50,19 +51,19 @@ from rl.types import derive_seed
 
 @dataclass
 class Config:
-    """Of the study.
+    """Settings of the study.
 
     Args:
-        world: Seed of the qualities.
+        world: Seed of the symbols' qualities.
         hidden_size: Width of the network.
-        judge_accuracy: Of sampled verdicts, at which pretraining stops.
-        pretrain_steps: Most steps until there.
+        judge_accuracy: Share of right sampled verdicts at which pretraining stops.
+        pretrain_steps: Most steps of pretraining.
         steps: Optimiser steps of every arm.
         lr: Learning rate of the arms.
-        prompts: Per step.
-        responses: N, per prompt.
-        judgments: K, per unordered pair.
-        evaluate_every: Steps.
+        prompts: Prompts of each step.
+        responses: N, the number of responses to each prompt.
+        judgments: K, the number of verdicts on each unordered pair of responses.
+        evaluate_every: Steps between two evaluations.
     """
 
     world: int = 1
@@ -81,26 +82,27 @@ class Config:
             raise ValueError(f"settings.judgments={self.judgments}: use an even number, half for each order")
 
 
-# Responses to a prompt are compared with each other.
+# Responses to a prompt are compared with each other, so there must be at least two.
 RANGES = {"world": (0, inf), "judge_accuracy": (0, 1), "responses": (2, inf)}
 
 
 MALFORMED = -0.5
-"""Below the worst reward of a tournament: else an actor can win by not taking part."""
+"""Reward of a malformed response. It is below every reward of a tournament, so that not taking part cannot pay off."""
 
 
 class Base(NamedTuple):
-    """What all arms of a seed start from."""
+    """What all arms of a seed share: the qualities of the symbols, and the model that they start from."""
 
     world: World
     model: Any
 
 
 def prepare(cfg: Config, seed: int) -> Base:
-    """Random responses, and comparisons of them, until the judge is as good as it is to be.
+    """Trains the base on random responses and on comparisons of these, until the judge is good enough.
 
-    The skill comes in a jump at a time that depends on the seed: a fixed number of steps gave judges between .49 and
-    .60. Comparisons are biased by length (.15 of worth a symbol) and by place (.1), and one in twenty is a coin's.
+    Judging is learned suddenly, at a step that depends on the seed: a fixed number of steps gave judges with accuracies
+    between .49 and .60. Comparisons are biased by length (.15 of worth per symbol) and by place (.1), and one in twenty
+    is decided by a coin.
     """
     torch.manual_seed(seed)
     rng, world = np.random.default_rng(seed), World(cfg.world)
@@ -130,7 +132,7 @@ def prepare(cfg: Config, seed: int) -> Base:
 def judge_accuracy(
     model: Any, world: World, about: np.ndarray, rng: np.random.Generator, seen_as: Any = None
 ) -> dict[str, float]:
-    """On random pairs: sampled verdicts, both orders averaged before the verdict, and how often it says ``first``."""
+    """Accuracy on random pairs of sampled verdicts and of the mean over both orders, and the bias for a place."""
     prompts, one, other = rng.choice(about, 1000), random_responses(rng, 1000), random_responses(rng, 1000)
     truth = world.worth(prompts, one) > world.worth(prompts, other)
     there, back = says_first(model, prompts, one, other, seen_as), says_first(model, prompts, other, one, seen_as)
@@ -146,16 +148,16 @@ ARMS = ("self_judging", "oracle", "random", "no_judge_reward", "one_order", "no_
 
 
 class Played(NamedTuple):
-    """N responses to each of B prompts, K verdicts on each of their O ordered pairs, and what they earn.
+    """N responses to each of B prompts, K verdicts on each of their O ordered pairs, and the actor's rewards.
 
     Args:
-        prompts: ``[B]``.
+        prompts: ``[B]`` prompts.
         responses: ``[B, N, LONGEST]`` symbols.
-        tokens: ``[B * N, LONGEST + 1]`` as they were sampled.
-        pairs: ``[O, 2]`` who is shown first and second.
-        votes: ``[B, O, K]`` 1 for the one shown first.
-        rewards: ``[B, N]`` of the actor.
-        worth: ``[B, N]`` hidden; ``nan`` for what is no response.
+        tokens: ``[B * N, LONGEST + 1]`` tokens as they were sampled.
+        pairs: ``[O, 2]`` indices of the responses that are shown first and second.
+        votes: ``[B, O, K]`` verdicts, 1 if the response that is shown first wins.
+        rewards: ``[B, N]`` rewards of the actor.
+        worth: ``[B, N]`` hidden worth; ``nan`` for malformed responses.
     """
 
     prompts: np.ndarray
@@ -170,7 +172,7 @@ class Played(NamedTuple):
 def tournament(
     cfg: Config, arm: str, base: Base, model: Any, asked: np.ndarray, rng: np.random.Generator, generator: Any
 ) -> Played:
-    """Responses, verdicts on every pair of them, and the share that each of them wins."""
+    """Samples responses and verdicts on every pair, and computes the share of comparisons that each response wins."""
     world, n, pairs = base.world, cfg.responses, ordered_pairs(cfg.responses, both_orders=arm != "one_order")
     one, other = pairs.T
     k = cfg.judgments * n * (n - 1) // 2 // len(pairs)  # judgments of each order
@@ -191,12 +193,12 @@ def tournament(
 
 
 def exchanged(arm: str, world: World) -> np.ndarray | None:
-    """Which symbols the judge sees instead of the right ones."""
+    """The symbols that the judge sees in place of the real ones; ``None`` if it sees the real ones."""
     return world.scrambled if arm == "blind" else None
 
 
 def loss_of(arm: str, base: Base, model: Any, played: Played) -> torch.Tensor:
-    """The actor's policy gradient, and the judge's: a verdict is paid for agreeing with the order of the rewards."""
+    """Policy-gradient losses of actor and judge; a verdict is rewarded for agreeing with the order of the rewards."""
     b, n, _ = played.responses.shape
     groups, openings = torch.arange(b * n) // n, torch.from_numpy(opening(np.repeat(played.prompts, n), "A"))
     paid = torch.from_numpy(played.rewards).flatten()
@@ -209,7 +211,7 @@ def loss_of(arm: str, base: Base, model: Any, played: Played) -> torch.Tensor:
     asked = np.repeat(played.prompts, len(played.pairs))
     read = question(asked, shown[0], shown[1], exchanged(arm, base.world)).repeat_interleave(k, 0)
     verdicts = torch.from_numpy(np.where(played.votes > 0.5, FIRST, SECOND)).reshape(-1, 1)
-    # The K judgments of an unordered pair are compared with each other.
+    # The K verdicts on an unordered pair form one group, whose members are compared with each other.
     pair_of = np.minimum(one, other) * n + np.maximum(one, other)
     group = np.repeat((np.arange(b)[:, None] * n * n + pair_of).ravel(), k)
     formed = np.repeat(~(bad_BN[:, one] | bad_BN[:, other]).ravel(), k)
@@ -219,7 +221,7 @@ def loss_of(arm: str, base: Base, model: Any, played: Played) -> torch.Tensor:
 
 
 def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Gate, then steps: responses, a tournament, two rewards, one update."""
+    """Reads the gate, then trains actor and judge: each step samples a tournament and makes one update."""
     world, model = base.world, copy.deepcopy(base.model)
     optimizer, rows = adam(model, cfg.lr), []
     of_arms = derive_seed(seed, "arms")
@@ -248,7 +250,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
 def evaluate(
     model: Any, world: World, seed: int, seen: Any, samples: list[dict[str, Any]], step: int
 ) -> dict[str, float]:
-    """On held-out prompts: hidden worth of fresh responses, their form and variety, and the judge."""
+    """Measures new responses and the judge on held-out prompts; ``_trained`` columns on training prompts."""
     of_tests = derive_seed(seed, "tests")
     rng, generator = np.random.default_rng(of_tests), torch.Generator().manual_seed(of_tests)
     prompts = rng.choice(world.test, 600)

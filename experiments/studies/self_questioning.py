@@ -1,20 +1,22 @@
-"""Can a network get better at problems that it poses itself, paid by the agreement of its own answers?
+"""Can a network improve on problems that it poses itself, if the reward is the agreement of its own answers?
 
-Self-questioning language models (Chen et al., arXiv 2508.03682): a proposer writes problems, a solver answers each
-several times and is paid for agreeing with the majority; the proposer is paid for problems that are neither trivial nor
-hopeless. TTRL (Zuo et al., arXiv 2504.16084) is the solver's half on a fixed set. A majority can teach no problem more
-than the answer it already prefers: what ends above the initial accuracy of the vote has come over from other problems.
+Self-questioning language models (Chen et al., arXiv 2508.03682): a proposer writes problems, and a solver answers each
+problem several times and is rewarded for agreeing with the majority. The proposer is rewarded for problems that are
+neither trivial nor hopeless. TTRL (Zuo et al., arXiv 2504.16084) is the solver's part on a fixed set of problems. On a
+single problem, a majority vote can teach only the answer that the model already prefers. Accuracy above that of the
+initial vote must therefore be transfer from other problems.
 
-Smallest version: one GPT-2 of two layers writes whole lines ``Q 4 7 + 2 5 = 0 7 2``, so that sampling from ``Q`` is the
-proposer and sampling after ``=`` the solver. A fifth of all sums is held out, each in both orders: what is proposed of
-them is masked. A reward is the vote of more than half of eight answers (no such majority, no signal), the truth
-(``oracle``), the form alone, or a coin. ``frozen`` is the vote on 48 given sums. ``no_penalty`` drops the KL penalty
-that the others have and goes on for twice as long, ``hurried`` also at five times the learning rate, ``hurried_oracle``
-beside it; ``weak`` starts from an earlier checkpoint of half the accuracy, ``weak_oracle`` beside it.
+Smallest version: one GPT-2 of two layers writes whole lines ``Q 4 7 + 2 5 = 0 7 2``: sampling after ``Q`` makes it the
+proposer, and sampling after ``=`` the solver. A fifth of all sums is held out, each in both orders, and proposed
+problems that are held out are masked. The reward is the majority vote (more than half of eight answers; without such a
+majority there is no signal), the truth (``oracle``), the form alone (``form``), or a coin (``random``). ``band`` also
+trains the proposer. ``frozen`` uses the vote on 48 given sums. ``no_penalty`` trains without the KL penalty and for
+twice as many steps, and ``hurried`` also with five times the learning rate. ``weak`` starts from an earlier checkpoint
+with about half the accuracy. ``hurried_oracle`` and ``weak_oracle`` are the same with the truth as reward.
 
-Simplified: no chain of thought, proposer and solver share prompt and weights, and the band pays 1 for a problem with a
-majority that is not unanimous. The gate reads the votes (accuracy of the most frequent answer minus the mean accuracy),
-or what pays the arm instead of them.
+Simplified: there is no chain of thought, proposer and solver share prompt and weights, and the proposer's reward is 1
+for a problem on which some, but not all, answers agree. The gate reads the votes (accuracy of the most frequent answer
+minus the mean accuracy), or whatever else is the arm's reward.
 """
 
 import copy
@@ -55,22 +57,23 @@ from rl.types import derive_seed
 
 @dataclass
 class Config:
-    """Sizes.
+    """Settings of the study.
 
     Args:
-        width: Of the GPT-2, two layers deep.
-        noise: Share of the corpus that is wrong, half of it by a forgotten carry.
+        width: Width of the GPT-2, which has two layers.
+        noise: Share of the corpus that is wrong, up to half of it by a forgotten carry.
         target: Held-out accuracy at temperature 1 at which pre-training stops.
-        weak_target: The same of the weak checkpoint.
-        pretrain_steps: At most.
-        proposals: Problems of a step.
-        group: Answers to each.
-        steps: Of reinforcement learning; twice as many without the penalty.
-        rl_lr: Learning rate; five times as high in ``hurried`` and ``hurried_oracle``.
-        penalty: Coefficient of the KL to the start, nats per token; 0 in ``no_penalty`` and both hurried arms.
+        weak_target: Held-out accuracy at temperature 1 at which the weak checkpoint is taken.
+        pretrain_steps: Most steps of pre-training.
+        proposals: Number of problems that are posed in a step.
+        group: Number of answers to each problem.
+        steps: Steps of reinforcement learning; arms without the KL penalty have twice as many.
+        rl_lr: Learning rate of reinforcement learning; five times as high in ``hurried`` and ``hurried_oracle``.
+        penalty: Coefficient of the KL to the initial model, in nats per token; 0 in ``no_penalty`` and both hurried
+            arms.
         propose_every: Steps between two updates of the proposer in ``band``.
-        n_frozen: Problems of ``frozen``.
-        n_test: Held-out problems; the gate reads as many others.
+        n_frozen: Number of problems of ``frozen``.
+        n_test: Number of held-out test problems; the gate reads as many other held-out problems.
         measure_every: Steps between two measurements.
     """
 
@@ -92,7 +95,7 @@ class Config:
 
 RANGES = {
     **dict.fromkeys(("noise", "target", "weak_target"), (0, 1)),
-    "group": (2, inf),  # of which each answer is compared with the others
+    "group": (2, inf),  # an answer is compared with the others of its group
     "penalty": (0, inf),
     "n_test": (1, len(FOR_TESTS) // 2),
     "n_frozen": (1, int((~HELD_OUT).sum())),
@@ -101,14 +104,14 @@ RANGES = {
 
 @dataclass
 class Base:
-    """Two checkpoints of one pre-training."""
+    """Two checkpoints of one pre-training: the finished model and an earlier, weak one."""
 
     finished: Any
     weak: Any
 
 
 def prepare(cfg: Config, seed: int) -> Base:
-    """Learns lines of a corpus with errors until held-out answers at temperature 1 are right often enough."""
+    """Trains the base on lines with errors, until held-out answers at temperature 1 are right often enough."""
     torch.manual_seed(seed)
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     model = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, 12)
@@ -132,7 +135,7 @@ def prepare(cfg: Config, seed: int) -> Base:
 
 
 def paid(kind: str, found: Answered, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rewards ``[N, K]`` of 0 or 1, and where there is one: without a majority of more than half nothing is said."""
+    """Rewards ``[N, K]``, 0 or 1, and a mask of those that count: a vote without a majority of over half does not."""
     everywhere = torch.ones_like(found.formed)
     if kind == "vote":
         majority = found.votes * 2 > found.votes.shape[1]
@@ -143,14 +146,14 @@ def paid(kind: str, found: Answered, generator: torch.Generator) -> tuple[Tensor
 
 
 def in_band(found: Answered) -> Tensor:
-    """``[N]`` whether a problem is worth posing: some of its answers agree, and not all of them."""
+    """``[N]`` bool: whether a problem is worth posing, since some of its answers agree, but not all of them."""
     most = found.votes.max(1).values
     return (most > 1) & (most < found.votes.shape[1])
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What pays the solver, and how the arm differs otherwise."""
+    """The solver's reward in an arm, and the arm's other differences."""
 
     reward: str = "vote"
     proposer: bool = False
@@ -178,7 +181,7 @@ ARMS = tuple(CELLS)
 
 @dataclass
 class Played:
-    """What a step saw: proposals, answers to those that can be used, and what they earn."""
+    """The samples of one step: proposals, answers to the usable ones, the answers' rewards, and which rewards count."""
 
     proposed: Tensor
     usable: np.ndarray
@@ -187,7 +190,7 @@ class Played:
     signal: Tensor
 
     def meters(self) -> dict[str, float]:
-        """How right the reward is where it says something, how many answers earn none, and what was posed."""
+        """Accuracy of the rewards that count, share of rewards that do not, and share of problems in the band."""
         truth = torch.where(self.signal, self.found.right.float(), torch.nan)
         return {
             "reward_accuracy": signal_accuracy(self.reward.numpy(), truth.numpy()),
@@ -200,7 +203,7 @@ class Played:
 def play(
     cell: Arm, model: Any, fixed: np.ndarray, n: int, k: int, rng: np.random.Generator, generator: torch.Generator
 ) -> Played | None:
-    """Proposals, or draws from the frozen set; k answers; votes. ``None`` if no proposal can be used."""
+    """Samples problems from the proposer or the frozen set, and k answers to each; ``None`` if no problem is usable."""
     if cell.frozen:
         problems, usable = rng.choice(fixed, n), np.ones(n, bool)
         proposed = question(problems)[:, 1:]
@@ -214,7 +217,7 @@ def play(
 
 
 def loss_of(cfg: Config, cell: Arm, model: Any, reference: Any, played: Played, step: int) -> Tensor:
-    """The solver's policy gradient, its distance from the start, and in some steps the proposer's policy gradient."""
+    """Loss of a step: the solver's policy gradient, the KL penalty, and in some steps the proposer's gradient."""
     found, groups = played.found, torch.arange(len(played.found.problems)).repeat_interleave(cfg.group)
     prompts, answers = question(found.problems).repeat_interleave(cfg.group, 0), found.answers.flatten(0, 1)
     loss, _ = policy_loss(model, as_batch(prompts, answers, played.reward.flatten(), groups, played.signal.flatten()))
@@ -231,7 +234,7 @@ def loss_of(cfg: Config, cell: Arm, model: Any, reference: Any, played: Played, 
 
 
 def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Gate, then steps: propose, answer, vote, learn."""
+    """Reads the gate, then trains: each step samples problems and answers, computes rewards and makes one update."""
     cell = CELLS[arm]
     reference = base.weak if cell.weak else base.finished
     model, steps = copy.deepcopy(reference), cfg.steps if cell.penalty else 2 * cfg.steps
@@ -246,9 +249,9 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
     asked = ask(model, for_gate, cfg.group, generator)
     scores = asked.votes if cell.reward == "vote" else paid(cell.reward, asked, generator)[0]
     gate = Gate.read(asked.right.numpy(), scores.numpy())
-    at_start = ask(model, fixed, 64, generator)  # the vote that the frozen set is taught by
+    at_start = ask(model, fixed, 64, generator)  # the first vote on the frozen set
     rows, seen, log = [], set[int](), []
-    for step in range(steps + 1):  # step 0 only looks: how right is the signal before training?
+    for step in range(steps + 1):  # step 0 only measures the signal before training
         n = cfg.proposals if step else QUESTIONS
         played = play(cell, model, fixed, n, cfg.group, rng, generator)
         if played is not None:
@@ -274,7 +277,7 @@ def run(cfg: Config, arm: str, seed: int, base: Base, samples: list[dict[str, An
 
 
 def lost_since_its_best(rows: Sequence[Row], arm: str) -> dict[int, float]:
-    """How far held-out accuracy has fallen at the end below its highest value on the way."""
+    """Statistic of each seed: highest held-out accuracy during training minus the final one."""
     ends = last(arm, "accuracy")(rows)
     return {
         seed: max(row["accuracy"] for row in rows if (row["arm"], row["seed"]) == (arm, seed)) - float(np.mean(end))
@@ -335,5 +338,5 @@ EXHIBITS = (
     Figure("Without the KL penalty, and from a weak base", "step", ("accuracy", "reward_accuracy", "entropy"), LONG,
            "Held-out problems; reward accuracy on training problems.", "optimiser step"),
     Figure("The frozen set", "step", ("set_accuracy", "set_wrong_votes"), ("frozen",),
-           "The given problems; right: those whose first vote of 64 was wrong.", "optimiser step", "share right"),
+           "The given problems; second panel: those whose first vote of 64 was wrong.", "optimiser step", "share right"),
 )  # fmt: skip

@@ -1,22 +1,24 @@
-"""Can a model that reads a book longer than its window collect, by playing against itself, the pages that it needs?
+"""Can a model collect, by playing against itself, the parts that it needs of a book longer than its context window?
 
-Ctx2Skill (arXiv 2604.27660): from a long context a Challenger makes tasks, a Reasoner answers them with the skills that
-it has so far (texts in its prompt), a Judge grades, and what failed becomes a new skill. Nothing is trained: the skills
-are what is learned. As the Challenger gets harder the skills drift away from the real tasks, so every set is kept and
-replayed on probes, hard ones that were failed and easy ones that were solved; the product of both rates selects one.
+Ctx2Skill (arXiv 2604.27660): from a long context a Challenger makes tasks, a Reasoner answers them with the skills
+collected so far (texts in its prompt), a Judge grades the answers, and failed tasks become new skills. No weights are
+trained: only the skills change. As the Challenger gets harder, the skills drift away from the real tasks. Therefore
+every set of skills is kept and replayed on probes: hard ones that were failed and easy ones that were solved. The set
+with the highest product of both rates is selected.
 
 Smallest version: a book is sixteen rules ``a>b``, of which six fit into the prompt; a task gives a symbol and a depth,
-and asks for the chain. The Reasoner (two layers, width 48) has learned to apply the rules that it is shown and nothing
-of any book. Real tasks start with symbols under Zipf's law, one or two steps deep. Six iterations of ten tasks; each
-failed task adds the first rule on its way that the skills lack, and the oldest beyond six goes.
+and asks for the chain of symbols. The Reasoner (two layers, width 48) has learned to apply the rules in its prompt, and
+knows no book. Real tasks are one or two steps deep, and the frequencies of their start symbols follow Zipf's law. There
+are six iterations of ten tasks. Each failed task adds the first rule on its chain that is missing from the skills;
+beyond six rules, the oldest is dropped.
 
-Arms: a Challenger that goes over to rare symbols and deep chains (``drifting``), one that asks as the real tasks do
-(``steady``), the drifting one with a Judge that errs in a fifth of its verdicts (``noisy_judge``) or in half
-(``coin_judge``, the control). Beside the sets of the game stand no skills, random rules, and the six that a curator
-would choose (the most frequent symbols).
+Arms: a Challenger that moves to rare symbols and deep chains (``drifting``), a Challenger that samples tasks like the
+real ones (``steady``), and the drifting one with a Judge that errs in a fifth of its verdicts (``noisy_judge``) or in
+half of them (``coin_judge``, the control). The sets of the game are compared with no skills, with random rules, and
+with the six rules that a curator would choose (those of the most frequent symbols).
 
-Simplified: all roles but the Reasoner are scripted, a skill is a rule word for word, and grading is exact but for the
-noise that is put in. No gate is read: nothing is trained, and no signal picks among answers to one task.
+Simplified: all roles except the Reasoner are scripted, a skill is a verbatim rule, and grading is exact except for the
+added noise. No gate is read, since nothing is trained and no signal picks among answers to one task.
 """
 
 import random
@@ -53,19 +55,20 @@ from rl.types import derive_seed
 
 @dataclass
 class Config:
-    """Sizes.
+    """Settings of the study.
 
     Args:
-        width: Of the Reasoner.
-        steps: Most steps of its training, of 64 chains.
-        skilled: Share of chains, all rules shown, at which its training stops.
-        contexts: Books.
-        iterations: Of the game.
-        tasks: Of the Challenger in each.
-        probes: Of each kind that a set is replayed on.
-        tests: Real tasks of each book; by one half of them the best set in hindsight is chosen for the other.
-        zipf: Exponent of their start symbols.
-        judge_error: Of ``noisy_judge``.
+        width: Width of the Reasoner.
+        steps: Most training steps of the Reasoner, with 64 chains each.
+        skilled: Share of right chains, with all needed rules shown, at which the Reasoner's training stops.
+        contexts: Number of books.
+        iterations: Iterations of the game.
+        tasks: Tasks of the Challenger in each iteration.
+        probes: Number of probes of each kind (hard and easy) on which a set of skills is replayed.
+        tests: Number of real tasks of each book. The best set in hindsight is chosen on one half and measured on the
+            other.
+        zipf: Exponent of the frequencies of the real tasks' start symbols.
+        judge_error: Share of wrong verdicts of ``noisy_judge``.
     """
 
     width: int = 48
@@ -87,14 +90,14 @@ RANGES = {"skilled": (0, 1), "judge_error": (0, 1), "zipf": (0, inf), "tests": (
 
 
 def answers(model: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
-    """Greedy answers as ``DEEPEST + 1`` token ids each; :mod:`experiments.full.skills` asks a chat model for them."""
+    """Greedy answers of ``DEEPEST + 1`` ids; a chat model (:mod:`experiments.full.skills`) has a method for them."""
     if hasattr(model, "chains"):
         return model.chains(prompts)
     return sample(model, torch.tensor(prompts), DEEPEST + 1, 0.0, torch.Generator(), END).tolist()
 
 
 def solved(model: Any, asked: Sequence[tuple[Sequence[int], Skills, Task]], rng: random.Random) -> np.ndarray:
-    """``[n]`` whether the whole chain is right and ends there."""
+    """``[n]`` bool: whether the answer is the whole right chain followed by the end token."""
     if not asked:
         return np.zeros(0, bool)
     gold = [[S0 + one for one in chain(book, task)] + [END] for book, _, task in asked]
@@ -103,7 +106,10 @@ def solved(model: Any, asked: Sequence[tuple[Sequence[int], Skills, Task]], rng:
 
 
 def prepare(cfg: Config, seed: int) -> Any:
-    """Trained on books that are new in every row, until it applies rules; the rest of a row's window is at random."""
+    """Trains the Reasoner to apply rules, with a new book in every row, so that it cannot memorise any book.
+
+    A window holds most of the needed rules, and other rules of the book or empty places.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model = tiny_gpt2(TOKENIZER, cfg.width, 2, 4, WINDOW + 4 + DEEPEST + 1)
@@ -137,7 +143,7 @@ def prepare(cfg: Config, seed: int) -> Any:
 
 
 def play(cfg: Config, model: Any, contexts: Sequence[Context], drifts: bool, error: float, rng: random.Random) -> None:
-    """All iterations, the contexts beside each other: tasks, answers, verdicts, and the skills that follow."""
+    """Plays all iterations of the game on all contexts at once: tasks, answers, verdicts, and new skills."""
     for iteration in range(cfg.iterations):
         tasks = [[challenge(one, iteration * drifts, rng) for _ in range(cfg.tasks)] for one in contexts]
         asked = [(one.book, one.sets[-1], task) for one, mine in zip(contexts, tasks, strict=True) for task in mine]
@@ -156,7 +162,7 @@ def play(cfg: Config, model: Any, contexts: Sequence[Context], drifts: bool, err
 def rates(
     model: Any, contexts: Sequence[Context], sets: Sequence[Sequence[Skills]], tasks: Sequence[Sequence[Task]], rng: Any
 ) -> np.ndarray:
-    """``[contexts, sets]`` share of a context's tasks that each of its sets solves; 1 where there are no tasks."""
+    """``[contexts, sets]`` share of a context's tasks that each of its sets of skills solves; 1 without tasks."""
     asked = [(one.book, skills, task) for one, mine, some in zip(contexts, sets, tasks, strict=True)
              for skills in mine for task in some]  # fmt: skip
     right, found = iter(solved(model, asked, rng)), []
@@ -169,13 +175,19 @@ def rates(
 
 
 def select(scores: Sequence[float] | np.ndarray) -> int:
-    """The set with the highest score, the latest of equal ones; the empty set of the start is none to choose."""
+    """Index of the set with the highest score, the latest if several are equal; the initial empty set is excluded."""
     return max(range(1, len(scores)), key=lambda i: (scores[i], i))
 
 
 def in_hindsight(one: np.ndarray, other: np.ndarray) -> float:
-    """What the best set of each context solves: chosen by ``[contexts, sets]`` rates on one half of the real tasks and
-    measured on the other, both ways. Measured on the tasks that chose it, a set would be flattered by its luck."""
+    """Rate of each context's best set, chosen on one half of the real tasks and measured on the other, both ways.
+
+    A set that is measured on the tasks by which it was chosen would look better than it is.
+
+    Args:
+        one: ``[contexts, sets]`` rates on one half.
+        other: ``[contexts, sets]`` rates on the other half.
+    """
     found = [
         measured[i, select(by)] for chosen, measured in ((one, other), (other, one)) for i, by in enumerate(chosen)
     ]
@@ -194,14 +206,14 @@ ARMS = tuple(ERRORS)
 
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The game, every set on real tasks, and what the replay would have chosen."""
+    """Plays the game, measures every set of skills on real tasks, and selects a set by replay."""
     rng, contexts = random.Random(derive_seed(seed, "game")), []
     for _ in range(cfg.contexts):
         weights = np.array(rng.sample([rank**-cfg.zipf for rank in range(1, SYMBOLS + 1)], SYMBOLS))
         contexts.append(Context([rng.randrange(SYMBOLS) for _ in range(SYMBOLS)], weights))
     tests = [[challenge(one, 0, rng) for _ in range(cfg.tests)] for one in contexts]
     others = [[rng.sample(range(SYMBOLS), WINDOW), np.argsort(-one.weights)[:WINDOW].tolist()] for one in contexts]
-    reference = rates(base, contexts, others, tests, rng)  # before the game: the same numbers in every arm
+    reference = rates(base, contexts, others, tests, rng)  # before the game, so that it is the same in all arms
     play(cfg, base, contexts, arm != "steady", ERRORS[arm](cfg), rng)
 
     sets = [one.sets for one in contexts]
@@ -225,7 +237,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
         }
         for step in range(cfg.iterations + 1)
     ]
-    for step, row in enumerate(rows[1:]):  # what the game before this set was like
+    for step, row in enumerate(rows[1:]):  # properties of the iteration that led to this set
         tasks = [task for one in contexts for task in one.hard[step] + one.easy[step]]
         row["called_failed"] = float(np.mean([len(one.hard[step]) for one in contexts]) / cfg.tasks)
         row["length"] = float(np.mean([depth for _, depth in tasks]))
@@ -250,7 +262,7 @@ def show(
     rng: random.Random,
     samples: list[dict[str, Any]],
 ) -> None:
-    """Four real tasks of each book, answered with the selected skills."""
+    """Adds four real tasks of each book, answered with the selected skills, to ``samples``."""
     words = TOKENIZER.convert_ids_to_tokens
     asked = [(one.book, one.sets[i], task) for one, i, some in zip(contexts, chosen, tests, strict=True)
              for task in some[:4]]  # fmt: skip
@@ -273,7 +285,7 @@ PAPER = "arXiv 2604.27660"
 
 
 def over(other: str, arm: str = "drifting") -> PerSeed:
-    """What the selected skills solve more than another set of the same arm, of real tasks."""
+    """Statistic of each seed: rate of the selected skills on real tasks minus that of another set of the same arm."""
     return minus(last(arm, "selected"), last(arm, other))
 
 
@@ -307,7 +319,7 @@ CLAIMS = (
 
 
 def brings(arm: str, kind: str) -> Trained:
-    """What the selected skills add to real tasks."""
+    """An arm for the thesis: its gain is the rate with the selected skills minus the rate without skills."""
     told = None if kind == "oracle" else last(arm, "reward_accuracy")
     return Trained(arm, kind, over("none", arm), told)
 

@@ -1,19 +1,20 @@
-"""Does a model get better by training on the answers that it verifies itself, and can that be told beforehand?
+"""Does a model improve by training on answers that pass its own verification, and can this be predicted?
 
 Mind the Gap (Song et al., arXiv 2412.02674): one model solves and verifies. Its generation-verification gap is the
-accuracy after picking among k own samples by its own verification, minus its accuracy. Where the gap is above 0,
-training on answers that pass the own verification helps; on facts, where checking needs the same knowledge as
-answering, there is none. The gap grows with pre-training, and rounds of filtering saturate: pass@1 rises, pass@k falls.
+accuracy after picking among k samples by the model's own verification, minus its accuracy. Where the gap is above 0,
+training on answers that pass this verification helps. On facts, where checking needs the same knowledge as answering,
+there is no gap. The gap grows with pre-training, and rounds of filtering saturate: pass@1 rises, pass@k falls.
 
-Smallest version: a two-layer Llama learns subset sums (hard to make, easy to check) and a table of facts, answers and
-yes/no checks of both. Solutions of sums are few and checks are plenty; facts and their checks are seen equally often.
-That asymmetry is all there is to the gap. The gate (``rl.analysis.gate``) reads it on held-out questions and announces
-what a round of rejection fine-tuning will bring, whatever filters it. Beside it: a younger checkpoint of the same
-model, verdicts that are shuffled (so that the filter only drops malformed answers), no filter, the checker as oracle.
+Smallest version: a two-layer Llama learns subset sums (hard to solve, easy to check) and a table of facts, with answers
+and yes/no checks of both. It sees few solutions of sums and many checks, but facts and their checks equally often. This
+asymmetry is the only cause of the gap. The gate (``rl.analysis.gate``) measures the gap on held-out questions and
+predicts whether a round of rejection fine-tuning will help, for every filter. Other arms use an earlier checkpoint of
+the same model, shuffled verdicts (so that the filter only drops malformed answers), no filter, or the checker as
+oracle.
 
 Simplified: verification is one yes/no token; the filter is a threshold; held-out sums are a fifth of all sums, never
-seen as solution or check. All facts belong to the table of pre-training; a round asks for one half of them and is
-measured on the other.
+seen as solution or check. All facts are in the table of pre-training; a round asks for one half of them and is measured
+on the other half.
 """
 
 import copy
@@ -41,21 +42,21 @@ from rl.types import derive_seed
 
 @dataclass
 class Config:
-    """Sizes.
+    """Settings of the study.
 
     Args:
-        width: Of the Llama, two layers deep.
+        width: Width of the Llama, which has two layers.
         pretrain_steps: Supervised steps on solutions, checks and facts.
-        young_step: After which of them the young checkpoint is taken.
-        n_solutions: Written solutions of sums, all right; checks are drawn without end.
-        k: Samples of a question when gap and accuracy are measured.
-        n_eval: Questions of the gate, and as many others to measure on.
-        n_filtered: Questions of a round, eight samples each.
-        keep_above: Probability of yes from which on an own answer is kept.
+        young_step: Pre-training step at which the young checkpoint is taken.
+        n_solutions: Number of written solutions of sums, all of them right; the number of checks is not limited.
+        k: Samples of each question when gap and accuracy are measured.
+        n_eval: Number of questions for the gate, and of other questions for measurements.
+        n_filtered: Questions of a round, with eight samples each.
+        keep_above: The model's own filter keeps an answer if its probability of yes is above this.
         tune_steps: Supervised steps of a round.
-        tune_lr: Their learning rate.
-        rounds: Of filtering on the own verdicts; the other arms have one.
-        model: Folder of an instruction-tuned model whose gap on additions is measured instead; empty for the tiny one.
+        tune_lr: Learning rate of a round.
+        rounds: Rounds of ``own`` and ``own_replay``; the other arms have one round.
+        model: Folder of an instruction-tuned model whose gap on additions is measured; empty for the tiny model.
     """
 
     width: int = 48
@@ -86,7 +87,7 @@ RANGES = {"keep_above": (0.001, 0.999)}
 
 @dataclass
 class Base:
-    """What a seed's arms share: families, the model, and an earlier checkpoint of it."""
+    """What a seed's arms share: the families of questions, the model, and an earlier checkpoint of the model."""
 
     sums: Sums
     facts: Facts
@@ -95,7 +96,7 @@ class Base:
 
 
 def prepare(cfg: Config, seed: int) -> Any:
-    """Pre-trains one model on both families, or loads the real one with its tokenizer."""
+    """Pre-trains one model on both families; if ``cfg.model`` is set, loads that model and its tokenizer."""
     torch.manual_seed(seed)
     if cfg.model:
         return load_policy(ModelConfig(path=cfg.model))
@@ -122,15 +123,16 @@ def prepare(cfg: Config, seed: int) -> Any:
 
 @dataclass(frozen=True)
 class Arm:
-    """What is trained on what.
+    """What an arm trains on.
 
     Args:
-        family: Of the questions.
-        checkpoint: The finished model, or the young one.
-        keep: Which answers: those with the ``own`` verdict yes, those that the ``oracle`` accepts, or all of ``none``.
-        many_rounds: As many as the config says, instead of one.
-        shuffled: Each verdict is that of another answer.
-        replay: Checks are mixed into the training of each round.
+        family: Family of questions, ``sums`` or ``facts``.
+        checkpoint: The finished model (``model``) or the earlier one (``young``).
+        keep: Filter: ``own`` keeps answers that the model itself accepts, ``oracle`` right answers, ``none`` all
+            readable ones.
+        many_rounds: Whether the arm has the configured number of rounds instead of one.
+        shuffled: Whether the verdicts are randomly reassigned to answers.
+        replay: Whether checks are mixed into the training of each round.
     """
 
     family: str = "sums"
@@ -153,11 +155,11 @@ CELLS = {
 }
 ARMS = tuple(CELLS)
 LEAST_KEPT = 50
-"""Fewer kept answers are no training set; the round leaves the model as it is."""
+"""With fewer kept answers than this, a round does not train the model."""
 
 
 def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Gate, round, measurement; and again. Of a real model only the gap is read, in the first arm."""
+    """Runs rounds of reading the gate, training and measuring; of a real model only the gap is measured, in one arm."""
     if not isinstance(base, Base):
         model, tokenizer = base
         return [measure_real(cfg, model, tokenizer, seed, samples)] if arm == ARMS[0] else []
@@ -200,7 +202,7 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
             "reward_accuracy": signal_accuracy(kept, pool.right),
             "trained": float(trains),
         }
-        if trains:  # else the difference is that of two draws from one model, and no gain
+        if trains:  # without training, the difference between two samples of one model would count as a gain
             found |= {"gain_by_level": by_level(after, before)} | ({"first_gain": gain} if step == 1 else {})
         found |= reading.outcome(gain if trains else None, f"{arm}, round {step}", THESIS.kind(arm))
         rows.append(measured(after) | found)
@@ -212,13 +214,13 @@ def run(cfg: Config, arm: str, seed: int, base: Any, samples: list[dict[str, Any
 
 
 def signal(cell: Arm, found: Sampled) -> np.ndarray:
-    """``[N, K]`` what decides which answers an arm keeps; ``-inf`` for what is none."""
+    """``[N, K]`` scores by which an arm keeps answers; ``-inf`` for malformed answers."""
     scores = {"own": found.odds, "oracle": found.right.astype(float), "none": np.zeros(found.odds.shape)}[cell.keep]
     return np.where(np.isinf(found.odds), -np.inf, scores)
 
 
 def measure_real(cfg: Config, model: Any, tokenizer: Any, seed: int, samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """The gap of an instruction-tuned model on additions; ``gap`` is one for each question."""
+    """Measures the gap of an instruction-tuned model on additions; ``gap`` has one value for each question."""
     found = additions(Chat(model, tokenizer), cfg.n_eval, cfg.k, seed)
     for i, (question, text) in enumerate(zip(found.questions, found.texts, strict=True)):
         n, k = divmod(i, cfg.k)
@@ -231,7 +233,7 @@ def measure_real(cfg: Config, model: Any, tokenizer: Any, seed: int, samples: li
 
 
 def measured(found: Sampled | OwnVerdicts) -> dict[str, Any]:
-    """Numbers of one set of samples."""
+    """Accuracy, pass@k, gap, quality of the verdicts, and variety of one set of samples."""
     n, k = found.right.shape
     readable = ~np.isinf(found.odds)
     return {
@@ -247,7 +249,7 @@ def measured(found: Sampled | OwnVerdicts) -> dict[str, Any]:
 
 
 def by_level(found: Sampled | OwnVerdicts, before: Sampled | None = None) -> dict[str, float]:
-    """The gap at each level; or, with another set of samples of the same questions, what accuracy gained."""
+    """The gap at each level; if ``before`` has samples of the same questions, the gain in accuracy instead."""
     values = gaps(found.right, found.odds) if before is None else (found.right.mean(1) - before.right.mean(1))
     return {str(level): float(values[found.level == level].mean()) for level in np.unique(found.level)}
 
@@ -256,7 +258,7 @@ def by_level(found: Sampled | OwnVerdicts, before: Sampled | None = None) -> dic
 
 
 def slope_over_levels(rows: Sequence[Row]) -> dict[int, float]:
-    """Slope of the gain of the first round that trained over the gap, over the levels of sums."""
+    """Statistic of each seed: slope of the first trained round's gain over the initial gap, over the levels of sums."""
     gaps_of, gains_of, found = first("own", "gap_by_level")(rows), first("own", "gain_by_level")(rows), {}
     for seed in gaps_of.keys() & gains_of.keys():
         gap, gain = cast("dict[str, float]", gaps_of[seed]), cast("dict[str, float]", gains_of[seed])
@@ -268,7 +270,7 @@ def slope_over_levels(rows: Sequence[Row]) -> dict[int, float]:
 
 
 def share_of_oracle(rows: Sequence[Row]) -> dict[int, float]:
-    """What the first round on own verdicts gains, as a share of what the oracle's filter gains."""
+    """Statistic of each seed: gain of the first round of ``own``, as a share of the gain of ``oracle``."""
     own, oracle = (known(last(arm, "first_gain"), rows) for arm in ("own", "oracle"))
     return {seed: own[seed] / oracle[seed] for seed in own if oracle.get(seed, 0.0) > 0}
 
@@ -299,7 +301,7 @@ CLAIMS = (
 
 
 def ended(arm: str, kind: str) -> Trained:
-    """What all rounds of an arm bring, as all studies are read; a seed in which nothing was kept was not trained."""
+    """An arm for the thesis, with its gain over all rounds; seeds in which no round trained are left out."""
 
     def gain(rows: Sequence[Row]) -> dict[int, float]:
         tried = {row["seed"] for row in rows if row["arm"] == arm and row.get("trained")}

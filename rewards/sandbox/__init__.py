@@ -1,10 +1,11 @@
-"""Isolated, killable execution of untrusted Python, judged from outside the program's process. Linux only.
+"""Isolated, killable execution of untrusted Python, judged from outside the program's process; for Linux only.
 
-:class:`Sandbox` is a pool of warm fork servers, each confined once; a program is one forked child. ``rewards.code`` is
-what most callers want. ``python -m rewards.sandbox.doctor`` prints which layers this machine gives.
+:class:`Sandbox` is a pool of warm fork servers, each of which confines itself once; each program runs in a forked
+child. Most callers should use :mod:`rewards.code` instead. ``python -m rewards.sandbox.doctor`` prints the layers of
+isolation that this machine provides.
 
-It defends against a policy that games its reward. The kernel is a surface that both share: for code from people who
-attack on purpose, run the workers in a virtual machine.
+The sandbox defends against a policy that games its reward. Programs share the kernel of the host, which may have
+vulnerabilities: to run code from deliberate attackers, put the workers into a virtual machine.
 """
 
 from rewards.sandbox.confinement import Mode

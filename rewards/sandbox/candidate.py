@@ -1,7 +1,7 @@
-"""Runs inside the sandbox, in the process of the program: loads it, calls it, sends back plain data.
+"""Runs in the sandbox, in the process of the program: loads the program, calls it and sends back plain data.
 
-Nothing here is trusted by anybody: the program shares this memory and may change all of it. It never sees a test or an
-expected value, only the arguments of the calls that it must answer.
+Nothing that this process sends is trusted, since the program shares its memory and may change all of it. The process
+never receives a test or an expected value, only the arguments of the calls that it must answer.
 """
 
 import atexit
@@ -27,21 +27,21 @@ from rewards.sandbox.wire import Frames, frame
 SOURCE_NAME = "solution.py"
 MAX_REQUEST_BYTES = 64 * 2**20
 MAX_FRAMES = 12
-# An iterator that ends within so many items crosses as data; of a longer one the judge asks for items one by one.
+# A shorter iterator is sent to the judge as data; the judge requests the items of a longer one one at a time.
 _EAGER_ITEMS = 1000
-# How long quick answers wait for each other: a system call each would cost more than most calls of a test.
+# Quick replies are collected for this long and sent together, since a system call each would cost more than most tests.
 _TOGETHER_S = 0.02
 
 
 class _Capped(io.FileIO):
-    """A descriptor to which ``left`` more bytes are written; the rest is dropped without an error."""
+    """A descriptor that accepts ``left`` more bytes and drops all further output without an error."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self.left = 0
 
     def write(self, data: Any) -> int:
-        # All of it counts as written, so a flood of output is neither an error of the program nor a way to fill memory.
+        # Dropped data counts as written, so that too much output is no error of the program and fills no memory.
         kept = memoryview(data).cast("B")[: self.left]
         self.left -= len(kept)
         while kept:
@@ -50,9 +50,9 @@ class _Capped(io.FileIO):
 
 
 def open_streams() -> list[_Capped]:
-    """Standard streams as Python makes them, over descriptors 0, 1 and 2. Returns the ends of both for output."""
+    """Opens standard streams over descriptors 0, 1 and 2, and returns the capped sinks of output and error."""
     sinks = []
-    # Names, modes and error handlers are those of a fresh interpreter: programs look at some of them.
+    # Names, modes and error handlers are those of a fresh interpreter, since programs read some of them.
     raw = io.FileIO(0, "r", closefd=False)
     raw.name = "<stdin>"  # type: ignore[misc]
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(raw), "utf-8", newline="\n")  # type: ignore[misc]
@@ -72,7 +72,7 @@ def _flush() -> None:
     for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
         try:
             getattr(sys, name).flush()
-        except Exception:  # the program may have put anything there, or nothing, or closed it
+        except Exception:  # the program may have replaced, removed or closed the stream
             continue
 
 
@@ -91,12 +91,13 @@ class Candidate:
         }
 
     def serve(self, channel: socket.socket) -> NoReturn:
-        """Answers frames until the peer is gone. Descriptor 1 is the program's output, the channel its only way out."""
+        """Answers requests that arrive over the channel until the peer is gone."""
         frames = Frames(channel)
         try:
             while True:
                 request = frames.receive(MAX_REQUEST_BYTES)
-                # Quick answers go together, unless it must be known which of them was the last and what was printed.
+                # Replies are sent together, unless the request is eager: then the peer needs to know which reply was
+                # the last one and what was printed until then.
                 together = request["kind"] == "calls" and not request.get("eager")
                 waiting, since = b"", time.monotonic()
                 for reply in self.answer(request):
@@ -111,7 +112,7 @@ class Candidate:
             os._exit(0)
 
     def answer(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The replies to one request: one for each call, else one. What the program raises is a reply too."""
+        """The replies to one request: one for each call, otherwise one. An exception of the program is a reply too."""
         if request["kind"] == "calls":
             for call in request["calls"]:
                 yield _guarded(self._call, call)
@@ -133,17 +134,17 @@ class Candidate:
             function = getattr(function, call["method"])
         keep = call.get("refs", False)
         value = function(*args, **kwargs)
-        # A coroutine is no value. Closed, since one that is never awaited warns on standard error.
+        # A coroutine is not a value. It is closed, because a coroutine that is never awaited warns on standard error.
         if isinstance(value, types.CoroutineType):
             value.close()
             raise TypeError("the function is async: a test calls it and needs its value")
         reply = {"value": self._encode(value, keep)}
-        if keep:  # a judge compares what became of the arguments
+        if keep:  # for the judge, whose tests may check how the call changed its arguments
             reply["args"] = [self._encode(arg, keep) for arg in args]
         return reply
 
     def _named(self, name: str) -> Any:
-        """A function, or of ``Solution.method`` the method of a new instance."""
+        """The function of a name; ``Solution.method`` is a method of a new instance of the class."""
         owner, _, name = name.rpartition(".")
         if owner:
             return getattr(self._named(owner)(), name)
@@ -152,10 +153,10 @@ class Candidate:
         return self._namespace[name]
 
     def _names(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What the program made of the names that a test uses; those that it does not define are left out."""
+        """The program's values of the names that a test uses; names that the program does not define are left out."""
         found = {}
         for name in request["names"]:
-            # ``self`` stands for a name that is missing, since None may be the value of one.
+            # ``self`` marks a missing name, because None may be the value of a name.
             value = self._namespace.get(name, self)
             if isinstance(value, type) and issubclass(value, Exception):
                 found[name] = {"exception": _mro(value)}
@@ -172,11 +173,11 @@ class Candidate:
         return {"callable": True} if callable(value) else {"value": self._encode(value, True)}
 
     def _operate(self, request: dict[str, Any]) -> dict[str, Any]:
-        """An operator or a protocol of the language on objects of the program's own classes."""
+        """Applies an operator or a protocol of the language to objects of the program's own classes."""
         name, args = request["operator"], [decode(node, self._hooks) for node in request["args"]]
         if name == "next":
-            # The end of an iterator is data and no exception: StopIteration, raised in the judge, would quietly end a
-            # loop of the tests.
+            # The end of an iterator is sent as data, because the judge never raises a StopIteration of the program
+            # again: that would silently end a loop of the tests.
             items = list(islice(args[0], 1))
             return {"value": self._encode(items[0], True)} if items else {"end": True}
         if name == "iter" and is_iterator(args[0]):
@@ -191,7 +192,7 @@ class Candidate:
         return encode(value, self._refer if keep else self._structure)
 
     def _structure(self, value: Any) -> Any:
-        """Data of well-known classes; of any other object nothing but the name of its class crosses."""
+        """The node of an object of a known class; for any other object, only the name of its class is sent."""
         kind = type(value).__name__
         if kind == "ListNode":
             values, node = [], value
@@ -200,7 +201,7 @@ class Candidate:
                 node = node.next
         elif kind == "TreeNode":
             values, level = [], [value]
-            for node in level:  # grows meanwhile
+            for node in level:  # the list grows during the loop
                 values.append(node and node.val)
                 level += [node.left, node.right] if node and len(level) <= MAX_ITEMS else []
             while values and values[-1] is None:
@@ -225,14 +226,14 @@ class Candidate:
 
     def _tree(self, values: list[Any]) -> Any:
         nodes = [None if value is None else self._namespace["TreeNode"](decode(value)) for value in values]
-        # Level by level a missing child has no entries for children of its own (LeetCode's notation).
+        # In LeetCode's notation, level by level, a missing node has no entries for children.
         parents = [node for node in nodes if node is not None]
         for index, node in enumerate(nodes[1:]):
             setattr(parents[index // 2], "right" if index % 2 else "left", node)
         return nodes[0] if nodes else None
 
     def _refer(self, value: Any) -> Any:
-        if is_iterator(value):  # as data if it ends soon, else the judge asks for one item at a time
+        if is_iterator(value):  # sent as data if it ends soon; otherwise the judge requests one item at a time
             value = iter(value)
             items = list(islice(value, _EAGER_ITEMS))
             if len(items) < _EAGER_ITEMS:
@@ -243,7 +244,7 @@ class Candidate:
         return self._known(value)
 
     def _known(self, value: Any) -> Any:
-        # The list keeps each object alive, so that no other one gets its id.
+        # The list keeps each object alive, so that no other object can get the same id.
         if id(value) not in self._indices:
             self._indices[id(value)] = len(self._objects)
             self._objects.append(value)
@@ -258,17 +259,17 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 def _module(name: str, source: str) -> dict[str, Any]:
-    """The namespace of a new module as if it had been read from a file."""
+    """The namespace of a new module, prepared as if the module were read from a file."""
     module = types.ModuleType(name)
     module.__file__ = SOURCE_NAME
-    # Dataclasses and pickle look their module up here.
+    # Dataclasses and pickle look up their module in sys.modules.
     sys.modules[name] = module
-    linecache.cache[SOURCE_NAME] = (lambda: source,)  # read when a traceback asks for lines
+    linecache.cache[SOURCE_NAME] = (lambda: source,)  # so that tracebacks show source lines
     return module.__dict__
 
 
 def _guarded(function: Callable[[dict[str, Any]], dict[str, Any]], request: dict[str, Any]) -> dict[str, Any]:
-    """The reply of a handler, or what it raised: SystemExit and KeyboardInterrupt included."""
+    """The reply of a handler, or a reply that describes what it raised, including SystemExit and KeyboardInterrupt."""
     try:
         return function(request)
     except NotPlainError as error:
@@ -278,7 +279,7 @@ def _guarded(function: Callable[[dict[str, Any]], dict[str, Any]], request: dict
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """Type, message and the program's own frames, innermost last, of an exception."""
+    """Type, message and frames of an exception; only the program's own frames, innermost last."""
     frames = []
     step = error.__traceback__
     while step is not None:
@@ -295,7 +296,7 @@ def describe(error: BaseException) -> dict[str, Any]:
         "type": type(error).__name__[:100],
         "mro": _mro(type(error)),
         "message": str(message)[:2000],
-        # Of a deep recursion the first two and the last frames, as many as are shown.
+        # After a deep recursion, only the first two and the last frames are sent, MAX_FRAMES in total.
         "frames": frames[:2] + frames[2:][-(MAX_FRAMES - 2) :],
     }
 
@@ -305,12 +306,12 @@ def _mro(kind: type) -> list[str]:
 
 
 def run_script(source: str) -> NoReturn:
-    """The life of a whole program: as ``python solution.py`` runs it, with an end like Python's, save its clean-up."""
+    """Runs a whole program as ``python solution.py`` would, and exits like Python, but without its final clean-up."""
     sys.argv, sys.orig_argv = [SOURCE_NAME], ["python", SOURCE_NAME]
-    # Programs open /dev/stdin, which does not exist in here: it is their descriptor 0.
+    # Programs open /dev/stdin, which does not exist in the sandbox; it is redirected to descriptor 0.
     builtins.open = io.open = _open  # type: ignore[assignment]
     os.open = _open_descriptor  # type: ignore[assignment]
-    # Run it, and turn whatever it ends with into the exit status and the standard error that Python would give.
+    # Run the program, and turn its end into the exit status and standard error that Python would produce.
     namespace, status = _module("__main__", source), 0
     namespace["__builtins__"] = builtins
     try:
@@ -322,7 +323,7 @@ def run_script(source: str) -> NoReturn:
     except BaseException as error:
         status = 1
         trace = error.__traceback__
-        # The frames of this module are not the program's affair.
+        # The frames of this module are left out of the traceback.
         while trace is not None and trace.tb_frame.f_code.co_filename != SOURCE_NAME:
             trace = trace.tb_next
         if sys.excepthook is sys.__excepthook__:
@@ -330,8 +331,8 @@ def run_script(source: str) -> NoReturn:
         else:
             sys.excepthook(type(error), error, trace)
         del error, trace
-    # What the interpreter does at its end, in its order: join threads, run exit functions, flush. Status 120 is what
-    # Python exits with if standard output cannot be flushed.
+    # The steps of the interpreter's own exit, in the same order: join threads, run exit functions, flush. Python exits
+    # with status 120 if standard output cannot be flushed.
     with suppress(BaseException):
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()
@@ -341,7 +342,7 @@ def run_script(source: str) -> NoReturn:
             sys.stdout.flush()
     except BaseException:
         status = 120
-    namespace.clear()  # files that were left open are closed, and so written, with their last reference
+    namespace.clear()  # drops the last references to files that were left open, which flushes and closes them
     gc.collect()
     _flush()
     os._exit(status & 0xFF)
@@ -353,7 +354,7 @@ _real_open, _real_open_descriptor = open, os.open
 
 
 def _open(file: Any, *args: Any, **kwargs: Any) -> Any:
-    """``open`` where the names of the standard streams exist, though no ``/proc`` does."""
+    """``open`` that also knows the names of the standard streams, such as ``/dev/stdin``, which have no file here."""
     known = _DEVICES.get(os.fspath(file)) if isinstance(file, str | os.PathLike) else None
     return _real_open(file if known is None else os.dup(known), *args, **kwargs)
 

@@ -1,12 +1,13 @@
-"""Plain data across the boundary of the sandbox, as JSON with type tags. No pickle, no marshal, no eval.
+"""Encodes plain data that crosses the boundary of the sandbox as JSON with type tags; no pickle, no marshal, no eval.
 
-What JSON has stands for itself (``None``, booleans, short integers, finite floats, strings, lists); everything else is
-an object with one key, the tag: ``{"tuple": [1, 2]}``. What has no tag is *opaque*: only the name of its type crosses.
+Types that JSON has are encoded as themselves (``None``, booleans, short integers, finite floats, strings, lists). Every
+other type is encoded as an object with one key, the tag: ``{"tuple": [1, 2]}``. A value of a type without a tag is
+*opaque*: only the name of its type is sent.
 
-The candidate's side encodes with the base classes' own methods, so an honest subclass of ``int`` or ``list`` arrives as
-its value and a lying ``__eq__`` or ``__iter__`` does not cross. The trusted side never trusts what arrives:
-:func:`matches` compares normal forms, made in time linear in the reply and without hashing a number of it, so that
-neither nesting nor colliding hashes of a reply can hang the supervisor.
+The candidate's side encodes with the methods of the base classes, so that an honest subclass of ``int`` or ``list``
+arrives as its value, and an overridden ``__eq__`` or ``__iter__`` has no effect. The trusted side does not trust a
+reply. :func:`matches` compares normal forms, which are built in time linear in the reply and without hashing its
+numbers, so that neither deep nesting nor colliding hashes can hang the supervisor.
 """
 
 import builtins
@@ -24,12 +25,12 @@ from rewards.wording import counted
 
 MAX_DEPTH = 100
 MAX_COMPARED, _SLACK = 2**24, 5000
-"""Items and characters of a value, and how many more than four times ours another writing of the same may have."""
-# A decimal with a larger one would become a fraction with as many digits.
+"""Bounds on items and characters: of an expected value, and of a reply beyond four times the expected value."""
+# Largest exponent of a decimal that is compared, since its fraction has as many digits.
 _MAX_EXPONENT = 400
 MAX_ITEMS = 100_000
-"""Items taken from an iterator before it counts as endless."""
-# Larger integers go as hexadecimal text: reading decimal digits takes quadratic time, and Python limits it.
+"""Number of items after which an iterator counts as endless."""
+# Larger integers are sent as hexadecimal text: reading decimal digits takes quadratic time, and Python limits it.
 _EXACT_JSON_INT = 2**53
 _SEQUENCES: tuple[tuple[type, str], ...] = (
     (tuple, "tuple"), (list, "list"), (set, "set"), (frozenset, "frozenset"), (deque, "deque"),
@@ -37,16 +38,16 @@ _SEQUENCES: tuple[tuple[type, str], ...] = (
 
 
 class NotPlainError(ValueError):
-    """A value or a node is no plain data, too deep, or endless."""
+    """Raised for a value or a node that is not plain data, is nested too deeply, or is endless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """Stands for nodes of a class that the program has: a linked list or a binary tree, as LeetCode has them.
+    """A linked list or binary tree of the program's own node class, as in LeetCode.
 
     Args:
         kind: ``ListNode`` or ``TreeNode``.
-        values: Of the list in order; of the tree level by level, ``None`` for a missing child.
+        values: Values of the list in order, or of the tree level by level with ``None`` for a missing child.
     """
 
     kind: str
@@ -57,7 +58,7 @@ class Structure:
 
 
 class Opaque:
-    """Stands for a value that is no plain data. Equal to nothing, not even to itself."""
+    """Stands for a value that is not plain data; equal to nothing, not even to itself."""
 
     def __init__(self, type_name: str) -> None:
         self.type_name = type_name
@@ -75,12 +76,12 @@ def encode(value: Any, opaque: Callable[[Any], Any] | None = None, depth: int = 
     """The JSON node of a value.
 
     Args:
-        value: Anything.
-        opaque: Makes the node of a value that is no plain data; ``None`` sends its type's name.
-        depth: Nesting so far.
+        value: Any value.
+        opaque: Function that makes the node of a value that is not plain data; ``None`` sends the name of its type.
+        depth: Depth of nesting so far.
 
     Raises:
-        NotPlainError: If the value is nested deeper than ``MAX_DEPTH`` or has an endless iterator in it.
+        NotPlainError: If the value is nested deeper than ``MAX_DEPTH`` or contains an endless iterator.
     """
     kind = type(value)
     if value is None or kind is bool or kind is str:
@@ -88,13 +89,13 @@ def encode(value: Any, opaque: Callable[[Any], Any] | None = None, depth: int = 
     if kind is int:
         return value if -_EXACT_JSON_INT <= value <= _EXACT_JSON_INT else {"int": hex(value)}
     if kind is float:
-        # inf - inf and nan - nan are nan, and JSON has neither.
+        # False for inf and nan, which JSON does not have: inf - inf and nan - nan are nan.
         return value if value - value == 0.0 else {"float": repr(value)}
     if depth > MAX_DEPTH:
         raise NotPlainError(f"nested deeper than {MAX_DEPTH}")
     if kind is list:
         return [encode(item, opaque, depth + 1) for item in value]
-    # ``dict.items(value)`` and ``base.__iter__(value)`` instead of the value's own methods, which a subclass overrides.
+    # ``dict.items(value)`` and ``base.__iter__(value)``, since a subclass may override the value's own methods.
     if isinstance(value, dict):
         items = list(dict.items(value))
         return {"dict": [[encode(k, opaque, depth + 1), encode(v, opaque, depth + 1)] for k, v in items]}
@@ -107,7 +108,7 @@ def encode(value: Any, opaque: Callable[[Any], Any] | None = None, depth: int = 
 
 def _encode_rare(value: Any, kind: type, opaque: Callable[[Any], Any] | None, depth: int) -> Any:
     for base, plain in _SCALARS:
-        if isinstance(value, base):  # an honest subclass arrives as its value
+        if isinstance(value, base):  # an instance of a subclass is sent as a plain value
             return encode(plain(value))
     if kind in _ENCODERS:
         return {kind.__name__: _ENCODERS[kind](value)}
@@ -125,15 +126,15 @@ def _encode_rare(value: Any, kind: type, opaque: Callable[[Any], Any] | None, de
 
 
 def is_iterator(value: Any) -> bool:
-    """Whether a value is nothing but a stream of items: an iterator, or the values of a dictionary."""
+    """Whether a value is only a stream of items: an iterator, or the values of a dictionary."""
     return isinstance(value, Iterator | type({}.values()))
 
 
 def iterated(value: Any, opaque: Callable[[Any], Any] | None, depth: int = 0) -> Any:
-    """The node of an iterator that ends.
+    """The node of an iterator.
 
     Raises:
-        NotPlainError: If it does not.
+        NotPlainError: If the iterator has more than ``MAX_ITEMS`` items.
     """
     items = list(islice(value, MAX_ITEMS + 1))
     if len(items) > MAX_ITEMS:
@@ -144,7 +145,7 @@ def iterated(value: Any, opaque: Callable[[Any], Any] | None, depth: int = 0) ->
 _FUNCTIONS: dict[str, Any] = {
     function.__name__: function for function in (abs, all, any, chr, hash, len, max, min, ord, repr, round, sorted, sum)
 }
-"""What a test may hand over to a function that takes one; all of them only calculate."""
+"""Builtin functions that a test may pass as an argument; all of them are free of side effects."""
 _VIEWS = (type({}.keys()), type({}.items()))
 _SCALARS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__pos__),
@@ -167,14 +168,14 @@ _ENCODERS: dict[type, Callable[[Any], Any]] = {
 _AS_TEXT = {name: name for name in ("type", "function", "bytes", "date", "datetime", "time", "ellipsis")} | {
     "bytearray": "bytes"
 }
-# Bounds for numbers that arrive, before anything is computed from them.
+# Formats of numbers in replies, with bounded lengths, which are checked before anything is computed.
 _HEX = re.compile(r"-?0x[0-9a-f]{1,40000}")
 _DECIMAL = re.compile(r"-?(?:[\d.]{1,4000}(?:E[+-]?\d{1,6})?|Infinity|NaN)", re.ASCII)
 _QUOTIENT = re.compile(r"-?\d{1,4000}(?:/\d{1,4000})?", re.ASCII)
 
 
 def _number(pattern: re.Pattern[str], read: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """Reads a number of bounded size: comparing a million digits, or ``Fraction("1e999999999")``, would hang us."""
+    """A decoder of numbers of bounded size; a million digits or ``Fraction("1e999999999")`` would hang this process."""
 
     def decode_number(body: Any) -> Any:
         if not isinstance(body, str) or not pattern.fullmatch(body):
@@ -212,12 +213,15 @@ _CONTAINERS: dict[str, Callable[[Any], Any]] = {
 
 
 def decode(node: Any, hooks: Mapping[str, Callable[[Any], Any]] | None = None, depth: int = 0) -> Any:
-    """The value of a node. Only for nodes of bounded size, or where a hang is killed: hashes may collide on purpose.
+    """The value of a node.
+
+    Only for nodes of bounded size, or in a process that is killed if it hangs: a malicious node may contain values
+    whose hashes collide on purpose.
 
     Args:
-        node: What :func:`encode` made, or what somebody claims that it made.
-        hooks: By tag, what makes a value of nodes that only one side knows: ``{"ref": ...}``, ``{"ListNode": ...}``.
-        depth: Nesting so far.
+        node: A node that :func:`encode` made, or that an untrusted process sent.
+        hooks: Decoders by tag for nodes that only one side knows, such as ``{"ref": ...}`` and ``{"ListNode": ...}``.
+        depth: Depth of nesting so far.
 
     Raises:
         NotPlainError: If the node is malformed.
@@ -229,7 +233,7 @@ def decode(node: Any, hooks: Mapping[str, Callable[[Any], Any]] | None = None, d
     try:
         if isinstance(node, list):
             return [decode(item, hooks, depth + 1) for item in node]
-        # Exactly one key; anything else raises ValueError and so is malformed.
+        # The node must have exactly one key; otherwise this raises ValueError, and the node is malformed.
         ((tag, body),) = node.items()
         if hooks is not None and tag in hooks:
             return hooks[tag](body)
@@ -239,7 +243,7 @@ def decode(node: Any, hooks: Mapping[str, Callable[[Any], Any]] | None = None, d
             return _CONTAINERS[tag]([decode(item, hooks, depth + 1) for item in body])
         if tag in _DECODERS:
             return _DECODERS[tag](body)
-        # ``int`` and the like; a name of builtins that is no class (``__import__``) is refused.
+        # Builtin classes such as ``int``; other builtins, such as ``__import__``, are refused.
         if tag == "type" and isinstance(kind := getattr(builtins, body), type):
             return kind
     except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
@@ -247,41 +251,43 @@ def decode(node: Any, hooks: Mapping[str, Callable[[Any], Any]] | None = None, d
     raise NotPlainError("malformed node")
 
 
-# The trusted side.
+# The functions below run on the trusted side.
 
 
 def matches(
     expected: Any, node: Any, tolerance: float | None = None, at_most: bool = False, alike: bool = False
 ) -> bool:
-    """Whether ``expected == decode(node)`` as Python has it. Never raises, whatever the node is.
+    """Whether ``expected == decode(node)`` in Python; never raises, whatever the node is.
 
     Args:
-        expected: Plain data of ours.
-        node: What the candidate's process sent.
+        expected: The expected value, plain data.
+        node: Node that the candidate's process sent.
         tolerance: If not ``None``, numbers may differ by less than this.
-        at_most: By just as much, too.
-        alike: A tuple is equal to a list of the same items, as in tests that come from JSON.
+        at_most: Whether a difference of exactly ``tolerance`` is allowed too.
+        alike: Whether a tuple equals a list of the same items, as in tests that come from JSON.
     """
     try:
         ours = encode(expected)
-        # An equal value may be written longer (tags, 1.0 for 1), but not by more than this: what is larger is not read.
+        # An equal value may have a longer encoding (tags, 1.0 for 1), but not beyond this bound. Larger nodes are not
+        # compared.
         bound = 4 * _size(ours, MAX_COMPARED) + _SLACK
         if _size(node, bound) > bound:
             return False
         ours, theirs = _normal(ours, alike), _normal(node, alike)
-        # Normal forms are lists, texts and exact numbers of bounded size, so == ends soon and calls nobody's __eq__.
+        # Normal forms contain only lists, tuples, texts and numbers of bounded size, so == is fast and calls no __eq__
+        # of the program.
         return ours == theirs if tolerance is None else _close(ours, theirs, tolerance, at_most)
     except (NotPlainError, RecursionError):
         return False
 
 
 def _normal(node: Any, alike: bool) -> Any:
-    """A form of a node that is the same for equal values: lists, and of what has no order a sorted list of texts.
+    """A normal form of a node, the same for equal values; unordered values become sorted lists of texts.
 
     Raises:
-        NotPlainError: If the node is malformed, or stands for something that is equal to nothing (``nan``, an object).
+        NotPlainError: If the node is malformed, or stands for a value that equals nothing (``nan``, an object).
     """
-    # True == 1 == 1.0 in Python, so they have one form.
+    # True == 1 == 1.0 in Python, so these have the same form.
     if isinstance(node, bool | int | float):
         return _plain_number(node)
     if node is None or isinstance(node, str):
@@ -295,7 +301,8 @@ def _normal(node: Any, alike: bool) -> Any:
         return _plain_number(decode(node))
     if tag in _AS_TEXT and isinstance(body, str):
         return _AS_TEXT[tag], body
-    # Two ranges are equal if they give the same items, so by first, last and step; all empty ones are equal.
+    # Two ranges are equal if they have the same items. First, second and last item decide this; all empty ranges are
+    # equal.
     if tag == "range":
         values = decode(node)
         return ("range", values[0], values[-1], values[:2][-1]) if values else "range"
@@ -308,10 +315,10 @@ def _normal_container(tag: str, body: list[Any], alike: bool) -> Any:
     if tag in ("tuple", "deque", "timedelta", "ListNode", "TreeNode"):
         items = [_normal(item, alike) for item in body]
         if tag.endswith("Node"):
-            return (tag, items) if items else None  # no node at all is the empty list, the empty tree
+            return (tag, items) if items else None  # an empty list or tree is None in the program
         return items if alike and tag == "tuple" else (tag, items)
     if tag in ("set", "frozenset", "keys"):
-        # A set of texts, whose hashes are salted by Python: nobody can make them collide on purpose.
+        # The set holds texts, whose hashes Python salts, so that no program can make them collide on purpose.
         return "set", sorted({_text(_normal(item, alike)) for item in body})
     if tag == "dict" and all(isinstance(pair, list) and len(pair) == 2 for pair in body):
         values = {_text(_normal(key, alike)): _normal(value, alike) for key, value in body}
@@ -320,7 +327,7 @@ def _normal_container(tag: str, body: list[Any], alike: bool) -> Any:
 
 
 def _plain_number(value: Any) -> Any:
-    """An integer where the value is whole, else a float where that is exact, else a fraction."""
+    """A number in normal form: an integer if it is whole, else a float if that is exact, else a fraction."""
     if isinstance(value, complex):
         if not value.imag:
             return _plain_number(value.real)
@@ -333,7 +340,7 @@ def _plain_number(value: Any) -> Any:
         return float(value)
     if isinstance(value, Decimal) and abs(value.adjusted()) > _MAX_EXPONENT:
         raise NotPlainError("too large to be compared")
-    # Through a fraction, since Python compares int, float, Decimal and Fraction by their exact values.
+    # By way of a fraction, since Python compares int, float, Decimal and Fraction by their exact values.
     exact = Fraction(value)
     if exact.denominator == 1:
         return exact.numerator
@@ -341,7 +348,7 @@ def _plain_number(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A normal form as text, different for different forms: strings carry their length, so none imitates a list."""
+    """A text for a normal form, different for different forms; strings carry their length, so none imitates a list."""
     if isinstance(value, list | tuple):
         inner = ",".join(map(_text, value))
         return f"[{inner}]" if isinstance(value, list) else f"({inner})"
@@ -357,13 +364,13 @@ def _close(ours: Any, theirs: Any, tolerance: float, at_most: bool) -> bool:
         return bool(ours == theirs)
     try:
         difference = abs(theirs - ours)
-    except OverflowError:  # an integer that no float can hold
+    except OverflowError:  # an integer too large for a float
         return False
     return difference <= tolerance if at_most else difference < tolerance
 
 
 def show(node: Any, limit: int) -> str:
-    """A node as Python would print its value, at most about ``limit`` characters, for feedback to a policy."""
+    """A node as Python would print its value, cut to about ``limit`` characters, for feedback to the policy."""
     if _size(node, 4 * limit) > 4 * limit:
         return "<a very large value>"
     try:
@@ -378,7 +385,7 @@ _BRACKETS = {"set": "{%s}", "frozenset": "frozenset({%s})", "deque": "deque([%s]
 
 
 def _shown(node: Any) -> str:
-    """Written from the node itself: a set that is built of it may take for ever."""
+    """The text of a node, written without decoding containers, since hashes in a forged set may collide on purpose."""
     if isinstance(node, list):
         return f"[{', '.join(map(_shown, node))}]"
     if not isinstance(node, dict) or len(node) != 1:
@@ -394,13 +401,13 @@ def _shown(node: Any) -> str:
 
 
 def _size(node: Any, limit: int) -> int:
-    """Characters and items of a node, counted no further than just past ``limit``."""
+    """Number of characters and items in a node; counting stops after ``limit`` is exceeded."""
     total, stack = 0, [node]
     while stack and total <= limit:
         item = stack.pop()
         total += len(item) if isinstance(item, str) else 1
         if isinstance(item, list):
-            # No more than is counted: a list of millions is not copied.
+            # Only as many items as can be counted, so that a list of millions is not copied.
             stack += item[:limit]
         elif isinstance(item, dict):
             stack += item.values()

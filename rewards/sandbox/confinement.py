@@ -1,4 +1,4 @@
-"""The modes of isolation, and how a process puts each layer on, from the outside in."""
+"""The modes of isolation, and how a process applies the layers of a mode to itself."""
 
 import os
 import resource
@@ -8,9 +8,10 @@ from typing import TypeVar
 
 from rewards.sandbox import kernel, landlock, namespaces, seccomp
 
-# Standard streams, the channel, what a program opens; the fork server's control socket is number 10.
+# Limit of open descriptors: standard streams, channels, the fork server's control socket (number 10), and the files
+# that a program opens.
 NOFILE = 32
-# Room for the recursion that programs raise Python's limit for (sys.setrecursionlimit(10**6)).
+# Programs that call sys.setrecursionlimit(10**6) need a large stack.
 _STACK = 64 * 2**20
 _MAX_THREADS = 64
 _FILE_BYTES = 64 * 2**20
@@ -18,34 +19,34 @@ Result = TypeVar("Result")
 
 
 class Mode(IntEnum):
-    """How well programs are isolated; a higher mode has every layer of the lower ones."""
+    """How strongly programs are isolated, from weak to strong."""
 
     NONE = 0
-    """Limits on resources alone: a program may do whatever its user may, end all of that user's processes included.
-    Never chosen unless the config asks for it.
+    """Limits on resources only: a program may do anything that its user may, even kill all processes of that user.
+    This mode is used only if the config asks for it.
     """
     STRICT = 1
-    """seccomp that opens no file, and limits: imports that were not preloaded fail."""
+    """Limits, and a seccomp filter that forbids opening any file, so only preloaded modules can be imported."""
     LANDLOCK = 2
-    """Landlock, seccomp and limits: what a default container allows. No scratch folder."""
+    """Limits, seccomp and Landlock, which a default container allows; there is no scratch folder."""
     NAMESPACES = 3
-    """User, mount, PID, network, IPC and UTS namespaces with a file tree of their own, and all of the above."""
+    """Limits, seccomp, Landlock, and user, mount, PID, network, IPC and UTS namespaces with a private file tree."""
 
 
 class ConfinementError(OSError):
-    """A layer of the asked mode is not to be had; the message names it."""
+    """Raised if a layer of the requested mode cannot be applied; the message names the layer."""
 
 
 def confine(mode: Mode, memory_bytes: int, packages: Sequence[str] = ()) -> list[str]:
-    """Applies every layer of a mode to this process, from the outside in. Returns the names of the layers.
+    """Applies every layer of a mode to this process and returns the names of the layers.
 
     Args:
-        mode: Which layers.
-        memory_bytes: Address space of a process.
+        mode: The mode of isolation.
+        memory_bytes: Limit of the address space of a process.
         packages: Files and folders that may be read besides Python's own.
 
     Raises:
-        ConfinementError: Naming the layer that the machine refuses.
+        ConfinementError: If the machine refuses a layer; the message names the layer.
     """
     layers = []
     if mode is Mode.NAMESPACES:
@@ -57,11 +58,11 @@ def confine(mode: Mode, memory_bytes: int, packages: Sequence[str] = ()) -> list
     if mode >= Mode.STRICT:
         layer("capabilities", namespaces.drop_capabilities)
         layers.append("no capabilities")
-        # Without it the kernel takes no filter and no Landlock from a process without rights: a setuid program could
-        # evade them.
+        # Without no_new_privs the kernel refuses seccomp filters and Landlock to an unprivileged process, which could
+        # otherwise impose them on a setuid program.
         layer("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
         layers.append("no_new_privs")
-    # seccomp last, since its list has neither Landlock's calls nor those for mounts.
+    # seccomp is applied last, since its allow-list contains neither the calls of Landlock nor those for mounts.
     if mode >= Mode.LANDLOCK:
         abi = layer("landlock", lambda: landlock.restrict(_rules(mode, packages)))
         layers.append(f"landlock ABI {abi}")
@@ -73,7 +74,7 @@ def confine(mode: Mode, memory_bytes: int, packages: Sequence[str] = ()) -> list
 
 
 def layer(name: str, apply: Callable[[], Result]) -> Result:
-    """Applies one layer; a refusal of the kernel is raised with the layer's name."""
+    """Applies one layer; raises ``ConfinementError`` with the name of the layer if the kernel refuses."""
     try:
         return apply()
     except OSError as error:
@@ -82,7 +83,8 @@ def layer(name: str, apply: Callable[[], Result]) -> Result:
 
 def _rules(mode: Mode, packages: Sequence[str]) -> list[tuple[str, int]]:
     rules = [(path, landlock.READ) for path in (*namespaces.visible_paths(), *packages)]
-    # Listing, for the import system: of whole folders, so the names of hidden files show where no namespace hides them.
+    # The import system lists folders. This is granted for whole folders, so without namespaces the names of hidden
+    # files can be seen, but not their contents.
     rules += [(path, landlock.LIST) for path in namespaces.readable_paths() if os.path.isdir(path)]
     rules += [("/dev/null", landlock.WRITE), ("/dev/zero", landlock.READ), ("/dev/urandom", landlock.READ)]
     if mode is Mode.NAMESPACES:
@@ -99,11 +101,11 @@ def _limit(memory_bytes: int, mode: Mode) -> None:
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
     }
-    if mode is Mode.NAMESPACES:  # elsewhere the limit would count every process of the user
+    if mode is Mode.NAMESPACES:  # in other modes the limit would count all processes of the user
         limits[resource.RLIMIT_NPROC] = _MAX_THREADS
     for kind, value in limits.items():
         hard = resource.getrlimit(kind)[1]
-        # A hard limit that is lower already (a container's) cannot be raised.
+        # A hard limit that is already lower, for example in a container, cannot be raised.
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (allowed, allowed))
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]

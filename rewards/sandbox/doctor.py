@@ -1,9 +1,9 @@
-"""``python -m rewards.sandbox.doctor``: which layers this machine gives, the mode they add up to, whether it holds.
+"""``python -m rewards.sandbox.doctor`` tests the layers of isolation on this machine and the mode that they allow.
 
-Every primitive is tried for real, in a process that is thrown away; then every promise of the mode is, by a tiny
-program against decoys: a file, a socket and a process that were made for it. What a mode loses is said, not hidden.
-Exits with 1 if no isolated mode works or a promise is not kept. ``--table`` runs all modes and prints the table of the
-documentation.
+First, every primitive is tried in a process of its own. Then every promise of the mode is tested: a tiny program tries
+to attack decoys, which are a file, a socket and a process made for this purpose. Promises that a mode does not make are
+listed as lost. The exit status is 1 if no isolated mode works or a promise is broken. ``--table`` runs all modes and
+prints the table of the documentation.
 """
 
 import argparse
@@ -38,7 +38,7 @@ _HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Whether one primitive works here, or what the kernel said."""
+    """Result of a test whether one primitive works on this machine; ``detail`` may hold the kernel's error."""
 
     name: str
     works: bool
@@ -46,12 +46,12 @@ class Probe:
 
     @property
     def hint(self) -> str:
-        """What an administrator could change."""
+        """What an administrator could change to make the primitive work; empty if it works."""
         return "" if self.works else _HINTS.get(self.name, "")
 
 
 def probe_all() -> list[Probe]:
-    """Tries every primitive that the sandbox builds on, each in a child of its own."""
+    """Tries every primitive that the sandbox needs, each in a separate child process."""
     if not kernel.supported():
         return [Probe("system", False, f"{sys.platform} on {kernel.machine()}: Linux on x86_64 or aarch64 is needed")]
     steps: dict[str, Callable[[], str]] = {
@@ -97,7 +97,7 @@ def _landlock() -> str:
         os.listdir("/")
     except PermissionError:
         return f"ABI {abi}" + ("" if abi >= 4 else ", without network rules") + ("" if abi >= 6 else ", without scopes")
-    # Some user-space kernels accept the calls and do nothing.
+    # Some user-space kernels accept the calls without any effect.
     raise OSError(errno.EPERM, "a ruleset was accepted and does nothing")
 
 
@@ -105,7 +105,7 @@ def _seccomp() -> str:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     seccomp.install(seccomp.base_filter())
     try:
-        # AF_INET, SOCK_STREAM: not on the list.
+        # A socket of AF_INET and SOCK_STREAM, which the allow-list does not contain.
         kernel.call("socket", 2, 1, 0)
     except PermissionError:
         return f"allow-list of {len(seccomp.base_filter()) // 16} calls"
@@ -114,7 +114,7 @@ def _seccomp() -> str:
 
 def _in_child(name: str, step: Callable[[], str]) -> Probe:
     reader, writer = os.pipe()
-    # In a child, since a namespace, a ruleset or a filter cannot be taken off again.
+    # In a child, since a process can never leave a namespace, a ruleset or a filter.
     pid = os.fork()
     if pid == 0:
         try:
@@ -136,13 +136,13 @@ _N, _L, _S = Mode.NAMESPACES, Mode.LANDLOCK, Mode.STRICT
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Something that a program tries, and what must come of it.
+    """Something that a program tries, and the result that the sandbox promises.
 
     Args:
-        name: In words.
-        body: Of a function; ``{file}``, ``{folder}``, ``{socket}``, ``{pid}`` are decoys.
-        wanted: ``_BLOCKED`` if the attempt must raise, else the value that must come back or the ending.
-        lost: Modes that do not keep it.
+        name: The promise in words.
+        body: Body of the function that tries it; ``{file}``, ``{folder}``, ``{socket}``, ``{pid}`` are decoys.
+        wanted: ``_BLOCKED`` if the attempt must raise; otherwise the value that must be returned, or the ending.
+        lost: Modes that do not make this promise.
     """
 
     name: str
@@ -189,7 +189,7 @@ PROMISES = (
 
 @contextmanager
 def _decoys() -> Iterator[tuple[dict[str, object], Callable[[], object]]]:
-    """What programs may try to harm, and what tells whether they did."""
+    """Decoys that programs try to attack, and a function whose value changes if an attack succeeded."""
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         os.chmod(folder, 0o755)
         file, address = f"{folder}/file", f"{folder}/socket"
@@ -197,7 +197,7 @@ def _decoys() -> Iterator[tuple[dict[str, object], Callable[[], object]]]:
             stream.write("decoy")
         listener.bind(address)
         listener.setblocking(False)
-        # It waits for input that never comes: a process of this user that a program may try to signal or trace.
+        # A process of this user that programs try to signal or trace; it waits for input that never comes.
         process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
 
         def state() -> object:
@@ -216,10 +216,10 @@ def _decoys() -> Iterator[tuple[dict[str, object], Callable[[], object]]]:
 
 
 def self_test(sandbox: Sandbox) -> list[tuple[Promise, bool]]:
-    """Tries every promise; true where it was kept.
+    """Tests every promise, and returns each with whether the sandbox kept it.
 
     Raises:
-        ValueError: If the sandbox does not isolate: there, ``kill(-1)`` would end every process of this user.
+        ValueError: If the sandbox does not isolate, since ``kill(-1)`` would then end every process of this user.
     """
     if sandbox.mode is Mode.NONE:
         raise ValueError("the self-test runs hostile programs and needs an isolated mode")
@@ -231,7 +231,7 @@ def self_test(sandbox: Sandbox) -> list[tuple[Promise, bool]]:
             load = {"kind": "load", "source": f"import os, socket\ndef f():\n{body}"}
             call = {"kind": "calls", "calls": [{"name": "f", "args": [], "kwargs": {}}]}
             outcome = sandbox.run(Conversation((load, call), output_after=2), Limits(cpu_s=1.0))
-            # Both must hold: the program was refused, and nothing that it tried to harm has changed.
+            # The attempt must have ended as promised, and no decoy must have changed.
             results.append((promise, _as_wanted(outcome, promise.wanted) and state() == before))
     return results
 
@@ -245,7 +245,7 @@ def _as_wanted(outcome: Outcome, wanted: object) -> bool:
 
 
 def table() -> str:
-    """Every promise in every mode of this machine, as Markdown."""
+    """A Markdown table that shows which isolated mode keeps which promise on this machine."""
     lines, kept = [], {}
     for mode in (_N, _L, _S):
         with Sandbox(n_workers=1, mode=mode) as sandbox:

@@ -1,4 +1,4 @@
-"""What can be asked of a sandbox, and what comes back: jobs, limits, outcomes."""
+"""Interface of a sandbox: the jobs that it runs, their limits and their outcomes."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -9,20 +9,22 @@ from rewards.sandbox.confinement import Mode
 
 
 class SandboxError(RuntimeError):
-    """The sandbox cannot do its work here; the message names the layer that is missing and what would help."""
+    """Raised if the sandbox cannot run; the message says what is missing and, if possible, what would help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use. Processor time is what counts: a busy machine or a paused trainer stops no program.
+    """Resources that one program may use.
+
+    The main limits count processor time, so that a busy machine or a paused trainer does not stop a program.
 
     Args:
-        cpu_s: Processor seconds for one test, loading included for the first.
-        total_s: Processor seconds for all tests of one process; 0 allows ``cpu_s`` for each.
-        wall_s: Seconds from fork to kill, a backstop; 0 takes ten times the processor time, and 10 more. A program that
-            sleeps is stopped before, after twice ``cpu_s``.
-        output_bytes: Of standard output and error; more is dropped.
-        result_bytes: Of one reply with a result; a larger one is a failure.
+        cpu_s: Processor seconds for one test; for the first test, loading the program is included.
+        total_s: Processor seconds for all tests of one process; 0 allows ``cpu_s`` for each test.
+        wall_s: Real seconds from fork to kill; 0 means ten times the processor seconds for all tests, plus 10. A
+            program that only sleeps is stopped earlier, after about twice ``cpu_s``.
+        output_bytes: Bytes of standard output and error that are kept; further output is dropped.
+        result_bytes: Largest size of a reply with a result; a larger reply is a failure.
     """
 
     cpu_s: float = 5.0
@@ -36,7 +38,7 @@ class Limits:
             raise ValueError(f"limits must be positive, got {self}")
 
     def in_all(self, n_tests: int) -> tuple[float, float]:
-        """Processor and real seconds for so many tests."""
+        """Processor seconds and real seconds for ``n_tests`` tests together."""
         total_s = self.total_s or self.cpu_s * max(n_tests, 1)
         return total_s, self.wall_s or 10 * total_s + 10
 
@@ -46,26 +48,27 @@ class Ending(StrEnum):
 
     FINISHED = "finished"
     TIMEOUT = "timeout"
-    """Killed at a limit of time."""
+    """The process was killed at a time limit."""
     DIED = "died"
-    """It ended or was killed before it had answered."""
+    """The process ended or was killed before it had answered."""
     BROKEN = "broken"
     """The sandbox failed, not the program."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came back of one program.
+    """Result of running one program.
 
     Args:
-        ending: How its process ended.
-        replies: What was answered until then, as sent by an untrusted process: one reply for loading, one for a call.
-        output: What it printed before the answer to the request marked for it; of a script, its standard output.
-        errors: Of a script, its standard error.
-        signal: The signal that killed it, 0 for none.
-        exit: Its exit status, -1 if a signal killed it.
-        cpu_s: Processor seconds.
-        detail: For ``BROKEN``, what happened; for ``TIMEOUT``, which limit.
+        ending: How the program's process ended.
+        replies: Replies that were received until then, one for loading and one for each call. They come from an
+            untrusted process, unless a judge sent them.
+        output: Output up to the reply to request number ``output_after``; for a script, its standard output.
+        errors: Standard error of a script; empty for other jobs.
+        signal: Signal that killed the process; 0 if none did.
+        exit: Exit status of the process; -1 if a signal killed it.
+        cpu_s: Processor seconds that were used.
+        detail: For ``BROKEN``, what happened; for ``TIMEOUT``, which limit was reached.
     """
 
     ending: Ending
@@ -80,12 +83,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Requests to one candidate's process, in order; the next is sent only when the one before is answered.
+    """Requests to the process of one program (the candidate), answered in order.
+
+    The first ``output_after`` requests are sent together. Each later request is sent only after all earlier ones are
+    answered.
 
     Args:
         requests: JSON messages (see ``candidate.py``).
-        output_after: What was printed is read once this many requests are answered: a program can print only what it
-            has received by then.
+        output_after: Number of answered requests after which the output is read, so that the output cannot depend on
+            later requests.
     """
 
     requests: tuple[dict[str, Any], ...]
@@ -93,13 +99,13 @@ class Conversation:
 
     @property
     def n_tests(self) -> int:
-        """Calls, at least one."""
+        """Number of calls, at least 1."""
         return max(sum(len(request.get("calls", ())) for request in self.requests), 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A whole program and its standard input; it is ``FINISHED`` if it ended by itself, with whatever status."""
+    """A whole program and its standard input; ``FINISHED`` if the program ended by itself, with any exit status."""
 
     source: str
     stdin: bytes = b""
@@ -108,25 +114,25 @@ class Script:
 
     @property
     def requests(self) -> tuple[dict[str, Any], ...]:
-        """The program itself; it sends no replies."""
+        """The one request, which holds the program; it gets no reply."""
         return ({"kind": "script", "source": self.source},)
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A program and arbitrary test code, each in a process of its own; one reply for each test."""
+    """A program and arbitrary test code, in separate processes; there is one reply for each test."""
 
     request: dict[str, Any]
     output_after = 0
 
     @property
     def requests(self) -> tuple[dict[str, Any], ...]:
-        """Program and tests, for the judge."""
+        """The one request to the judge, which holds the program and the tests."""
         return (self.request | {"kind": "tests"},)
 
     @property
     def n_tests(self) -> int:
-        """Pieces of test code."""
+        """Number of pieces of test code."""
         return len(self.request["tests"])
 
 
@@ -134,23 +140,23 @@ Job = Conversation | Script | Judgement
 
 
 class Runner(Protocol):
-    """Whatever runs programs: a :class:`Sandbox`, or a server (:class:`rewards.sandbox.remote.RemoteSandbox`)."""
+    """Anything that runs programs: a :class:`Sandbox` or a server (:class:`rewards.sandbox.remote.RemoteSandbox`)."""
 
     judges: bool
     """Whether tests that are arbitrary code can be run."""
     settings: tuple[object, ...]
-    """What else decides a verdict (isolation, memory, modules); part of the key under which it is remembered."""
+    """Settings that may change a verdict (isolation, memory, modules); part of the key in the verdict cache."""
     missing: list[str]
     counts: dict[Ending, int]
 
     @property
     def mode(self) -> Mode | str:
-        """The isolation."""
+        """The mode of isolation."""
         ...
 
     @property
     def layers(self) -> list[str]:
-        """What it consists of."""
+        """Names of the layers of isolation."""
         ...
 
     def submit(self, job: Job, limits: Limits) -> "Future[Outcome]":
@@ -162,5 +168,5 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops the runner."""
         ...

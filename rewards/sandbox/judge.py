@@ -1,13 +1,14 @@
-"""Runs inside the sandbox, in a process of its own: arbitrary test code against proxies of the candidate.
+"""Runs in the sandbox, in a separate process: arbitrary test code, which calls the candidate through proxies.
 
-The judge holds the tests; the candidate's process never does. A proxy sends plain arguments over a socket pair and gets
-plain data back; objects of the candidate's own classes stay where they are and are handled by reference. Nothing in a
-reply chooses what the judge does: it binds the names that it asked for and no others.
+The tests are in the judge's process only, never in the candidate's. A proxy sends plain arguments over a socket pair
+and gets plain data back; objects of the candidate's own classes stay in its process and are handled by reference. A
+reply cannot choose what the judge does: the judge binds only the names that it requested.
 
-Who decides about an object and a plain value of the tests (``==``, ``<``, ``in``, ``-``)? A lying class would say yes
-to all. So only an object is asked that the tests themselves made of a class that they name (``Money(5) == 5``), or
-calculated from such, and its yes to ``==`` counts if it says no to values of the same kind. What a function or a method
-returned is unequal to any plain value and has no order; a test that fails after such a comparison says so.
+If a test compares an object of the program with a plain value (``==``, ``<``, ``in``, ``-``), a lying class could
+answer yes to everything. Therefore the object's own operator is used only if the tests created the object from a class
+that they name (``Money(5) == 5``), or computed it from such objects; and its yes to ``==`` counts only if it answers no
+to other values of the same kind. An object that a function or a method returned is unequal to every plain value and has
+no order; if a test fails after such a comparison, its verdict says so.
 """
 
 import builtins
@@ -26,7 +27,7 @@ from rewards.sandbox.wire import Frames, send_frame
 
 _ENDS_LOOPS = (StopIteration, StopAsyncIteration)
 _UNUSABLE = (NotPlainError, RecursionError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-"""What reading a forged reply may raise."""
+"""Exceptions that decoding a forged reply may raise."""
 
 
 _OF_PLAIN_VALUES = frozenset(
@@ -35,21 +36,21 @@ _OF_PLAIN_VALUES = frozenset(
     for name in dir(kind)
     if name.startswith(("is", "starts", "ends", "union", "inter", "diff", "symm"))
 )
-"""Methods of plain values that answer a test's question, or give its argument back: no object stands in for those."""
+"""Methods of plain values that decide a test or return its argument; the program's objects must not imitate these."""
 _DECOYS = 4
-"""Other values that an object must tell from the one that is meant: whoever does not know it finds it once in 5."""
+"""Other values that an object must distinguish from the right one; by guessing it succeeds once in 5 times."""
 
 
 class CandidateError(Exception):
-    """The candidate cannot be judged any further: it is gone, or sent no plain data."""
+    """Raised if the candidate is gone, sent something that is not plain data, or raised an unknown exception."""
 
 
 class TestsError(Exception):
-    """The tests ask for what no proxy can do, whatever the program is."""
+    """Raised if the tests require something that no proxy can do, whatever the program is."""
 
 
 class _Link:
-    """The judge's end of the socket pair. ``asked`` counts replies: a test that fails without any fails by itself."""
+    """The judge's end of the socket pair; ``asked`` counts requests, since a test that fails without any is broken."""
 
     def __init__(self, channel: socket.socket, max_bytes: int) -> None:
         self._channel, self._frames, self._max_bytes = channel, Frames(channel), max_bytes
@@ -61,7 +62,7 @@ class _Link:
         }
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """One request and its reply; an exception of the candidate is raised again here, by its builtin name."""
+        """Sends one request and returns its reply; an exception of the candidate is raised here by its builtin name."""
         self.asked += 1
         try:
             send_frame(self._channel, request)
@@ -78,14 +79,14 @@ class _Link:
         return reply
 
     def value(self, reply: dict[str, Any]) -> Any:
-        """The value in a reply."""
+        """The decoded value in a reply."""
         try:
             return decode(reply["value"], self._hooks)
         except _UNUSABLE as error:
             raise CandidateError(f"the program's result is no plain data: {error}") from None
 
     def call(self, target: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Calls something in the candidate and copies changes of list, dict and set arguments back."""
+        """Calls a function of the candidate and copies changes of list, dict and set arguments back."""
         call = target | {
             "args": [_encoded(arg) for arg in args],
             "kwargs": {name: _encoded(value) for name, value in kwargs.items()},
@@ -100,7 +101,7 @@ class _Link:
         return self.value(reply)
 
     def operate(self, operator: str, *args: Any) -> Any:
-        """An operator on objects of the candidate."""
+        """Applies an operator to objects of the candidate."""
         reply = self.ask(kind="operate", operator=operator, args=[_encoded(arg) for arg in args])
         if operator == "next" and reply.get("end") is True:
             raise StopIteration
@@ -112,51 +113,51 @@ class _Link:
         return _Reference(self, int(index), str(name))
 
     def bind(self, names: list[str]) -> tuple[dict[str, Any], bool]:
-        """Proxies for the names that the tests use of the program, and whether each is one that asks it when used."""
+        """The program's names that the tests use, as proxies or values, and whether all of them are proxies."""
         found = self.ask(kind="names", names=names).get("names")
         namespace: dict[str, Any] = {}
         for name in names:
             entry = found.get(name) if isinstance(found, dict) else None
             if isinstance(entry, dict) and "exception" in entry:
-                # A class of that name below the nearest builtin: ``except MyError`` and ``except ValueError`` both work
-                # in the tests.
+                # A new class of that name, derived from the nearest builtin, so that both ``except MyError`` and
+                # ``except ValueError`` work in the tests.
                 kind = type(self._exception({"mro": entry["exception"], "message": ""}))
                 namespace[name] = self.exceptions[name] = type(name, (kind,), {})
             elif isinstance(entry, dict):
                 namespace[name] = value = self.value(entry)
-                if isinstance(value, _Reference) and name[0].isupper():  # what a name is, is the program's choice
+                # By its upper-case name, since the program could claim anything about its kind.
+                if isinstance(value, _Reference) and name[0].isupper():
                     value.__dict__["_is_class"] = True
         return namespace, all(isinstance(namespace.get(name), _Reference) for name in names)
 
     def _exception(self, raised: Any) -> Exception:
-        """The nearest class that the tests can name, so that ``except ValueError`` works."""
+        """An exception of the nearest class that the tests can name, so that ``except ValueError`` works."""
         raised = raised if isinstance(raised, dict) else {}
         names = raised.get("mro")
         for name in names if isinstance(names, list) else []:
             kind = self.exceptions.get(str(name)) or getattr(builtins, str(name), None)
-            # StopIteration would end a loop of the tests (``all(map(candidate, inputs))``) early and quietly.
+            # StopIteration would silently end a loop of the tests (``all(map(candidate, inputs))``).
             if isinstance(kind, type) and issubclass(kind, Exception) and not issubclass(kind, _ENDS_LOOPS):
                 try:
                     return kind(str(raised.get("message", "")))
                 except TypeError:
-                    continue  # UnicodeDecodeError and the like take more than a message
+                    continue  # some classes, such as UnicodeDecodeError, need more arguments than a message
         return CandidateError(f"the program raised {raised.get('type')}: {raised.get('message')}")
 
 
 class _Reference:
-    """An object that lives in the candidate: attributes, calls, operators and protocols work on it there."""
+    """A proxy for an object in the candidate's process, where attributes, calls and operators are carried out."""
 
     def __init__(self, link: _Link, index: int, type_name: str) -> None:
         self.__dict__.update(_link=link, _index=index, _type_name=type_name, _is_class=False, _made=False)
 
     def __getattr__(self, name: str) -> Any:
-        # Python asks for many names with underscores by itself (copy, pickle, ABCs); the operators are methods of this
-        # class.
+        # Python itself looks up many dunder names (copy, pickle, ABCs); operators are defined on this class instead.
         if name.startswith("__") and name not in ("__name__", "__doc__", "__dict__"):
             raise AttributeError(name)
         reply = self._link.ask(kind="attribute", ref=[self._index], attribute=name)
         if reply.get("callable"):
-            # ``assert f(x).startswith("a")`` asks a string. An object that answers True to it is no string.
+            # ``assert f(x).startswith("a")`` expects a string; an object with a ``startswith`` of its own is not one.
             if name in _OF_PLAIN_VALUES and not self._has_a_say():
                 raise TypeError(f"an object of type {self._type_name} is no plain value")
             target = {"ref": [self._index], "method": name}
@@ -176,17 +177,17 @@ class _Reference:
         return value
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, _Reference):  # two objects of the program are compared by the program
+        if isinstance(other, _Reference):  # the program compares two objects of its own
             return self._index == other._index or self._link.operate("eq", self, other) is True
         if not self._has_a_say():
             return False
         asked = [other, *(_unlike(other) for _ in range(_DECOYS))]
-        random.shuffle(asked)  # else it would know which one is meant
-        # True for the value that is meant and for no other.
+        random.shuffle(asked)  # otherwise the object would know which value is the right one
+        # The object must equal the right value and no decoy.
         return all((self._link.operate("eq", self, value) is True) == (value is other) for value in asked)
 
     def _has_a_say(self) -> bool:
-        # Remembered, so that a test that fails after this can say why (``object_for_plain_value``).
+        # Stored, so that the verdict of a test that fails can say why (``object_for_plain_value``).
         self._link.refused |= not self._made
         return self._made
 
@@ -205,7 +206,7 @@ class _Reference:
     def __contains__(self, item: Any) -> bool:
         if isinstance(item, _Reference) or self._has_a_say():
             return self._link.operate("contains", self, item) is True
-        # No say: its items are fetched and compared here instead of believing its ``__contains__``.
+        # The object's own ``__contains__`` is not trusted, so its items are fetched and compared here.
         return any(item == each for each in self)
 
     def __iter__(self) -> Any:
@@ -221,7 +222,7 @@ def _forward(operator: str, reflected: bool = False, binary: bool = False) -> An
         if binary and not isinstance(args[0], _Reference) and not self._has_a_say():
             return NotImplemented
         value = self._link.operate(operator, *((*args, self) if reflected else (self, *args)))
-        # ``Money(5) + 3`` is calculated from what the tests made, and so may be compared like it.
+        # ``Money(5) + 3`` is computed from objects that the tests created, and is trusted like them.
         made = binary and all(each._made for each in (self, *args) if isinstance(each, _Reference))
         return self._with_a_say(value, made)
 
@@ -244,12 +245,12 @@ for _name in (
 
 
 def _unlike(value: Any) -> Any:
-    """Another value of the same kind and size, which the class under test must tell from this one."""
+    """A different value of the same kind and size, which the class under test must distinguish from this one."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float | Fraction | Decimal):
         number: Any = value
-        # Near by in size, so that a class cannot tell a decoy by its magnitude.
+        # Of similar size, so that a class cannot recognise a decoy by its magnitude.
         step = random.choice((-1, 1)) * random.randint(1, 9)
         return number + step * (1 + abs(number) // 8) if number - number == 0 else 0
     if isinstance(value, str):
@@ -280,12 +281,12 @@ def _encoded(value: Any) -> Any:
 
     try:
         return encode(value, refer)
-    except NotPlainError as error:  # what the tests pass on may have come from the program
+    except NotPlainError as error:  # the value that the tests pass may come from the program
         raise CandidateError(str(error)) from None
 
 
 def _copy_back(arg: Any, after: Any) -> None:
-    # A test may look at what a function did to its argument (``sort_in_place(xs)``), but the function had a copy.
+    # A test may check how a function changed its argument (``sort_in_place(xs)``), but the function got a copy.
     if type(arg) not in (list, dict, set) or type(after) is not type(arg) or after == arg:
         return
     arg.clear()
@@ -293,7 +294,7 @@ def _copy_back(arg: Any, after: Any) -> None:
 
 
 def _judge(link: _Link, supervisor: socket.socket, request: dict[str, Any]) -> None:
-    """Sends one verdict for each test: whether it passed, and if not, whether that is the tests' own fault."""
+    """Sends one verdict for each test: whether it passed and, if not, whether the tests themselves are at fault."""
     try:
         link.ask(kind="load", source=request["source"], prelude=request["prelude"])
         namespace, all_proxies = link.bind(request["names"])
@@ -309,7 +310,7 @@ def _judge(link: _Link, supervisor: socket.socket, request: dict[str, Any]) -> N
             exec(compile(code, name, "exec"), namespace)
             return {"passed": True}
         except BaseException as error:
-            # Where every name of the program is a proxy, a test that asked it nothing cannot have failed through it.
+            # If all names of the program are proxies, a test that sent no request did not fail because of the program.
             ours = isinstance(error, TestsError) or (all_proxies and link.asked == asked)
             return {
                 "passed": False,
@@ -321,7 +322,7 @@ def _judge(link: _Link, supervisor: socket.socket, request: dict[str, Any]) -> N
 
     prepared = run(request["setup"], "setup.py")
     try:
-        # After the program's names, so that ``math`` in a test is the library's whatever the program calls so.
+        # Added after the program's names, so that ``math`` in a test is the library even if the program defines it.
         namespace |= {name: importlib.import_module(name) for name in request["modules"]}
     except ImportError as error:
         prepared = {"passed": False, "raised": describe(error), "ours": True}
@@ -331,13 +332,13 @@ def _judge(link: _Link, supervisor: socket.socket, request: dict[str, Any]) -> N
     for test in request["tests"]:
         verdict = run(test, "test.py")
         send_frame(supervisor, verdict)
-        if verdict.get("ended"):  # the stream may hold half a frame: nothing after this can be trusted
+        if verdict.get("ended"):  # the stream may hold part of a frame, so later replies would be misread
             break
 
 
 def run(supervisor: socket.socket, candidate: socket.socket, max_bytes: int) -> NoReturn:
-    """The life of a judge's process: one request, a verdict for each of its tests."""
-    sys.set_int_max_str_digits(0)  # of the codec, which writes and reads numbers of any length
+    """Runs a judge's process: it receives one request and sends a verdict for each of its tests."""
+    sys.set_int_max_str_digits(0)  # no limit, since the codec writes and reads integers of any length
     try:
         _judge(_Link(candidate, max_bytes), supervisor, Frames(supervisor).receive(MAX_REQUEST_BYTES))
     finally:

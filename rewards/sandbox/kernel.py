@@ -1,7 +1,7 @@
-"""The few system calls that the standard library does not wrap, through ctypes.
+"""The few system calls that the standard library does not wrap, made through ctypes.
 
-Numbers are those of Linux on x86_64 and aarch64 (``asm/unistd_64.h`` and ``asm-generic/unistd.h``). On any other system
-this module imports, and :func:`supported` says no.
+Call numbers are those of Linux on x86_64 and aarch64 (``asm/unistd_64.h`` and ``asm-generic/unistd.h``). On other
+systems this module can be imported, but :func:`supported` returns false.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 
-# name:x86_64:aarch64, a dash where the architecture has no such call.
+# name:x86_64:aarch64, with a dash if the architecture has no such call.
 _TABLE = """
 read:0:63 write:1:64 readv:19:65 writev:20:66 pread64:17:67 pwrite64:18:68 lseek:8:62 close:3:57
 close_range:436:436 fstat:5:80 newfstatat:262:79 statx:332:291 stat:4:- lstat:6:- ioctl:16:29 fcntl:72:25
@@ -50,16 +50,16 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 4, 
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
-_python_libc = ctypes.PyDLL(None)  # keeps the interpreter's lock during a call
+_python_libc = ctypes.PyDLL(None)  # unlike CDLL, holds the interpreter lock during a call
 
 
 def machine() -> str:
-    """The architecture that this process runs on, as Linux names it."""
+    """Name of the architecture that this process runs on, as Linux gives it."""
     return os.uname().machine
 
 
 def supported() -> bool:
-    """Whether this is a system whose call numbers are known here."""
+    """Whether the call numbers of this system are known."""
     return sys.platform == "linux" and machine() in _COLUMN and sys.maxsize > 2**32
 
 
@@ -68,7 +68,7 @@ def numbers() -> dict[str, int]:
     """System-call numbers of this machine by name.
 
     Raises:
-        OSError: On a system that is not in the table.
+        OSError: If the system is not supported.
     """
     if not supported():
         raise OSError(f"the sandbox knows Linux on x86_64 and aarch64, this is {sys.platform} on {machine()}")
@@ -78,12 +78,12 @@ def numbers() -> dict[str, int]:
 
 
 def call(name: str, *args: int | bytes | ctypes.Array | ctypes.Structure | None) -> int:
-    """Makes one system call; integers, byte strings, ctypes buffers and ``None`` are what it takes.
+    """Makes one system call; arguments may be integers, byte strings, ctypes buffers and ``None``.
 
     Raises:
-        OSError: With the kernel's errno and the name of the call.
+        OSError: If the call fails, with the kernel's errno and the name of the call.
     """
-    converted = [_argument(value) for value in args]  # a reference to each until the call is over
+    converted = [_argument(value) for value in args]  # keeps the arguments alive during the call
     result = _libc.syscall(ctypes.c_long(numbers()[name]), *converted)
     if result < 0:
         errno = ctypes.get_errno()
@@ -92,7 +92,7 @@ def call(name: str, *args: int | bytes | ctypes.Array | ctypes.Structure | None)
 
 
 def prepared(name: str, *args: int | ctypes.Structure) -> Callable[[], None]:
-    """A system call with its arguments made beforehand; calling it raises ``OSError`` like :func:`call`."""
+    """A function that makes a system call with arguments converted in advance; raises ``OSError`` like :func:`call`."""
     number = ctypes.c_long(numbers()[name])
     converted = [_argument(value) for value in args]
 
@@ -106,27 +106,27 @@ def prepared(name: str, *args: int | ctypes.Structure) -> Callable[[], None]:
 
 def _argument(value: object) -> object:
     if isinstance(value, int):
-        # As 64 bits: by default ctypes passes an int as 32, and flags and negative numbers would be cut.
+        # Passed as 64 bits: by default ctypes passes an int as 32 bits, which would cut flags and negative numbers.
         return ctypes.c_ulong(value & 0xFFFFFFFFFFFFFFFF)
     return ctypes.byref(value) if isinstance(value, ctypes.Structure) else value
 
 
 def fork() -> int:
-    """``fork()`` without Python's at-fork hooks, a third cheaper than ``os.fork``.
+    """Calls ``fork()`` without Python's at-fork hooks, which is a third cheaper than ``os.fork``.
 
-    Only for a process with a single thread: the hooks would reseed ``random`` (here every program shall start from the
-    same state) and rebuild locks that nobody else can hold.
+    Only for processes with a single thread, where no other thread can hold the locks that the hooks would rebuild. The
+    hooks would also reseed ``random``, but every program must start from the same random state.
     """
     return _python_libc.fork()
 
 
 def prctl(option: int, value: int = 0) -> None:
-    """``prctl(option, value, 0, 0, 0)``; raises ``OSError``."""
+    """Calls ``prctl(option, value, 0, 0, 0)``; raises ``OSError`` if the call fails."""
     call("prctl", option, value, 0, 0, 0)
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    """``mount(2)``; raises ``OSError`` that names the target."""
+    """Calls ``mount(2)``; raises an ``OSError`` that names the target if the call fails."""
     try:
         call("mount", *(None if text is None else text.encode() for text in (source, target, kind)), flags,
              None if data is None else data.encode())  # fmt: skip
@@ -139,6 +139,6 @@ class _CapHeader(ctypes.Structure):
 
 
 def drop_capabilities() -> None:
-    """Empties the effective, permitted and inheritable sets; raises ``OSError``."""
-    # _LINUX_CAPABILITY_VERSION_3: three sets of 64 bits each, this process.
+    """Empties the effective, permitted and inheritable capability sets; raises ``OSError`` if the call fails."""
+    # 0x20080522 is _LINUX_CAPABILITY_VERSION_3, with three sets of 64 bits each; 0 means this process.
     call("capset", _CapHeader(0x20080522, 0), (ctypes.c_uint32 * 6)())

@@ -1,4 +1,4 @@
-"""A private world: user, mount, PID, network, IPC and UTS namespaces around a file tree that holds only Python."""
+"""User, mount, PID, network, IPC and UTS namespaces, and a private file tree that contains only Python."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rewards.sandbox import kernel
 
 SCRATCH = "/tmp"
-"""The only writable folder of the sandbox: a tmpfs of its own."""
+"""The only writable folder of the sandbox, a separate tmpfs."""
 _SCRATCH_OPTIONS = "size=8m,nr_inodes=256,mode=1777"
 _FLAGS = (
     kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC
@@ -16,30 +16,30 @@ _FLAGS = (
 )  # fmt: skip
 _NOBODY = 65534
 _MOUNT_POINT = "/proc"
-"""Covered by a tmpfs while the new root is built: it exists everywhere and no Python lives in it."""
+"""Folder at which the new root is built, on a tmpfs; it exists on every machine and contains no part of Python."""
 
 
 def readable_paths() -> list[str]:
-    """What a program may read: the standard library and shared libraries. Symbolic links are resolved."""
+    """Folders and files that a program may read (standard and shared libraries), with symbolic links resolved."""
     multiarch = sysconfig.get_config_var("MULTIARCH") or "none"
     paths = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.join(sys.base_prefix, "lib")}
     if sys.base_prefix == "/usr":
-        paths.discard("/usr/lib")  # a distribution's Python: its lib folder holds far more than Python
+        paths.discard("/usr/lib")  # the lib folder of a distribution contains far more than Python
     paths |= {"/lib64", "/usr/lib64", f"/lib/{multiarch}", f"/usr/lib/{multiarch}", "/etc/ld.so.cache"}
     real = sorted({os.path.realpath(path) for path in paths if os.path.exists(path)})
-    # What lies below another folder of the list is part of it already.
+    # Paths below another path of the list are already covered by it.
     return [path for path in real if not any(path.startswith(other + "/") for other in real)]
 
 
 def hidden_paths() -> list[str]:
-    """Installed packages: they may hold data sets with the very solutions that a program is asked for."""
+    """Folders of installed packages, which are hidden because they may contain data sets with solutions of tasks."""
     stdlib = os.path.realpath(sysconfig.get_path("stdlib"))
     paths = [f"{stdlib}/site-packages", f"{stdlib}/dist-packages", os.path.join(sys.base_prefix, "lib/site-packages")]
     return [path for path in paths if os.path.isdir(path)]
 
 
 def visible_paths() -> list[str]:
-    """Readable paths, cut into pieces without a hidden one: Landlock grants whole folders and cannot except a part."""
+    """Readable paths, split so that none contains a hidden path, since Landlock cannot exclude a part of a folder."""
     hidden = hidden_paths()
 
     def pieces(path: str) -> list[str]:
@@ -53,24 +53,25 @@ def visible_paths() -> list[str]:
 
 
 def enter() -> None:
-    """Unshares everything and becomes an id without rights. The caller forks next: its child is pid 1.
+    """Enters new namespaces and writes their id maps; the next child that the caller forks is pid 1.
 
     Raises:
-        OSError: Naming the step that the machine does not allow.
+        OSError: If the machine does not allow a step; the message names the step.
     """
     if os.geteuid() == 0:
         _enter_as_root()
         return
     uid, gid = os.geteuid(), os.getegid()
     kernel.call("unshare", _FLAGS)
-    # Without root the kernel takes a map of groups only after setgroups is given up, and only one's own id.
+    # Without root, the kernel accepts only a map of the process's own id, and a map of groups only after setgroups is
+    # denied.
     _write("/proc/self/setgroups", "deny")
     _write("/proc/self/uid_map", f"{_NOBODY} {uid} 1")
     _write("/proc/self/gid_map", f"{_NOBODY} {gid} 1")
 
 
 def _enter_as_root() -> None:
-    """A helper that stays outside writes the maps: only there is the right to map a second id."""
+    """Enters new namespaces as root; a helper process outside writes the id maps, since only it may map a second id."""
     ready_r, ready_w = os.pipe()
     mapped_r, mapped_w = os.pipe()
     helper = os.fork()
@@ -81,7 +82,7 @@ def _enter_as_root() -> None:
     try:
         kernel.call("unshare", _FLAGS)
         os.write(ready_w, b"1")
-        # Until the maps are written this process has no id in its namespace, and no right to mount.
+        # Until the maps are written, this process has no id in its namespace and no right to mount.
         if os.read(mapped_r, 1) != b"1":
             raise OSError("the id map of the user namespace was refused")
     finally:
@@ -91,7 +92,7 @@ def _enter_as_root() -> None:
 
 
 def _map_from_outside(pid: int, ready: int, mapped: int) -> None:
-    """Root maps two ids: 0, to read the files of the host while the tree is built, and nobody, to run programs."""
+    """Maps two ids: 0, to read the host's files while the file tree is built, and nobody, to run programs."""
     status = 1
     try:
         if os.read(ready, 1) == b"1":
@@ -104,24 +105,25 @@ def _map_from_outside(pid: int, ready: int, mapped: int) -> None:
 
 
 def build_root(packages: Sequence[str] = ()) -> None:
-    """Replaces the file tree by a read-only copy of Python's own files and one small scratch folder.
+    """Replaces the file tree by read-only mounts of Python's own files and one small scratch folder.
 
     Args:
         packages: Files and folders of installed packages that programs may use.
 
     Raises:
-        OSError: Naming the mount that failed.
+        OSError: If a mount or another step fails; for a mount, the message names the target.
     """
-    # No mount of this process is passed on to the host from here on, nor one of the host to here.
+    # From here on, mounts of this process do not propagate to the host, nor mounts of the host to this process.
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     kernel.mount("tmpfs", _MOUNT_POINT, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=755")
     for path in readable_paths():
         _bind(path)
-    # Where /lib64 is a link to /usr/lib64 the loader's path, which is written into every binary, leads through it.
+    # Every binary contains the path of the loader, which may lead through a link such as /lib64 to /usr/lib64.
     for name in ("lib", "lib64"):
         if os.path.islink(f"/{name}"):
             os.symlink(os.readlink(f"/{name}"), f"{_MOUNT_POINT}/{name}")
-    # Empty folders over installed packages, the allowed packages into them, and only then read-only.
+    # Empty folders are mounted over installed packages and allowed packages into these folders; only then are the
+    # folders made read-only.
     for path in hidden_paths():
         kernel.mount("tmpfs", _MOUNT_POINT + path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=64k,mode=755")
     for path in packages:
@@ -129,14 +131,14 @@ def build_root(packages: Sequence[str] = ()) -> None:
     for path in hidden_paths():
         flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
         kernel.mount(None, _MOUNT_POINT + path, None, flags)
-    for name in ("null", "zero", "urandom"):  # a device on a read-only mount can be written to, but not touched
+    for name in ("null", "zero", "urandom"):  # devices on a read-only mount accept data, but their times cannot change
         _bind(f"/dev/{name}", device=True)
-    # The one folder that can be written to: small, few files, nothing in it can be executed.
+    # The only writable folder: small, with few files, and without the right to execute files in it.
     scratch = _MOUNT_POINT + SCRATCH
     os.makedirs(scratch, exist_ok=True)
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC | kernel.MS_NOATIME
     kernel.mount("tmpfs", scratch, "tmpfs", flags, _SCRATCH_OPTIONS)
-    # The new tree becomes the root and the old one is detached: no path and no descriptor leads back to it.
+    # The new tree becomes the root, and the old one is detached, so that no path leads back to it.
     os.makedirs(f"{_MOUNT_POINT}/old")
     kernel.call("pivot_root", _MOUNT_POINT.encode(), f"{_MOUNT_POINT}/old".encode())
     os.chdir("/")
@@ -147,7 +149,7 @@ def build_root(packages: Sequence[str] = ()) -> None:
 
 
 def become_nobody() -> None:
-    """Gives up every id; the tree stays readable because it is world-readable."""
+    """Changes from root to the user and group nobody; Python's files stay readable because they are world-readable."""
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
@@ -155,8 +157,9 @@ def become_nobody() -> None:
 
 
 def drop_capabilities() -> None:
-    """Gives up every capability, for good: root in a container keeps none of root's rights but its own files."""
-    # The bounding set first: what is not in it no later execve can give back. The first unknown number ends it.
+    """Gives up every capability irrevocably; root in a container then keeps only access to its own files."""
+    # The bounding set comes first, since a later execve can give back only capabilities in it. The first number that
+    # the kernel does not know ends the loop.
     for capability in range(64):
         try:
             kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
@@ -172,14 +175,14 @@ def _bind(path: str, device: bool = False) -> None:
     else:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         _write(target, "", os.O_CREAT)
-    # A bind mount takes its flags only in a second call.
+    # The flags of a bind mount can be set only by a second call.
     kernel.mount(path, target, None, kernel.MS_BIND | kernel.MS_REC)
     flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID
     kernel.mount(None, target, None, flags | (0 if device else kernel.MS_NODEV) | _locked_flags(target))
 
 
 def _locked_flags(path: str) -> int:
-    """Flags that the original mount has and that a user namespace may not clear: ST_NOEXEC and the atime family."""
+    """Flags of the original mount that a user namespace may not clear: noexec and those for access times."""
     present = os.statvfs(path).f_flag
     pairs = ((8, kernel.MS_NOEXEC), (1024, kernel.MS_NOATIME), (2048, kernel.MS_NODIRATIME), (4096, kernel.MS_RELATIME))
     return sum(flag for bit, flag in pairs if present & bit)

@@ -1,9 +1,10 @@
-"""Programs on a server instead: the HTTP interface of SandboxFusion, ``POST /run_code``.
+"""Runs programs on a server with the HTTP interface of SandboxFusion, ``POST /run_code``.
 
-The same jobs and outcomes as :class:`rewards.sandbox.Sandbox`, so that whoever grades does not notice. A whole program
-is sent as it is; for calls a driver goes with it, which is our own candidate's code, and prints the replies. Expected
-values stay here, as always. How well programs are isolated is the server's affair: run it where nothing else is.
-Tests that are arbitrary code are refused, since the interface offers no second process beside the program's.
+Jobs and outcomes are the same as those of :class:`rewards.sandbox.Sandbox`, so that either can be used for grading. A
+whole program is sent as it is. For calls, a driver is sent with the program, which contains the code of the local
+candidate and prints the replies. Expected values are never sent. The server alone is responsible for isolating
+programs: run it on a machine that does nothing else. Tests that are arbitrary code are refused, since the interface has
+no second process for a judge.
 """
 
 import http.client
@@ -24,10 +25,11 @@ _GRACE_S = 60.0
 _BACKOFF_S = 0.2
 _MAX_ANSWER_BYTES = 64 * 2**20
 _FAILURES = (OSError, ValueError, RecursionError, http.client.HTTPException)
-"""Of a request: no connection, no time, no HTTP, no JSON, not what was promised."""
-# Runs on the server in front of the program: the project is not installed there, so its three modules travel as source.
-# Replies go to standard output between what the program prints, in lines that begin with a mark that is drawn for each
-# request. A program can read it out of its own process; what it forges is data that the expected values still refuse.
+"""Exceptions of a failed request: no connection, time-out, no valid HTTP or JSON, or an unexpected result."""
+# Driver that runs on the server and loads the program. The project is not installed there, so the source of its modules
+# is sent along. Replies are written to standard output among the program's own output, in lines that begin with a
+# random mark, new for each request. A program can find the mark in its own process, but a forged reply must still equal
+# the expected value, which the program does not know.
 _DRIVER = """
 import json, os, sys, types
 given = json.loads(sys.stdin.readline())
@@ -49,15 +51,15 @@ os._exit(0)
 
 
 class RemoteSandbox:
-    """A server that runs programs. Thread-safe.
+    """A thread-safe client of a server that runs programs.
 
     Args:
-        url: Of the server, without the path.
-        n_workers: Requests at a time; 0 for 8.
-        retries: How often a request that failed is made again.
+        url: Address of the server, without the path ``/run_code``.
+        n_workers: Number of requests at a time; 0 means 8.
+        retries: How often a failed request is repeated.
 
     Raises:
-        SandboxError: If no server answers there.
+        SandboxError: If no server that runs programs answers at ``url``.
     """
 
     mode: Mode | str = "remote"
@@ -85,7 +87,7 @@ class RemoteSandbox:
         return self.submit(job, limits).result()
 
     def close(self) -> None:
-        """Drops what is waiting and returns at once."""
+        """Cancels waiting jobs and returns at once."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _run(self, job: Job, limits: Limits) -> Outcome:
@@ -106,7 +108,7 @@ class RemoteSandbox:
     def _converse(self, job: Job, limits: Limits) -> Outcome:
         if not isinstance(job, Conversation):
             raise SandboxError("tests that are code need env.options.sandbox.backend=local")
-        # What is printed about public calls may be shown, so those have a run to themselves.
+        # The policy may see the output of public calls, so these have a separate run.
         load, *calls = job.requests
         parts = [calls[: job.output_after - 1], calls[job.output_after - 1 :]] if job.output_after > 1 else [calls]
         replies: list[Any] = []
@@ -118,9 +120,9 @@ class RemoteSandbox:
             _, wall_s = limits.in_all(expected - 1)
             result = self._post(_DRIVER, json.dumps(given) + "\n", wall_s)
             said, found = _parted(result["stdout"], mark)
-            # Only the run of the public calls may be shown to the policy.
+            # Only the output of the run with the public calls is kept, since the policy may see it.
             output = said[: limits.output_bytes] if number == 0 and job.output_after > 1 else output
-            # The program is loaded anew for the hidden calls; its second report of that is left out.
+            # The program is loaded again for the hidden calls; the reply to that second loading is left out.
             replies += found[:expected] if number == 0 else found[1:expected]
             seconds += result["seconds"]
             if len(found) < expected:
@@ -129,10 +131,10 @@ class RemoteSandbox:
         return Outcome(ending, tuple(replies), output, b"", 0, 0, seconds)
 
     def _post(self, code: str, stdin: str, wall_s: float) -> dict[str, Any]:
-        """One run; again where the server fails.
+        """Runs code on the server, and repeats the request if the server fails.
 
         Raises:
-            SandboxError: If it never succeeds for a reason that is not the program's.
+            SandboxError: If all requests fail, and the server cannot run a test program either.
         """
         request = {"code": code, "language": "python", "stdin": stdin, "run_timeout": wall_s, "compile_timeout": wall_s}
         said = ""
@@ -145,7 +147,7 @@ class RemoteSandbox:
                     return _result(json.loads(response.read(_MAX_ANSWER_BYTES)))
             except _FAILURES as error:
                 said = str(error) or type(error).__name__
-        if code != _PROBE and self._works():  # it fails for this program alone, so that is the program's doing
+        if code != _PROBE and self._works():  # the server works otherwise, so this program caused the failure
             return {"stdout": "", "stderr": said, "exit": -1, "seconds": 0.0, "timed_out": False}
         raise SandboxError(f"the server failed {counted(self._retries + 1, 'time')}: {said}")
 
@@ -160,7 +162,7 @@ _PROBE = "print('works')"
 
 
 def _result(answer: Any) -> dict[str, Any]:
-    """What became of a program; raises ``ValueError`` if the server could not run it, or sends no sense."""
+    """The result in a server's answer; raises ``ValueError`` if the server could not run the program, or is wrong."""
     run = answer.get("run_result") if isinstance(answer, dict) else None
     if not isinstance(run, dict) or answer.get("status") not in ("Success", "Failed"):
         said = (answer.get("message") or answer.get("status")) if isinstance(answer, dict) else ""
@@ -178,12 +180,12 @@ def _result(answer: Any) -> dict[str, Any]:
 
 
 def _encoded(text: str) -> bytes:
-    """Text as UTF-8. A program may print a lone surrogate, which JSON has and UTF-8 has not: it becomes ``?``."""
+    """Text as UTF-8; a lone surrogate, which JSON can contain but UTF-8 cannot, becomes ``?``."""
     return text.encode("utf-8", "replace")
 
 
 def _parted(stdout: str, mark: str) -> tuple[bytes, list[Any]]:
-    """What the program printed, and the replies among it."""
+    """The program's own output, and the replies that the driver wrote among it."""
     printed, replies = [], []
     for line in stdout.split("\n"):
         if line.startswith(mark):

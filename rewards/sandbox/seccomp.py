@@ -1,10 +1,11 @@
-"""Two system-call filters, written as BPF by hand.
+"""System-call filters (seccomp), written by hand as BPF programs.
 
-The *base* filter is an allow-list, installed once in the fork server and inherited: what is not listed fails with
-EPERM, a foreign architecture or the x32 numbers kill the process. It is shorter where the file tree is the host's:
-Landlock has no rule for modes and times of files, and its old versions have none for renaming and truncating. The
-*child* filter is short, because the kernel evaluates a filter for every call number when it is attached: it takes away
-from each program what only the fork server needs.
+The *base* filter is an allow-list that is installed once in the fork server and inherited by its children. A call that
+is not listed fails with EPERM; a call of a foreign architecture or with an x32 number kills the process. If programs
+see the file tree of the host, the list also lacks calls that change files, because Landlock has no rules for modes and
+times of files, and old versions of it have none for renaming and truncating. The *child* filter removes from each
+program the calls that only the fork server needs. It is short, because the kernel evaluates a filter for every call
+number when the filter is attached. The *worker* filter is a deny-list for trusted code on untrusted text.
 """
 
 import ctypes
@@ -14,8 +15,8 @@ from collections.abc import Sequence
 
 from rewards.sandbox import kernel
 
-# What CPython needs to start, import, allocate, thread and print. Not here: socket, connect, execve, ptrace, mount,
-# io_uring and whatever a later kernel adds, which is why this is a list of what is allowed.
+# Calls that CPython needs to start, import modules, allocate memory, run threads and print. An allow-list also excludes
+# calls that a later kernel adds; besides, it excludes socket, connect, execve, ptrace, mount and io_uring.
 _BASE = """
 read write readv writev pread64 pwrite64 lseek close close_range fstat newfstatat statx stat lstat fcntl flock
 fsync fdatasync truncate ftruncate dup dup2 dup3 pipe pipe2 poll ppoll select pselect6 epoll_create
@@ -31,8 +32,8 @@ recvfrom sendto shutdown getsockopt fork vfork wait4 waitid kill pidfd_open pidf
 prctl seccomp setrlimit
 """
 _IOCTLS = (0x5401, 0x5451, 0x5450, 0x5421, 0x541B, 0x5413)
-"""TCGETS, FIOCLEX, FIONCLEX, FIONBIO, FIONREAD, TIOCGWINSZ: what opening a file asks. Not TIOCSTI."""
-# The fork server forks, signals and passes descriptors on; a program does none of it.
+"""TCGETS, FIOCLEX, FIONCLEX, FIONBIO, FIONREAD, TIOCGWINSZ, which Python uses when it opens a file; not TIOCSTI."""
+# The fork server forks, sends signals and passes descriptors on; programs must not.
 _NOT_FOR_CHILDREN = """
 fork vfork wait4 waitid kill tgkill pidfd_open pidfd_send_signal sendmsg recvmsg prctl seccomp setrlimit
 """
@@ -42,9 +43,9 @@ chmod fchmod fchmodat utimensat truncate rename renameat renameat2 mkdir mkdirat
 _OPENS_FILES = """
 open openat getdents getdents64 access faccessat faccessat2 readlink readlinkat stat lstat statfs
 """
-"""What finds nothing in the strict mode: as if there were no files."""
+"""Calls that fail with ENOENT in the strict mode, as if there were no files."""
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
-"""Copies, flags and locks of descriptors. Not F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE: those signal others."""
+"""Copies, flags and locks of descriptors; not F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE, which can send signals."""
 _O_ASYNC, _F_SETFL, _RLIMIT_STACK = 0x2000, 4, 3
 _NOT_FOR_WORKERS = """
 fork vfork kill pidfd_open pidfd_send_signal sendmsg prctl seccomp socket connect execve execveat ptrace bpf
@@ -60,7 +61,7 @@ _INSTRUCTION = struct.Struct("<HBBI")
 
 
 def _argument(index: int) -> int:
-    """Offset of the low half of a 64-bit argument (both architectures are little-endian)."""
+    """Offset of the low 32 bits of a 64-bit argument; both architectures are little-endian."""
     return 16 + 8 * index
 
 
@@ -74,12 +75,12 @@ _Program = list[tuple[int, int, int, int]]
 
 def _prologue() -> _Program:
     return [
-        # The same number is another call on another architecture (int 0x80 on x86_64), so that comes first.
+        # The architecture is checked first, since a number means another call on another one (int 0x80 on x86_64).
         (_LOAD, 0, 0, _ARCH),
         (_EQUAL, 1, 0, kernel.AUDIT_ARCH[kernel.machine()]),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
-        (_GREATER_EQUAL, 0, 1, 0x40000000),  # the x32 numbers: a second door to every call
+        (_GREATER_EQUAL, 0, 1, 0x40000000),  # the x32 numbers, by which every call can be made too
         (_RETURN, 0, 0, _KILL),
     ]
 
@@ -93,52 +94,52 @@ def _refuse(names: str) -> _Program:
 
 
 def _only(name: str, offset: int, values: Sequence[int]) -> _Program:
-    """Refuses a call unless 32 bits of its arguments, at this offset, have one of these values."""
+    """Refuses a call unless the 32 bits at this offset in its arguments have one of these values."""
     steps: _Program = [(_LOAD, 0, 0, offset)]
-    # A value that is allowed jumps over the others and over the refusal.
+    # An allowed value jumps over the remaining values and the refusal.
     steps += [(_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
     steps += [_deny(), (_LOAD, 0, 0, _NUMBER)]
-    # Other calls jump over all of it. The number is loaded again, since those behind expect it.
+    # Other calls jump over all these steps. The call number is loaded again, since the following steps expect it.
     return [(_EQUAL, 0, len(steps), kernel.numbers()[name]), *steps]
 
 
 def base_filter(open_files: bool = True, change_files: bool = True) -> bytes:
-    """The allow-list of the fork server and all that it forks.
+    """The allow-list of the fork server and of all its children.
 
     Args:
-        open_files: ``False`` is the strict mode, for machines without Landlock and namespaces.
-        change_files: ``False`` where the file tree is the host's.
+        open_files: Whether files can be opened; ``False`` in the strict mode, for machines without Landlock.
+        change_files: Whether files can be changed; ``False`` if programs see the file tree of the host.
     """
     table = kernel.numbers()
     refused = set(("" if open_files else _OPENS_FILES).split() + ("" if change_files else _CHANGES_FILES).split())
     steps = _prologue()
-    # A socket may not name another process as the one to signal, nor a datagram an address.
+    # fcntl could make the kernel send signals to another process, and sendto could send a datagram to any address.
     steps += _only("fcntl", _argument(1), _FCNTL)
-    # F_SETFL is needed for O_NONBLOCK; with O_ASYNC the kernel would send a signal when data arrive.
+    # F_SETFL is needed for O_NONBLOCK, but with O_ASYNC the kernel would send a signal when data arrive.
     steps += [(_EQUAL, 0, 6, table["fcntl"]), (_LOAD, 0, 0, _argument(1)), (_EQUAL, 0, 3, _F_SETFL)]
     steps += [(_LOAD, 0, 0, _argument(2)), (_SET_BITS, 0, 1, _O_ASYNC), _deny(), (_LOAD, 0, 0, _NUMBER)]
-    # The address is a pointer of 64 bits, and a filter compares 32 at a time: both halves must be 0.
+    # The address is a pointer of 64 bits. A filter compares 32 bits at a time, so both halves must be 0.
     steps += _only("sendto", _argument(4), (0,)) + _only("sendto", _argument(4) + 4, (0,))
     for number in (table[name] for name in _BASE.split() if name in table and name not in refused):
         steps += [(_EQUAL, 0, 1, number), _PASS]
-    # As if no file existed: ENOENT is what the import system and libraries know how to take.
+    # ENOENT, as if no file existed, because the import system and libraries handle that error.
     for number in (table[name] for name in _OPENS_FILES.split() if name in table and name in refused):
         steps += [(_EQUAL, 0, 1, number), _deny(errno.ENOENT)]
-    # The arguments of clone3 lie in memory, unreadable here. ENOSYS makes libc fall back to clone.
+    # The arguments of clone3 are in memory, which a filter cannot read. ENOSYS makes libc use clone instead.
     steps += [(_EQUAL, 0, 1, table["clone3"]), _deny(errno.ENOSYS)]
     steps += [*_only("ioctl", _argument(1), _IOCTLS), (_EQUAL, 0, 1, table["ioctl"]), _PASS]
     return _assemble([*steps, _deny()])
 
 
 def child_filter() -> bytes:
-    """What each program loses: processes, signals to others, limits, descriptors over sockets."""
+    """Forbids a program to create processes, signal others, change limits and pass descriptors over sockets."""
     table = kernel.numbers()
     steps = _prologue() + _refuse(_NOT_FOR_CHILDREN)
     # Threads are allowed, processes are not.
     steps += [(_EQUAL, 0, 3, table["clone"]), (_LOAD, 0, 0, _argument(0))]
     steps += [(_SET_BITS, 1, 0, kernel.CLONE_THREAD), _deny(), (_LOAD, 0, 0, _NUMBER)]
-    # Limits may be read: 2 is the index of the pointer to new ones. Many programs ask for a larger stack by habit; to
-    # them it seems to be done, and Python's own calls need none.
+    # Reading limits is allowed: argument 2 is the pointer to new limits and must be 0. Setting the stack limit, which
+    # many programs do by habit, reports success without any effect.
     for half in (_argument(2), _argument(2) + 4):
         steps += [(_EQUAL, 0, 6, table["prlimit64"]), (_LOAD, 0, 0, half), (_EQUAL, 4, 0, 0)]
         steps += [(_LOAD, 0, 0, _argument(1)), (_EQUAL, 0, 1, _RLIMIT_STACK), _deny(0), _deny()]
@@ -147,7 +148,7 @@ def child_filter() -> bytes:
 
 
 def worker_filter() -> bytes:
-    """For a worker of ours that reads hostile text (sympy): no network, no other process, everything else as it was."""
+    """Forbids network and new processes, for workers that run trusted code (sympy) on untrusted text."""
     steps = _prologue() + _refuse(_NOT_FOR_WORKERS)
     return _assemble([*steps, _PASS])
 
@@ -161,7 +162,7 @@ class _SockFprog(ctypes.Structure):
 
 
 class Installer:
-    """A filter ready to be attached: what is made before a fork costs a child no page faults."""
+    """A filter that is built before a fork, so that attaching it in a child causes few page faults."""
 
     def __init__(self, program: bytes) -> None:
         self._buffer = ctypes.create_string_buffer(program, len(program))
@@ -169,10 +170,10 @@ class Installer:
         self._attach = kernel.prepared("seccomp", 1, 0, self._program)
 
     def install(self) -> None:
-        """Attaches it to this thread and all that it will start; needs ``no_new_privs``. Raises ``OSError``."""
+        """Attaches the filter to this thread and all that it starts; needs ``no_new_privs``. Raises ``OSError``."""
         self._attach()
 
 
 def install(program: bytes) -> None:
-    """Makes and attaches a filter; see :class:`Installer`."""
+    """Builds and attaches a filter; see :class:`Installer`."""
     Installer(program).install()

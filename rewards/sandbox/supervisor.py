@@ -1,7 +1,7 @@
-"""The trusted side: starts fork servers, hands them programs, reads what comes back, never believes it.
+"""The trusted side of the sandbox: it starts fork servers, sends them programs and reads the untrusted replies.
 
-One thread and one fork server a worker; each worker runs one program at a time. Tests and expected values live here, or
-in a judge's process of their own; a candidate's process receives its program and the arguments of the calls.
+Each worker has one thread and one fork server and runs one program at a time. Tests and expected values stay in this
+process or in the process of a judge; the process of a candidate receives only its program and the arguments of calls.
 """
 
 import importlib.util
@@ -27,12 +27,12 @@ from rewards.sandbox.wire import Frames, frame, packed, unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 120.0
-# A job that a fork server does not finish is given to a fresh one; see ``_serve`` for whose fault it is in the end.
+# A job that a fork server does not finish is tried again on a fresh server; ``_serve`` decides how a failure counts.
 _TRIES = 3
 _GRACE_S = 60.0
-"""Seconds past a program's deadline after which its fork server itself counts as broken."""
+"""Seconds after a program's deadline when its fork server, which should have killed it, counts as broken."""
 _LAP = 0.1
-"""A share of the processor time of a test: how exactly its beginning is known to who stops it at its limit."""
+"""Share of a test's processor time; the fork server is told that a test has ended only if it took longer than this."""
 _BOOT = """
 import sys, types
 root = sys.argv.pop(1)
@@ -42,7 +42,7 @@ for name in ("rewards", "rewards.sandbox"):
 from rewards.sandbox.zygote import main
 main()
 """
-"""Starts the fork server without the packages' own imports: every module that it holds, each fork pays for."""
+"""Starts the fork server without importing the packages' ``__init__``, since each loaded module makes forks slower."""
 
 
 @dataclass(slots=True)
@@ -53,18 +53,20 @@ class _Item:
 
 
 class Sandbox:
-    """A pool of confined fork servers. Thread-safe. Starts on construction, and refuses rather than isolate less.
+    """A thread-safe pool of confined fork servers; it raises instead of running programs with less isolation.
 
     Args:
-        n_workers: Programs at a time; 0 for one more than this process may use cores, since a program also waits.
-        mode: The isolation to run in, or ``None`` for the best that this machine gives.
-        minimum: The least isolation that is acceptable.
+        n_workers: Number of programs that run at a time; 0 means one more than the processors that this process may
+            use, since programs also wait.
+        mode: Mode of isolation; ``None`` uses the strongest mode that this machine provides.
+        minimum: Weakest mode of isolation that is acceptable.
         memory_bytes: Address space of one program.
         modules: Installed packages that programs and tests may import, besides the standard library.
-        max_waiting: Submissions that may wait; further ones block.
+        max_waiting: Number of submissions that may wait; further submissions block.
 
     Raises:
-        SandboxError: If ``minimum`` cannot be had; the message names the missing layer.
+        SandboxError: If this machine does not provide ``mode`` or at least ``minimum``; the message names the missing
+            layer.
     """
 
     judges = True
@@ -80,8 +82,8 @@ class Sandbox:
     ) -> None:
         self.missing: list[str] = []
         self._memory_bytes, self._packages, self._owner = memory_bytes, _packages(modules), os.getpid()
-        # One server at once, so that a machine without isolation is refused here and not by the first program; the
-        # other threads start theirs when a program waits for them.
+        # The first server starts now, so that a machine without isolation raises here and not at the first program.
+        # The other threads start their servers when they get a program.
         first = self._start_best(mode, minimum)
         self.mode, self.layers = first.mode, list[str](first.layers)
         self.settings: tuple[object, ...] = (self.mode.name, memory_bytes, tuple(sorted(modules)))
@@ -114,13 +116,13 @@ class Sandbox:
         return self.submit(job, limits).result()
 
     def close(self) -> None:
-        """Kills whatever runs; what is waiting ends as ``BROKEN``. Safe to call twice, and in a forked child."""
+        """Kills running programs; waiting ones end as ``BROKEN``. Safe to call twice and in a forked child."""
         if os.getpid() != self._owner:
             return
         self._closed = True
         with suppress(queue.Empty):
             while (item := self._items.get_nowait()) is not None:
-                if item.future.set_running_or_notify_cancel():  # else whoever asked has given up
+                if item.future.set_running_or_notify_cancel():  # false if the caller has cancelled the job
                     item.future.set_result(Outcome(Ending.BROKEN, detail="the sandbox was closed"))
         with self._lock:
             servers = list(self._servers)
@@ -138,7 +140,7 @@ class Sandbox:
         self.close()
 
     def _start_best(self, mode: Mode | None, minimum: Mode) -> "_Server":
-        # From the best mode down. NONE isolates nothing and is tried only where the config asks for it by name.
+        # From the strongest mode down. NONE isolates nothing and is tried only if the config asks for it by name.
         candidates = [mode] if mode is not None else [m for m in reversed(Mode) if m >= max(minimum, Mode.STRICT)]
         if mode is None and minimum is Mode.NONE:
             candidates.append(Mode.NONE)
@@ -164,17 +166,18 @@ class Sandbox:
             self._retire(server)
 
     def _serve(self, item: _Item, server: "_Server | None") -> tuple[Outcome, "_Server | None"]:
-        """Runs a job, on a fresh server if the one at hand fails.
+        """Runs a job, and runs it again on a fresh server if the current server fails.
 
-        Whatever happens to a server while a program runs counts as that program's doing: a response that could turn
-        ``wrong`` into a masked episode would be learnt. Only what fails before it began is a failure of ours.
+        A failure of the server while a program runs counts as caused by the program (``DIED``). Otherwise a policy
+        could learn to turn ``wrong`` into a masked episode by crashing the server. A failure before the program began,
+        or one that the program cannot have caused, is ``BROKEN``.
         """
         failed: Outcome | None = None
         for _ in range(_TRIES):
             try:
                 server = server or self._start()
                 outcome = server.serve(item.job, item.limits)
-            except Exception as error:  # a value, counted: a thread that ended here would leave its caller waiting
+            except Exception as error:  # becomes an outcome; if it ended this thread, callers would wait forever
                 ours = server is None or not server.begun or isinstance(error, _NotServedError)
                 if failed is None or failed.ending is Ending.BROKEN:
                     failed = Outcome(Ending.BROKEN if ours else Ending.DIED, detail=f"{type(error).__name__}: {error}")
@@ -195,7 +198,7 @@ class Sandbox:
         server = _Server(self.mode, self._memory_bytes, self._packages)
         with self._lock:
             self._servers.add(server)
-            # ``close`` may have taken its list of servers just before this one was added; nobody else would end it.
+            # ``close`` may have copied the set of servers just before this server was added, and so would not kill it.
             closed = self._closed
         if closed:
             self._retire(server)
@@ -209,31 +212,31 @@ class Sandbox:
 
 
 class _NotServedError(Exception):
-    """A job that was not run, or not to its end, for a reason that is not the program's: another server may try."""
+    """Raised if a job was not run to its end for a reason that the program did not cause; another server may try."""
 
 
 class _Server:
     """One fork server and its control socket."""
 
     def __init__(self, mode: Mode, memory_bytes: int, packages: Sequence[str]) -> None:
-        # Packets keep their bounds, so a message and the descriptors that travel with it cannot come apart.
+        # SEQPACKET keeps the boundaries of messages, so a message and its descriptors always arrive together.
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._next_id = 0
         self.begun = False
-        """Whether a program has been handed over since the last report."""
+        """Whether the current job has been sent to the fork server."""
         self.spent = False
-        """Whether a program left something behind that a later one could read: this server has run its last one."""
+        """Whether a program left traces that a later one could read, so that this server must not run another one."""
         try:
             self._process = subprocess.Popen(
-                # -s, -P, -S: no user packages, no current folder, no ``site``: only what _warm_up puts on the path is
-                # importable. A fixed hash seed makes the order of sets the same in every run, and one thread keeps
-                # numerical libraries from starting a pool of them before the fork.
+                # -s, -P, -S: without user packages, current folder and ``site``, only the standard library and what
+                # _warm_up adds can be imported. A fixed hash seed makes the order of sets the same in every run. With
+                # one thread, numerical libraries do not start a thread pool before the fork.
                 [sys.executable, "-s", "-P", "-S", "-c", _BOOT, str(ROOT), mode.name,
                  str(memory_bytes), json.dumps(packages)],
                 stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
                 cwd="/",
-                start_new_session=True,  # Ctrl-C goes to the supervisor, which decides
+                start_new_session=True,  # so that Ctrl-C reaches only the supervisor
             )  # fmt: skip
         finally:
             theirs.close()
@@ -258,8 +261,8 @@ class _Server:
         self.begun = False
         total_s, wall_s = limits.in_all(job.n_tests)
         self._control.settimeout(wall_s + _GRACE_S)
-        # Output goes to a file in memory and not to a pipe: a program that floods it never waits for a reader, and what
-        # stands there at a certain moment holds nothing that the program learnt later.
+        # Output goes to a file in memory instead of a pipe: a program that writes much never waits for a reader, and
+        # the content at a given moment cannot depend on anything that the program receives later.
         with ExitStack() as stack:
             output, stdin = _memory_file(stack, "output"), _memory_file(stack, "input")
             errors = output
@@ -271,66 +274,71 @@ class _Server:
             ours, theirs = _socket_pair(stack)
             ours.settimeout(wall_s + _GRACE_S)
             ends, roles = [theirs], ["script" if isinstance(job, Script) else "candidate"]
-            # A judge gets one socket to the candidate and one to here; the candidate has none but that to its judge.
+            # A judge gets one socket to the candidate and one to this process; the candidate gets one to its judge.
             if isinstance(job, Judgement):
                 ends, roles = [*_socket_pair(stack), theirs], ["candidate", "judge"]
-            # Hand the job over: limits in a header, everything else as descriptors, so that the fork server has none of
-            # the program's text in its memory.
+            # The header holds the limits; everything else is passed as descriptors, so that the program's text never
+            # enters the memory of the fork server, which later programs inherit.
             self._next_id += 1
             header = {
                 "id": self._next_id, "roles": roles, "wall_s": wall_s,
-                # The fork server learns of the end of a test only when it took longer than a lap: that much is granted.
+                # The fork server is not told of tests that take less than _LAP of the limit, so _LAP is added to it.
                 "cpu_s": limits.cpu_s * (1 + _LAP), "total_s": total_s,
                 "output_bytes": limits.output_bytes, "result_bytes": limits.result_bytes,
             }  # fmt: skip
             descriptors = [stdin, output, errors, *(end.fileno() for end in ends)]
             socket.send_fds(self._control, [packed(header)], descriptors)
-            # From here on whatever goes wrong counts as the program's doing.
+            # Failures from here on count as caused by the program.
             self.begun = True
-            # Closed here, so that a read from ours ends when the last process of the program does.
+            # Closed in this process, so that a read from ``ours`` ends when the last process of the program ends.
             for end in ends:
                 end.close()
-            # Talk with the program, then have the fork server end it and say how it ended.
+            # Send the requests, then let the fork server kill the program and report how it ended.
             replies: list[Any] = []
             printed, unasked = self._converse(job, limits, ours, output, replies)
             report = self._report(wait=isinstance(job, Script))
             if report["stale"] or (unasked and report["limit"] in ("idle", "wall")):
-                # It waited for us, who were busy or paused, until it was taken for asleep.
+                # The program waited for this process, which was busy or paused, and was killed as if it slept.
                 raise _NotServedError("the program was not let run to its end")
             if isinstance(job, Script):
                 printed, said = (os.pread(file, limits.output_bytes + 1, 0) for file in (output, errors))
                 return _outcome(report, total_s, not report["limit"] and report["exit"] >= 0, (), printed, said)
-            # Not the exit status but the number of replies tells whether it answered: os._exit(0) is no answer.
+            # The number of replies, not the exit status, tells whether the program answered: os._exit(0) does not.
             complete = len(replies) == sum(map(_n_replies, job.requests)) or _gave_up(job, replies)
             return _outcome(report, total_s, complete, tuple(replies), printed)
 
     def _converse(
         self, job: Job, limits: Limits, ours: socket.socket, output: int, replies: list[Any]
     ) -> tuple[bytes, bool]:
-        """Adds the replies; returns what was printed about the public part, and whether a request came too late."""
+        """Adds the replies to ``replies``.
+
+        Returns:
+            The output up to the end of the public part, and whether a request could not be sent although the program
+            did not make this process wait.
+        """
         printed, answered, unasked, frames = b"", 0, False, Frames(ours)
-        # Loading and public calls go together, which saves waiting. A hidden argument goes only when the output of
-        # those has been read: nothing that is printed about it can reach the observation, which the policy sees.
+        # Loading and public calls are sent together, which saves time. Hidden arguments are sent only after the output
+        # has been read, so that nothing printed about them can reach the observation, which the policy sees.
         early = max(job.output_after, 1)
-        with suppress(OSError):  # it died, hung until it was killed, or sent too much: the report tells
+        with suppress(OSError):  # the program died, hung until it was killed, or sent too much, as the report tells
             for number, request in enumerate(job.requests):
                 since = time.monotonic()
                 try:
                     if number == 0 or number >= early:
                         ours.sendall(b"".join(map(frame, job.requests[number : number + 1 if number else early])))
                 except OSError:
-                    unasked = time.monotonic() - since < 1  # else it was the program that did not read
+                    unasked = time.monotonic() - since < 1  # after a longer wait, the program did not read
                     break
                 self._receive(job, request, limits, frames, replies)
                 answered += 1
                 if answered == job.output_after:
                     printed = os.pread(output, limits.output_bytes, 0)
-        if answered < job.output_after:  # it died while it answered what it may print about
+        if answered < job.output_after:  # the program died before it had answered all public requests
             printed = os.pread(output, limits.output_bytes, 0)
         return printed, unasked
 
     def _receive(self, job: Job, request: dict[str, Any], limits: Limits, frames: Frames, replies: list[Any]) -> None:
-        """Receives replies, and tells the fork server where a test ends and the next begins, if that took long."""
+        """Receives the replies to a request, and tells the fork server of the end of each test that took long."""
         since = time.monotonic()
         for _ in range(_n_replies(request)):
             replies.append(frames.receive(limits.result_bytes))
@@ -348,7 +356,7 @@ class _Server:
         if not data:
             raise ConnectionError("the fork server is gone")
         report = unpacked(data)
-        # A report that belongs to another job means that the two sides no longer agree on who runs: start afresh.
+        # A report on another job means that the two sides are out of step; the error leads to a fresh server.
         if report["id"] != self._next_id:
             raise ConnectionError(f"a report about job {report['id']}, expected {self._next_id}")
         self.spent = report["spent"]
@@ -375,38 +383,38 @@ def _n_replies(request: dict[str, Any]) -> int:
 
 
 def _gave_up(job: Job, replies: list[Any]) -> bool:
-    """Whether the judge says that it cannot go on; its word counts, a candidate's does not."""
+    """Whether the judge reports that it cannot continue; a judge is trusted in this, a candidate is not."""
     return isinstance(job, Judgement) and bool(replies) and bool(replies[-1].get("ended"))
 
 
 def _outcome(
     report: dict[str, Any], total_s: float, complete: bool, replies: tuple[Any, ...], output: bytes, errors: bytes = b""
 ) -> Outcome:
-    # The kernel's own RLIMIT_CPU may have ended it before the fork server looked.
+    # The kernel's RLIMIT_CPU may have killed the program before the fork server noticed that the limit was reached.
     limit = report["limit"] or ("cpu" if report["cpu_s"] > total_s else "")
     ending = Ending.FINISHED if complete else Ending.TIMEOUT if limit else Ending.DIED
     return Outcome(ending, replies, output, errors, report["signal"], report["exit"], report["cpu_s"], limit)
 
 
 def _packages(modules: Sequence[str]) -> list[str]:
-    """Files and folders of installed packages, with the shared libraries that wheels keep beside them.
+    """Files and folders of installed packages, with the folders of shared libraries that belong to them.
 
     Raises:
-        SandboxError: If one is not installed.
+        SandboxError: If a package is not installed.
     """
     paths = []
     for name in modules:
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or spec.origin is None:
             raise SandboxError(f"sandbox.modules: no package {name!r} is installed here")
-        # A package is its folder, a module its file; wheels of numpy keep shared libraries in numpy.libs beside it.
+        # A package is a folder, a module is a file; the wheel of numpy puts shared libraries into numpy.libs beside it.
         place = Path(spec.submodule_search_locations[0] if spec.submodule_search_locations else spec.origin)
         paths += [str(path) for path in (place, place.parent / f"{name}.libs") if path.exists()]
     return paths
 
 
 def usable_cpus() -> int:
-    """Processors that this process may use: its affinity and the quota of its container, not those of the host."""
+    """Number of processors that this process may use, by its affinity and the quota of its container."""
     usable = len(os.sched_getaffinity(0))
     with suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

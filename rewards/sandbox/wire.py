@@ -11,11 +11,11 @@ _LENGTH = struct.Struct("<I")
 
 
 class BrokenFrameError(OSError):
-    """The peer went away, sent more than it may, or sent no JSON."""
+    """Raised if the peer is gone, sent a frame that is too long, or sent something that is not JSON."""
 
 
-# The parts of ``json`` that are C, without its layers of Python: in a process just forked, every function that is used
-# costs it pages of memory, and these are a third of what reading and writing a message takes otherwise.
+# The C parts of ``json`` without its Python layers: in a process that was just forked, every function used costs copied
+# pages of memory, and with these parts alone, reading and writing a message takes a third of the time.
 _decode = json.JSONDecoder().raw_decode
 _encode = vars(json.encoder)["c_make_encoder"](
     None, None, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
@@ -28,7 +28,7 @@ def packed(message: Any) -> bytes:
 
 
 def unpacked(data: bytes) -> Any:
-    """The message; raises ``ValueError`` or ``RecursionError`` if it is no JSON."""
+    """The message in a JSON text; raises ``ValueError`` or ``RecursionError`` if the text is not valid JSON."""
     text = data.decode()
     message, end = _decode(text)
     if end != len(text):
@@ -37,7 +37,7 @@ def unpacked(data: bytes) -> Any:
 
 
 def frame(message: Any) -> bytes:
-    """One message as it is sent."""
+    """One message as a frame: its length, followed by JSON."""
     body = packed(message)
     return _LENGTH.pack(len(body)) + body
 
@@ -48,19 +48,19 @@ def send_frame(channel: socket.socket, message: Any) -> None:
 
 
 class Frames:
-    """The messages that arrive over a socket; what is read beyond one is kept, since small ones come together."""
+    """Reads messages from a socket, and buffers data beyond a message, since small messages arrive together."""
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel, self._held, self._at = channel, b"", 0
 
     def receive(self, max_bytes: int) -> Any:
-        """Waits for one message, for as long as the socket's time-out says.
+        """Waits for one message, at most as long as the time-out of the socket.
 
         Raises:
-            BrokenFrameError: If the stream ends, the frame is longer than ``max_bytes``, or it is no JSON.
+            BrokenFrameError: If the stream ends, the frame is longer than ``max_bytes``, or it is not JSON.
         """
         (length,) = _LENGTH.unpack(self._take(_LENGTH.size))
-        # Before anything is read: four bytes of a program can claim 4 GB.
+        # Checked before the body is read, since a program can announce up to 4 GB.
         if length > max_bytes:
             raise BrokenFrameError(f"a frame of {counted(length, 'byte')}, at most {max_bytes} are read")
         try:
@@ -71,8 +71,8 @@ class Frames:
     def _take(self, n_bytes: int) -> bytes:
         missing = self._at + n_bytes - len(self._held)
         if missing > 0:
-            # At least 64 KiB at a time, so that small messages that came together cost one call; at most 1 MiB,
-            # whatever is claimed.
+            # At least 64 KiB are read at a time, so that small messages that arrive together need only one call; at
+            # most 1 MiB, whatever length is announced.
             chunks = [self._held[self._at :]]
             while missing > 0:
                 chunk = self._channel.recv(min(max(missing, 1 << 16), 1 << 20))

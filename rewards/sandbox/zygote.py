@@ -1,9 +1,9 @@
 """The fork server: a warm, single-threaded CPython that confines itself once and then forks one child per program.
 
-It is trusted and never reads a program or a test: those travel over descriptors that it only passes on, because
-whatever it had in memory every later child would have too. Started by the supervisor as a script; descriptor 0 is the
-control socket. It serves until a program has left a trace that a later one could read: a scratch folder that was
-touched, process numbers that were used up. Then it says that it is spent, and another one takes its place.
+The fork server is trusted and never reads a program or a test, because every later child would inherit them in its
+memory; it only passes on the descriptors over which they travel. The supervisor starts it with the control socket as
+descriptor 0. It serves until a program has left a trace that a later program could read: a change of the scratch
+folder, or process ids that threads have used up. Then it reports this, and the supervisor replaces it.
 """
 
 import _socket
@@ -36,7 +36,7 @@ abc array bisect builtins cmath codecs collections collections.abc copy dataclas
 functools heapq io itertools json math numbers operator os random re statistics string struct sys textwrap time
 traceback types typing unicodedata
 """
-"""What programs import most. Each 8 MB of modules costs about 0.7 ms per fork."""
+"""Modules that programs import most often. Each 8 MB of loaded modules costs about 0.7 ms per fork."""
 PRELOAD_STRICT = """
 _strptime argparse ast asyncio base64 binascii calendar cProfile colorsys concurrent.futures
 concurrent.futures.thread configparser contextlib contextvars copyreg csv ctypes difflib dis doctest errno fileinput
@@ -46,14 +46,14 @@ plistlib posixpath pprint profile pstats pydoc queue quopri reprlib resource sch
 shutil signal socket stat stringprep subprocess symtable sysconfig tempfile timeit token tokenize trace tracemalloc
 unittest unittest.mock urllib.parse uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
 """
-"""Where no file can be opened later; those that this Python was built without are left out."""
+"""Further modules that are loaded in the strict mode, where no file can be opened later; missing ones are skipped."""
 _HEAVY_PARTS = ("f2py", "distutils", "tests", "typing")
-"""Of packages: builds, tests, types."""
+"""Parts of packages that programs do not need: builds, tests, types."""
 _WARM_UP_ROUNDS = 20
 _CONTROL = 10
-"""The descriptor of the control socket: behind those that a job brings."""
+"""Descriptor of the control socket; the lower numbers are for the descriptors of a job."""
 _IDLE = 2.0
-"""A program that uses next to no processor for this many times its limit sleeps or waits for itself."""
+"""A program that uses almost no processor time for this many times its limit (plus 1 s) is killed as sleeping."""
 
 
 @dataclass(slots=True)
@@ -62,15 +62,15 @@ class _Job:
     descriptors: list[int]
     pids: list[int] = field(default_factory=list)
     stale: bool = False
-    """Nothing was run, because process numbers show what an earlier program did: the next server takes the job."""
+    """Whether the program was not run because its process id would show what an earlier program did."""
 
     def cpu_s(self) -> float:
-        """Processor seconds of its processes so far."""
+        """Processor seconds that the processes of the job have used so far."""
         total = 0.0
         for pid in self.pids:
             with suppress(OSError):
-                # The clock id of another process as clock_getcpuclockid(3) makes it: processor time without /proc,
-                # which is not there.
+                # The clock id of another process, computed like clock_getcpuclockid(3), since /proc does not exist in
+                # the sandbox.
                 total += time.clock_gettime((~pid << 3) | 2)
         return total
 
@@ -80,24 +80,24 @@ class Zygote:
 
     def __init__(self, control: socket.socket, mode: Mode) -> None:
         self._control, self._mode = control, mode
-        # What every child needs is made before the fork: each page of memory that a child touches is copied for it.
+        # Objects that every child needs are created before the fork, since each page that a child writes is copied.
         self._candidate, self._sinks = candidate.Candidate(), candidate.open_streams()
         self._channels = [_stream(number, control) for number in (3, 4)]
-        os.closerange(0, _CONTROL)  # where the descriptors of a job will arrive, so that no child has to move them
+        os.closerange(0, _CONTROL)  # a job's descriptors then arrive at these numbers, and no child has to move them
         self._next_pid, self._scratch = 0, self._scratch_state()
         if mode >= Mode.STRICT:
             self._filter = seccomp.Installer(seccomp.child_filter())
 
     def serve(self) -> None:
-        """One job after the other: fork, wait, kill at a limit, report."""
+        """Handles one job after the other: forks, waits, kills at a limit, reports."""
         while (job := self._receive()) is not None:
             report = self._run(job)
-            # A file that was made and removed again still shows in the folder's time of change.
+            # Even a file that was created and removed again changes the time of the folder.
             report["spent"] = self._scratch_state() != self._scratch
             self._control.send(packed(report))
 
     def _scratch_state(self) -> int:
-        """A time that no program can set back, changed by whatever happens to the folder."""
+        """The change time of the scratch folder: every change of the folder updates it, and no program can reset it."""
         return os.stat(namespaces.SCRATCH).st_ctime_ns if self._mode is Mode.NAMESPACES else 0
 
     def _receive(self) -> _Job | None:
@@ -108,12 +108,12 @@ class Zygote:
         for _, _, body in ancillary:
             descriptors.frombytes(body[: len(body) - len(body) % 4])
         header = unpacked(data)
-        if "done" in header or "lap" in header:  # about a job that has ended by itself meanwhile
+        if "done" in header or "lap" in header:  # a message on a job that has already ended by itself
             return self._receive()
         return _Job(header, list(descriptors))
 
     def _run(self, job: _Job) -> dict[str, Any]:
-        # Before the fork: each child inherits the number of bytes that it may still write.
+        # Set before the fork, since each child inherits the number of bytes that it may write.
         for sink in self._sinks:
             sink.left = job.header["output_bytes"]
         for role in job.header["roles"]:
@@ -123,7 +123,7 @@ class Zygote:
         limit = self._wait(job)
         cpu_s = job.cpu_s()
         for pid in job.pids:
-            os.kill(pid, signal.SIGKILL)  # not waited for yet, so nobody else has its number
+            os.kill(pid, signal.SIGKILL)  # safe: until wait4 is called, no other process can get the same pid
         usages = [os.wait4(pid, 0) for pid in job.pids]
         _, status, _ = usages[0]
         return {
@@ -136,10 +136,14 @@ class Zygote:
         }
 
     def _wait(self, job: _Job) -> str:
-        """Until the first process of interest ends, the supervisor says done or is gone, or a limit is reached.
+        """Waits until the main process (the judge, if any) ends, the supervisor stops the job, or a limit is reached.
 
-        Limits count processor time, so that a busy machine stops nobody: of the test that runs now (the supervisor says
-        when the next begins), and of all. Real time only stops what sleeps, or is far beyond all reason.
+        The limits for the current test (the supervisor tells when the next test begins) and for all tests count
+        processor time, so that a busy machine stops no program. Real time stops only programs that sleep or run far
+        too long.
+
+        Returns:
+            Name of the limit that was reached; empty if none was.
         """
         header, begun = job.header, time.monotonic()
         lap, idle_since, idle_cpu = 0.0, begun, 0.0
@@ -150,8 +154,8 @@ class Zygote:
         try:
             while True:
                 now, used = time.monotonic(), job.cpu_s()
-                # More than a hundredth of a processor is work, on a busy machine too. Less for long is sleep, which
-                # would never reach the limit of processor time.
+                # A process that uses more than a hundredth of a processor is working, also on a busy machine. One that
+                # uses less for long is sleeping, and would never reach the limit of processor time.
                 if used - idle_cpu > 0.01 * (now - idle_since):
                     idle_since, idle_cpu = now, used
                 left = {
@@ -162,15 +166,14 @@ class Zygote:
                 limit = min(left, key=lambda name: left[name])
                 if left[limit] <= 0:
                     return limit
-                # Processor time passes no faster than real time (threads apart), so nothing can be exceeded before
-                # this.
+                # Processor time passes no faster than real time (except with threads), so no limit is exceeded earlier.
                 for descriptor, event in poll.poll(int(left[limit] * 1000) + 1):
                     if descriptor == watched or event & (select.POLLHUP | select.POLLERR):
                         return ""
                     message = self._control.recv(4096)
                     if not message or unpacked(message).get("done") == header["id"]:
                         return ""
-                    # A lap: the next test begins with the processor time that has been used so far.
+                    # A lap: the next test begins now, and its limit counts from the processor time used so far.
                     lap = job.cpu_s()
         finally:
             os.close(watched)
@@ -180,8 +183,8 @@ class Zygote:
         if pid < 0:
             raise OSError("fork failed")
         if pid:
-            # In its own namespace numbers are given one after the other. A gap shows how many threads the program
-            # before had, which it may have chosen to tell the next one something about the hidden tests.
+            # In a PID namespace, process ids are given in sequence. A gap shows how many threads the previous program
+            # started, by which it could pass information about the hidden tests to the next program.
             job.stale = job.stale or (self._mode is Mode.NAMESPACES and self._next_pid not in (0, pid))
             self._next_pid = pid + 1
             return pid
@@ -192,19 +195,20 @@ class Zygote:
 
     def _become(self, role: str, job: _Job) -> NoReturn:
         header = job.header
-        if self._mode is not Mode.NAMESPACES:  # there the end of pid 1 is the end of everybody
+        if self._mode is not Mode.NAMESPACES:  # in a PID namespace, all processes end with pid 1
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         elif self._next_pid not in (0, os.getpid()):
-            os._exit(0)  # a program before this one had threads; how many, it shall not read from its own number
-        # Descriptors arrive as [input, output, errors, channel]; for a judge [..., its channel, the supervisor's].
+            os._exit(0)  # the pid shows how many threads the previous program started, so this program is not run
+        # Descriptors arrive as [input, output, errors, candidate's channel]; with a judge, two more follow: the judge's
+        # channel to the candidate and its channel to the supervisor.
         if role == "judge":
             _keep([job.descriptors[0], -1, -1, *job.descriptors[4:]])
         else:
             _keep(job.descriptors[:4])
-        seconds = int(header["total_s"]) + 2  # the kernel's own limit, should this process be kept from its watch
+        seconds = int(header["total_s"]) + 2  # the kernel enforces this limit even if the fork server does not run
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         if self._mode >= Mode.STRICT:
-            # The last step, since the steps before it need calls that it takes away.
+            # The last step, since the filter forbids calls that the steps before it need.
             self._filter.install()
         gc.enable()
         first, second = self._channels
@@ -218,15 +222,15 @@ class Zygote:
 
 
 def _stream(descriptor: int, some: socket.socket) -> socket.socket:
-    """A stream over a descriptor that is to come; until then some other socket stands in for it."""
+    """A socket object for a descriptor that a job will bring; until then the descriptor is a copy of ``some``."""
     os.dup2(some.fileno(), descriptor)
-    # The C type: socket.socket turns its arguments into enums first, which costs more than all else here.
+    # The C type is used, because socket.socket spends most of its time on turning its arguments into enums.
     return _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)  # type: ignore[return-value]
 
 
 def _keep(wanted: list[int]) -> None:
-    """Gives descriptors the numbers 0, 1, 2, ... and closes all others; -1 stands for none."""
-    if wanted != [0, 1, 2, 3]:  # where they arrive, if nothing else is open
+    """Renumbers descriptors to 0, 1, 2, ... and closes all others; -1 leaves a number closed."""
+    if wanted != [0, 1, 2, 3]:  # descriptors usually arrive at these numbers already
         copies = [-1 if descriptor < 0 else fcntl.fcntl(descriptor, fcntl.F_DUPFD, 20) for descriptor in wanted]
         os.closerange(0, 20)
         for target, copy in enumerate(copies):
@@ -236,7 +240,7 @@ def _keep(wanted: list[int]) -> None:
 
 
 def _warm_up(mode: Mode, packages: Sequence[str]) -> None:
-    """Pays once for what every child would pay: imports, the compiler's types, specialised bytecode."""
+    """Does once what every child would otherwise do: imports, creating the compiler's types, specialising bytecode."""
     import _sitebuiltins
     import builtins
 
@@ -253,13 +257,13 @@ def _warm_up(mode: Mode, packages: Sequence[str]) -> None:
             if mode is Mode.STRICT:
                 _import_parts(package)
     sys.path[:] = own
-    for name in ("exit", "quit"):  # ``site`` would have added these, and help
+    for name in ("exit", "quit"):  # ``site``, which is not imported, would add these and ``help``
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
     builtins.help = _sitebuiltins._Helper()
-    # Every program begins with the same random numbers, so that a verdict can be repeated.
+    # Every program starts from the same random state, so that its verdict is reproducible.
     random.seed(0)
-    # Twenty small programs, loaded and called as real ones are: CPython 3.11 rewrites bytecode that has run a few
-    # times, in place, and a page that is written after the fork is copied for each child.
+    # Loads and calls a small program twenty times, as real programs are. CPython 3.11 specialises bytecode in place
+    # after a few runs; if that happened after the fork, the pages would be copied for each child.
     ours, theirs = socket.socketpair()
     program = candidate.Candidate()
     source = "def f(x: int = 1) -> list:\n    return [y for y in (x, {1: 'a'}, {2})]\ndef g(x):\n    raise ValueError"
@@ -276,49 +280,50 @@ def _warm_up(mode: Mode, packages: Sequence[str]) -> None:
 
 
 def _import_parts(package: Any, depth: int = 2) -> None:
-    """Imports what a package imports late (``numpy.random``): where no file can be opened, later is too late."""
+    """Imports parts that a package imports lazily (``numpy.random``), since no file can be opened later."""
     for part in pkgutil.iter_modules(getattr(package, "__path__", [])):
         if not part.name.startswith(("_", "test", "conftest", "setup")) and part.name not in _HEAVY_PARTS:
-            with suppress(Exception, SystemExit):  # what needs something else that is not installed
+            with suppress(Exception, SystemExit):  # parts may need other packages that are not installed
                 module = importlib.import_module(f"{package.__name__}.{part.name}")
                 if part.ispkg and depth > 1:
                     _import_parts(module, depth - 1)
 
 
 class _Refuses:
-    """The last finder of the strict mode: an import that cannot be done is an ImportError, which says why."""
+    """The last import finder of the strict mode: it raises an ``ImportError`` that says why an import fails."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> None:
-        """Finds nothing."""
+        """Raises for every name."""
         why = "isolation strict opens no file, so only what was imported beforehand can be imported"
         raise ModuleNotFoundError(f"No module named {name!r} ({why})", name=name)
 
 
 def main() -> None:
-    """``zygote.py MODE MEMORY_BYTES PACKAGES`` with the control socket as descriptor 0."""
+    """Runs the fork server: ``zygote.py MODE MEMORY_BYTES PACKAGES`` with the control socket as descriptor 0."""
     mode, memory_bytes, packages = Mode[sys.argv[1]], int(sys.argv[2]), json.loads(sys.argv[3])
     control = socket.socket(
         fileno=fcntl.fcntl(0, fcntl.F_DUPFD, _CONTROL), family=socket.AF_UNIX, type=socket.SOCK_SEQPACKET
     )
     for descriptor in range(3):
-        os.dup2(os.memfd_create("stream"), descriptor)  # what the standard streams will be: files
-    # From the outside in: namespaces first, then all imports while files can still be read, then every other layer.
+        os.dup2(os.memfd_create("stream"), descriptor)  # files, as the standard streams of jobs are
+    # Namespaces first, then all imports while files can still be read, then every other layer.
     try:
         if mode is Mode.NAMESPACES:
             layer("namespaces", namespaces.enter)
-            if pid := os.fork():  # the child is pid 1 of the new world; its end is ours
+            if pid := os.fork():  # the child is pid 1 of the new namespace; this process ends with it
                 control.close()
                 os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
         _warm_up(mode, packages)
-        os.environ.clear()  # it was for what is imported; a program's environment is empty
+        os.environ.clear()  # only the imports needed it; programs get an empty environment
         layers = confine(mode, memory_bytes, packages)
-        # Pid 1 dies with the process that waits for it outside. In the other modes the parent is a thread of the
-        # supervisor, and the signal would come when that thread ends: there the control socket that closes ends this.
+        # Pid 1 must die with the process outside that waits for it. In the other modes the parent is a thread of the
+        # supervisor, and the signal would already come when that thread ends. There, this process ends when the
+        # control socket closes.
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL if mode is Mode.NAMESPACES else 0)
-        # Not dumpable: no other process of this user may trace it or read its memory.
+        # Not dumpable, so that no other process of this user can trace this process or read its memory.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-        # Python's own folders alone: whatever else the environment put there cannot be read in here.
+        # Only Python's own folders are kept, since other folders cannot be read in the sandbox.
         sys.path[:] = [path for path in sys.path if path.startswith(sys.base_prefix)]
         if mode is Mode.STRICT:
             sys.meta_path[sys.meta_path.index(PathFinder)] = _Refuses
@@ -327,8 +332,8 @@ def main() -> None:
         control.send(json.dumps({"refused": refused}).encode())
         return
     zygote = Zygote(control, mode)
-    # Frozen objects are left alone by the collector, whose marks would otherwise copy every page of them in every
-    # child.
+    # The garbage collector writes to every object that it visits, which would copy their pages in every child. It does
+    # not visit frozen objects.
     gc.collect()
     gc.freeze()
     gc.disable()

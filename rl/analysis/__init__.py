@@ -1,1 +1,1 @@
-"""Numbers about episodes: rows, rates, metrics, statistics. Files and numbers, never a tensor: it imports fast."""
+"""Numbers about episodes: rows, rates, metrics, statistics. Nothing here imports torch, so that reports start fast."""

@@ -1,8 +1,8 @@
-"""Claims: a sentence of a paper, a statistic over training seeds with its interval, and what that says of the sentence.
+"""Claims: a sentence of a paper, a statistic over training seeds with its interval, and the verdict on the sentence.
 
-Rows are what a study measured: mappings with ``arm``, ``seed``, ``step`` and numbers. A claim reads one value (or one
-for each question) per seed out of them and never sees how they came about, so that contrary rows give the contrary
-verdict.
+Rows hold what a study measured: mappings with ``arm``, ``seed``, ``step`` and numbers. A claim reads one value per seed
+(or one per seed and question) from the rows and knows nothing else of the study, so that rows that contradict the
+sentence give the contrary verdict.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +17,14 @@ from rl.analysis.printing import fixed
 
 Row = Mapping[str, Any]
 PerSeed = Callable[[Sequence[Row]], Mapping[int, float | Sequence[float]]]
-"""From rows to a value of each seed, or to one for each of its questions; seeds without a value are left out."""
+"""Function from rows to one value per seed, or one per seed and question; seeds without a value are left out."""
 
 LEVEL = 0.95
 DRAWS = 2_000
 
 
 class Verdict(StrEnum):
-    """What the interval says of the sentence."""
+    """What the interval of a claim's statistic says about the claim's sentence."""
 
     HOLDS = "holds"
     DOES_NOT_HOLD = "does not hold"
@@ -37,17 +37,18 @@ EXPECTATIONS = ("above", "below", "near")
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence and what decides it.
+    """A sentence, and the statistic and threshold that decide whether the sentence holds.
 
     Args:
-        name: Short, in lower case; names the claim in tables.
-        sentence: The claim in its paper's terms, as if it held.
-        per_seed: The statistic of each seed.
-        expect: ``above`` or ``below``: the whole interval lies on that side of ``than``. ``near``: the whole interval
-            lies within ``margin`` of ``than``. It does not hold if the whole interval lies outside.
-        than: What the statistic is compared with.
-        margin: Of ``near``.
-        paper: What was published, with its source; empty where nothing was.
+        name: Short name of the claim in tables, in lower case.
+        sentence: The claim in its paper's terms, worded as if it held.
+        per_seed: Function that gives the statistic of each seed.
+        expect: ``above`` or ``below``: the claim holds if the whole interval lies on that side of ``than``. ``near``:
+            it holds if the whole interval lies within ``margin`` of ``than``. It does not hold if the whole interval
+            lies outside.
+        than: Value with which the statistic is compared.
+        margin: Largest distance from ``than`` that counts as ``near``.
+        paper: The published result with its source; empty if there is none.
     """
 
     name: str
@@ -67,20 +68,20 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim beside its data.
+    """A claim with the result that was measured for it.
 
     Args:
-        name: Of the claim.
-        sentence: Of the claim.
-        verdict: What the interval says.
+        name: Name of the claim.
+        sentence: Sentence of the claim.
+        verdict: What the interval says about the sentence.
         mean: Mean over seeds; ``nan`` without data.
-        low: Lower end of the 95 % interval; ``nan`` where there is none.
-        high: Upper end.
-        n_seeds: Seeds behind it.
-        over: What the interval is over: ``seeds``, or ``questions`` where there is one seed.
+        low: Lower end of the 95 % interval; ``nan`` if there is no interval.
+        high: Upper end of the interval.
+        n_seeds: Number of seeds with a value.
+        over: What the interval varies over: ``seeds``, or ``questions`` if there is only one seed.
         by_seed: The value of each seed.
-        expected: Such as ``above 0``.
-        paper: What was published.
+        expected: What the claim expects, such as ``above 0``.
+        paper: The published result.
     """
 
     name: str
@@ -97,7 +98,7 @@ class Finding:
 
     @property
     def numbers(self) -> str:
-        """Mean, interval, and the value of every seed."""
+        """Mean, interval and the value of every seed, as text."""
         seeds = ", ".join(f"{seed}: {fixed(value, 3, signed=True)}" for seed, value in self.by_seed.items())
         interval = f"[{fixed(self.low, 3, signed=True)}, {fixed(self.high, 3, signed=True)}]"
         of = counted(self.n_seeds, "seed")
@@ -107,24 +108,25 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """Verdict, sentence and numbers."""
+        """Verdict, sentence and numbers in one line of text."""
         measured = f"; measured {self.numbers}" if self.by_seed else ""
         return f"{self.verdict}: {self.sentence} Expected {self.expected}{measured}."
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types; what is not a number is ``None``."""
+        """The finding as a dictionary of JSON types; ``nan`` becomes ``None``."""
         plain = {key: None if value != value else value for key, value in asdict(self).items()}
         plain["by_seed"] = {str(seed): None if one != one else one for seed, one in self.by_seed.items()}
         return plain
 
 
 def judge(claim: Claim, rows: Sequence[Row]) -> Finding:
-    """What the rows say of a claim: nothing can be told without an interval (of one seed with a single value, say).
+    """Computes a claim's statistic and interval from the rows, and the verdict.
 
-    A claim about arms that this size of the study does not have is not measured.
+    The verdict is ``cannot tell`` if there is no interval, as for one seed with a single value, and ``not measured`` if
+    no seed has a value, as for an arm that is not run at this size of the study.
     """
-    # Over seeds where there are several: training runs are what is independent. One run with a value for each question
-    # still says something about other questions, so that is its interval then.
+    # With several seeds the interval is over seeds, because only training runs are independent. A single run with a
+    # value for each question still tells something about other questions, so its interval is over questions.
     found = {int(seed): np.atleast_1d(np.asarray(value, float)) for seed, value in claim.per_seed(rows).items()}
     by_seed = {seed: float(np.mean(value)) for seed, value in sorted(found.items()) if not np.isnan(value).any()}
     values, over = np.array(list(by_seed.values())), "seeds"
@@ -137,8 +139,8 @@ def judge(claim: Claim, rows: Sequence[Row]) -> Finding:
 
 
 def _verdict(claim: Claim, low: float, high: float) -> Verdict:
-    # Neither inside nor outside: the interval crosses the line. Without an interval (nan) all comparisons are false,
-    # and seeds that are all on the line itself tell nothing.
+    # An interval that is neither inside nor outside crosses the threshold, and nothing can be told. The same holds
+    # without an interval, since comparisons with nan are false, and if all seeds lie exactly on the threshold.
     inside, outside = {
         "above": (low > claim.than, low < claim.than and high <= claim.than),
         "below": (high < claim.than, high > claim.than and low >= claim.than),
@@ -151,11 +153,11 @@ def _verdict(claim: Claim, low: float, high: float) -> Verdict:
 
 
 def student_t(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """Mean of independent training runs and its 95 % Student-t interval; ``nan`` ends for fewer than two."""
+    """Mean of independent training runs and its 95 % Student-t interval; the ends are ``nan`` for fewer than two."""
     known = np.asarray(values, float)
     if len(known) < 2:
         return (float(known[0]) if len(known) else float("nan")), float("nan"), float("nan")
-    from scipy.special import stdtrit  # light, and only once there is something to say
+    from scipy.special import stdtrit  # imported here, so that importing this module stays fast
 
     half = float(stdtrit(len(known) - 1, (1 + LEVEL) / 2)) * known.std(ddof=1) / np.sqrt(len(known))
     mean = round(float(known.mean()), 12)
@@ -163,7 +165,7 @@ def student_t(values: Sequence[float] | np.ndarray) -> tuple[float, float, float
 
 
 def resampled(values: Sequence[float] | np.ndarray, draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
-    """Mean over questions and its 95 % percentile interval of a bootstrap over questions."""
+    """Mean over questions and its 95 % percentile interval from a bootstrap over questions."""
     known = np.asarray(values, float)
     if len(known) < 2:
         return (float(known[0]) if len(known) else float("nan")), float("nan"), float("nan")
@@ -183,17 +185,17 @@ def _at(arm: str, name: str, rows: Sequence[Row], newest: bool) -> dict[int, Any
 
 
 def last(arm: str, name: str) -> PerSeed:
-    """A column's value in the arm's row of the highest step that has it."""
+    """The statistic that reads a column from the arm's last row with a value, by step, for each seed."""
     return lambda rows: _at(arm, name, rows, newest=True)
 
 
 def first(arm: str, name: str) -> PerSeed:
-    """A column's value in the arm's row of the lowest step that has it."""
+    """The statistic that reads a column from the arm's first row with a value, by step, for each seed."""
     return lambda rows: _at(arm, name, rows, newest=False)
 
 
 def minus(left: PerSeed, right: PerSeed) -> PerSeed:
-    """The paired difference, for seeds that have both."""
+    """The statistic ``left - right`` of each seed that has both values."""
 
     def difference(rows: Sequence[Row]) -> dict[int, Any]:
         a, b = left(rows), right(rows)
@@ -203,12 +205,15 @@ def minus(left: PerSeed, right: PerSeed) -> PerSeed:
 
 
 def ahead(arm: str, other: str, name: str = "accuracy") -> PerSeed:
-    """How far an arm ends above another one in a column."""
+    """The statistic that compares two arms at the end of training: last value of ``arm`` minus that of ``other``."""
     return minus(last(arm, name), last(other, name))
 
 
 def grown(arm: str, name: str) -> PerSeed:
-    """What an arm's number has grown by, from its first row to its last; a seed with one row has not been trained."""
+    """The statistic that tells how much an arm's column has grown from its first row to its last.
+
+    A seed with rows of only one step has not been trained and is left out.
+    """
     change = minus(last(arm, name), first(arm, name))
 
     def per_seed(rows: Sequence[Row]) -> dict[int, Any]:
@@ -223,16 +228,17 @@ def grown(arm: str, name: str) -> PerSeed:
 
 @dataclass(frozen=True)
 class Figure:
-    """Curves of a study's rows: a column over another one, for each arm the mean and the range over seeds.
+    """A figure of a study's rows: one column over another, with the mean and the range over seeds of each arm.
 
     Args:
-        title: Short.
-        x: A column, such as ``step``; ``arm`` sets the arms side by side with their last rows.
-        y: A column, or several for a panel each.
-        arms: Which arms, in this order; ``None`` for all.
-        caption: What is shown.
-        x_label: With the unit; empty for the column's name.
-        y_label: With the unit; empty for the column's name. With several columns each panel is named by its own.
+        title: Short title.
+        x: Column of the horizontal axis, such as ``step``; ``arm`` shows the last rows of the arms side by side.
+        y: Column of the vertical axis; several columns give one panel each.
+        arms: Arms to show, in this order; ``None`` for all.
+        caption: Text that says what the figure shows.
+        x_label: Label with the unit; empty for the column's name.
+        y_label: Label with the unit; empty for the column's name. With several columns each panel has its column's
+            name.
     """
 
     title: str

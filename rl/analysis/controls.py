@@ -1,9 +1,9 @@
-"""Controls of self-correction by name: what is changed before a second attempt, to see what the attempt owes to it.
+"""Controls of self-correction by name: changes to the prompt of a second attempt that show what the attempt depends on.
 
 A second attempt that is right more often than the first shows improvement, not correction: the policy may simply answer
-again, and better. Greedy second attempts are therefore played once more with something taken away or exchanged. What
-costs accuracy when it is gone was used. ``@CONTROLS.register("mine", id="C6", ...)`` adds a control;
-:mod:`rl.controls` plays them, and nothing here needs torch.
+again, and better. Greedy second attempts are therefore played once more with a part of their prompt removed or
+exchanged. If accuracy drops, the policy used that part. ``@CONTROLS.register("mine", id="C6", ...)`` adds a control;
+:mod:`rl.controls` plays the controls, and this module does not need torch.
 """
 
 import random
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from envs import Task
 from rewards.lookup import Lookup
 
-if TYPE_CHECKING:  # rl.types imports torch, which reading results does without
+if TYPE_CHECKING:  # rl.types imports torch, which is not needed to read results
     from rl.types import Turn
 
 WITHOUT_FIRST, OTHERS_FIRST, TOLD_VERDICT = "without_first", "others_first", "told_verdict"
@@ -23,14 +23,14 @@ OTHER_ERROR, OTHER_ATTEMPT = "other_error", "other_attempt"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a control may change: the greedy first attempt at one task, and what was said about it.
+    """What a control may change: the greedy first attempt at one task, and the feedback on it.
 
     Args:
-        index: Which of the tasks.
-        tasks: All of them.
-        firsts: The policy's first attempts, one a task.
-        env: An environment of these tasks; ``env.request(task, response, score)`` is what it says after an attempt.
-        rng: Draws of this task and control, the same in every evaluation.
+        index: Position of the task in ``tasks``.
+        tasks: All tasks.
+        firsts: The policy's first attempts, one per task.
+        env: Environment of these tasks; ``env.request(task, response, score)`` is its feedback after an attempt.
+        rng: Random generator of this task and control, seeded alike in every evaluation.
     """
 
     index: int
@@ -41,37 +41,39 @@ class Scene:
 
     @property
     def task(self) -> Task:
-        """The task at hand."""
+        """The task of this scene."""
         return self.tasks[self.index]
 
     @property
     def own(self) -> "Turn":
-        """The first attempt at it."""
+        """The policy's first attempt at the task of this scene."""
         return self.firsts[self.index]
 
     def others(self) -> "Iterator[Turn]":
-        """First attempts at the other tasks, the farthest one first: half a list away, and on from there."""
-        # Neighbours in a list may be alike (sorted, or of one template); n // 2 + k = 0 mod n would be the task itself.
+        """First attempts at the other tasks, starting half a list away from this task."""
+        # Neighbours in the list may be similar tasks (sorted, or from one template), so they are not tried first. The
+        # task itself, where n // 2 + k is a multiple of n, is skipped.
         n = len(self.tasks)
         return (self.firsts[(self.index + n // 2 + k) % n] for k in range(n) if (n // 2 + k) % n)
 
     def said(self, score: Any) -> str | None:
-        """What the environment says after the own attempt if this is its score; ``None`` where it cannot be asked."""
+        """The environment's feedback on this scene's first attempt if it had this score; ``None`` if there is none."""
         request = getattr(getattr(self.env, "unwrapped", self.env), "request", None)
         return request(self.task, self.own.text, score) if request is not None and score is not None else None
 
     def hook(self, name: str) -> Callable[..., Any] | None:
-        """A function of this name of the task set, if it has one."""
+        """The task set's function of this name; ``None`` if the task set has none."""
         return getattr(getattr(getattr(self.env, "unwrapped", self.env), "taskset", None), name, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What the policy reads before its second attempt where that is not its own.
+    """What a control puts before the second attempt.
 
     Args:
-        first: The attempt that stands there: a text, or another task's turn, token for token; ``None`` for its own.
-        request: What is said after it; ``None`` for what the environment says of the attempt that stands there.
+        first: First attempt to show: a text, or another task's turn, token for token; ``None`` keeps the policy's own.
+        request: Feedback to show after the first attempt; ``None`` takes the environment's feedback on the attempt
+            that is shown.
     """
 
     first: "str | Turn | None" = None
@@ -79,10 +81,12 @@ class Change:
 
 
 Control = Callable[[Scene], Change | None]
-"""``None``: here there is nothing to exchange; a control without any task is left out."""
+"""A control gives the change for a scene; ``None`` if nothing can be exchanged there. A control that can change no task
+is left out of the results."""
 CONTROLS: Lookup[Control] = Lookup("evaluation.only_controls")
-"""Facts: ``id`` and ``title`` of its table, ``label`` in few words, ``reads`` (what stands before the second attempt,
-in a sentence), and ``feedback``, a mode that replaces the environment's own."""
+"""Controls by name. Facts of an entry: ``id`` and ``title`` of the control's table, a short ``label``, ``reads`` (what
+the policy reads before the second attempt, as part of a sentence), and ``feedback``, the name of a feedback that
+replaces the environment's own."""
 
 
 @CONTROLS.register(
@@ -93,7 +97,7 @@ in a sentence), and ``feedback``, a mode that replaces the environment's own."""
     reads="an empty answer, and what the environment says of an empty answer",
 )
 def without_first(scene: Scene) -> Change:
-    """Its first attempt is taken away; feedback that speaks of the attempt goes with it."""
+    """Replaces the first attempt by an empty answer, followed by the environment's feedback on an empty answer."""
     return Change(first="")
 
 
@@ -105,7 +109,7 @@ def without_first(scene: Scene) -> Change:
     reads="its first attempt at another task, and what the environment says of that as an answer to this one",
 )
 def others_first(scene: Scene) -> Change:
-    """Its first attempt is exchanged together with what is said of it."""
+    """Exchanges the first attempt for one at another task, together with the feedback on it."""
     return Change(first=next(scene.others(), scene.own))
 
 
@@ -118,7 +122,7 @@ def others_first(scene: Scene) -> Change:
     feedback="verdict",
 )
 def told_verdict(scene: Scene) -> Change:
-    """What an oracle's flag is worth: more than no feedback, less than an error that says what went wrong."""
+    """Reduces the feedback to right or wrong: more than no feedback, less than an error that says what went wrong."""
     return Change()
 
 
@@ -130,13 +134,14 @@ def told_verdict(scene: Scene) -> Change:
     reads="its own first attempt, and an error that is not its own",
 )
 def other_error(scene: Scene) -> Change | None:
-    """Its attempt stays, and what is said of it is exchanged.
+    """Keeps the first attempt and exchanges the feedback on it for feedback on another error.
 
-    A task set's ``other_error(task, response, score, rng)`` gives an observation with another value; without one, or
-    where that is ``None``, the first other task's score is taken for which the environment says something else.
+    The observation of the other error comes from the task set's ``other_error(task, response, score, rng)``. If there
+    is no such function, or it gives ``None``, the feedback comes from another task's score: the first score that makes
+    the environment say something else.
     """
     own, score = scene.said(scene.own.score), scene.own.score
-    # A score of another task says something else of this attempt; where the sentence is the same, the next is tried.
+    # Scores of other tasks are tried in turn until the feedback differs from the one on this attempt.
     scores = (turn.score for turn in scene.others())
     hook = scene.hook("other_error")
     if hook is not None and score is not None:
@@ -154,10 +159,11 @@ def other_error(scene: Scene) -> Change | None:
     reads="an attempt that is not its own, and what the environment said of its own",
 )
 def other_attempt(scene: Scene) -> Change | None:
-    """What is said stays, and the attempt of which it is said is exchanged.
+    """Keeps the feedback and exchanges the first attempt that it is about.
 
-    A task set's ``other_attempt(task, response, rng)`` gives the text of an attempt of the same form; without one it is
-    the policy's own attempt at another task.
+    The text of the other attempt comes from the task set's ``other_attempt(task, response, rng)``, in the form of the
+    policy's own. If there is no such function, or it gives ``None``, the policy's first attempt at another task is
+    shown.
     """
     own = scene.said(scene.own.score)
     if own is None:
@@ -165,10 +171,10 @@ def other_attempt(scene: Scene) -> Change | None:
     hook = scene.hook("other_attempt")
     if hook is not None and (text := hook(scene.task, scene.own.text, scene.rng)) is not None:
         return Change(text, own)
-    # Where the same is said of both, the environment itself plays that control: it is C2.
+    # Skip attempts with the same feedback as this one: with them the scene would be that of C2.
     return next((Change(turn, own) for turn in scene.others() if scene.said(turn.score) not in (own, None)), None)
 
 
 def short(name: str) -> str:
-    """A control in few words with its id, ``another error (C4)``."""
+    """Short label of a control with its id, such as ``another error (C4)``."""
     return f"{CONTROLS.fact(name, 'label') or name} ({CONTROLS.fact(name, 'id') or name})"

@@ -1,9 +1,9 @@
-"""Errors that a policy makes against errors in what it was trained on, by kind.
+"""Compares the errors that a policy makes with the errors in its training data, by kind.
 
-Fine-tuning on stored traces teaches to correct the errors in them; a policy whose own errors are others has learned
-something that it does not need (SCoRe, arXiv 2409.12917, section 4.2: the distribution mismatch). How far two
-distributions of kinds of error are apart is their total variation: half the sum of the absolute differences of the
-shares, 0 for the same and 1 for two that have no kind in common.
+Fine-tuning on stored episodes teaches a policy to correct the errors in these episodes. If the policy's own errors are
+of other kinds, the learned corrections are of no use to it (SCoRe, arXiv 2409.12917, section 4.2: the distribution
+mismatch). The distance between two distributions of kinds of error is their total variation: half the sum of the
+absolute differences of the shares, 0 for equal distributions and 1 for distributions without a common kind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from rl.analysis.rows import EvalRow
 from rl.analysis.statistics import Bootstrap, Interval
 
 HARDLY = 0.02
-"""A kind that makes up less than this share of the errors trained on was hardly seen."""
+"""A kind of error counts as hardly seen if it makes up less than this share of the errors in the training data."""
 SIMULATIONS = 2000
 
 Counts = Mapping[str, int]
 
 
 def total_variation(one: Counts, other: Counts) -> float:
-    """Of two tables of counts by kind; ``nan`` if one of them is empty."""
+    """Total variation distance between two tables of counts by kind; ``nan`` if one of them is empty."""
     n, m = sum(one.values()), sum(other.values())
     if not n or not m:
         return float("nan")
@@ -31,17 +31,17 @@ def total_variation(one: Counts, other: Counts) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Own wrong first attempts of one arm against those in its training data.
+    """Errors in one arm's own first attempts, compared with the errors in the arm's training data.
 
     Args:
-        distance: Their total variation, corrected for its bias, with a bootstrap interval over seeds, then tasks. The
-            total variation of a few hundred errors is above 0 even where nothing differs.
-        by_chance: What total variation, not corrected, 95 % of draws stay below where both are draws of so many errors
-            from one distribution.
-        differs: Whether the one measured is above that.
-        unseen: Share of the own errors whose kind was hardly seen in training (:data:`HARDLY`).
-        mended_unseen: Share of these that the second attempt mends; ``nan`` if there are none.
-        mended_seen: The same of all others.
+        distance: Total variation between the two, corrected for its bias, with a bootstrap interval over seeds, then
+            tasks. The correction is needed because the total variation of two samples of a few hundred errors is above
+            0 even if their distributions are equal.
+        by_chance: 95 % quantile of the uncorrected total variation of two samples of these sizes from one distribution.
+        differs: Whether the measured uncorrected total variation is above ``by_chance``.
+        unseen: Share of the policy's own errors whose kind was hardly seen in training (:data:`HARDLY`).
+        mended_unseen: Share of the hardly seen errors that the second attempt corrects; ``nan`` if there are none.
+        mended_seen: Share of all other errors that the second attempt corrects; ``nan`` if there are none.
     """
 
     distance: Interval
@@ -55,18 +55,18 @@ class Shift:
 def shift(
     rows: Sequence[Sequence[EvalRow]], learned: Sequence[Counts], task_ids: Sequence[str], bootstrap: Bootstrap
 ) -> Shift | None:
-    """How far own errors are from those trained on.
+    """Measures how far a policy's own errors are from the errors in its training data.
 
     Args:
         rows: Evaluated episodes of every seed, without failed ones.
-        learned: Of every seed, the errors that its training data hold, by kind.
-        task_ids: What was played.
-        bootstrap: Of so many seeds and tasks.
+        learned: For every seed, the number of errors of each kind in its training data.
+        task_ids: Tasks that were evaluated.
+        bootstrap: Bootstrap over this number of seeds and tasks.
 
     Returns:
-        The shift; ``None`` if a seed makes no error, or has seen none.
+        The shift; ``None`` if a seed makes no error or has no error in its training data.
     """
-    # A table per seed and task, since tasks are what the bootstrap draws; kinds are those of either side.
+    # Count errors by seed and task, since the bootstrap resamples tasks; use the kinds that occur on either side.
     kinds = sorted({kind for counts in learned for kind in counts} | {row.errors[0] for one in rows for row in one})
     kinds = [kind for kind in kinds if kind]
     own = np.stack([_by_task(one, kinds, task_ids) for one in rows])
@@ -82,15 +82,14 @@ def shift(
     def unseen(own_DE: np.ndarray, s: int) -> np.ndarray:
         return _normalised(own_DE) @ hardly_SE[s]
 
-    # Is the distance more than two draws of this size differ by if they come from one distribution?
     measured, draws = bootstrap.statistic(own, variation)
-    # Resampling adds to a total variation what sampling has added already: E[draws] - measured estimates the bias, and
-    # measured - bias = 2 measured - E[draws]. The ends are reflected with it (the basic bootstrap), so that the upper
-    # quantile gives the lower end.
+    # Resampling biases the total variation upwards as much as the original sampling did: E[draws] - measured estimates
+    # the bias, and measured - bias = 2 measured - E[draws]. The ends are reflected in the same way (the basic
+    # bootstrap), so that the upper quantile gives the lower end.
     lowest, highest = np.nanquantile(draws, (0.025, 0.975))
     corrected = (2 * measured - value for value in (float(np.nanmean(draws)), float(highest), float(lowest)))
     by_chance = _by_chance((own.sum(2) > 0).sum(1), seen_SE, own.sum(1))
-    # Whether the policy mends what it was shown less often than what it was not shown.
+    # Compare how often the policy corrects errors of kinds that it hardly saw in training and of all other kinds.
     wrong = [(row, s) for s, one in enumerate(rows) for row in one if row.errors[0]]
     mended: dict[bool, list[bool]] = {True: [], False: []}
     for row, s in wrong:
@@ -107,7 +106,7 @@ def shift(
 
 
 def _by_task(rows: Sequence[EvalRow], kinds: Sequence[str], task_ids: Sequence[str]) -> np.ndarray:
-    """``[N, E]`` how many first attempts at a task make which kind of error."""
+    """Number of first attempts at each task that make each kind of error, ``[N, E]``."""
     places = {task: i for i, task in enumerate(task_ids)}
     found = np.zeros((len(places), len(kinds)))
     for row in rows:
@@ -122,12 +121,15 @@ def _normalised(counts_DE: np.ndarray) -> np.ndarray:
 
 
 def _by_chance(n_own: np.ndarray, seen_SE: np.ndarray, own_SE: np.ndarray) -> float:
-    """95 % quantile of the mean over seeds of the total variation of two draws from what both are together.
+    """95 % quantile, under equal distributions, of the total variation averaged over seeds.
+
+    Both sides are simulated as samples from the pooled errors of the seed.
 
     Args:
-        n_own: ``[S]`` tasks with a wrong attempt: the samples of a task are no more than one draw.
-        seen_SE: ``[S, E]`` errors trained on.
-        own_SE: ``[S, E]`` own errors.
+        n_own: ``[S]`` number of tasks with a wrong first attempt. Samples of one task are not independent, so each task
+            counts as one draw.
+        seen_SE: ``[S, E]`` errors in the training data.
+        own_SE: ``[S, E]`` the policy's own errors.
     """
     rng, found = np.random.default_rng(0), np.zeros(SIMULATIONS)
     for n, seen_E, own_E in zip(n_own, seen_SE, own_SE, strict=True):

@@ -1,8 +1,8 @@
-"""What can be told of a signal before a model is trained on it: how often it is right, and what to expect (the gate).
+"""Measures a training signal before training: how often it is right, and whether to expect improvement (the gate).
 
-The generation-verification gap (Song et al., arXiv 2412.02674): how much better a model's answers become when it picks
-among several of its own by its own verification. Filtering self-improvement can teach no more than this difference.
-The same is read of every other signal that pays, picks or labels what a model has written.
+The generation-verification gap (Song et al., arXiv 2412.02674) is the accuracy that a model gains when it picks among
+several of its own answers by its own verification. Self-improvement by filtering can teach no more than this gap. The
+gap is measured in the same way for every other signal that rewards, selects or labels a model's texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,58 +18,60 @@ from rl.analysis.printing import percent
 OPEN_ABOVE = 0.05
 """The gate opens if the lower end of the gap's interval is above this."""
 GAIN_ABOVE = 0.03
-"""A gain below this counts as none: malformed answers that a filter drops give as much."""
+"""A gain up to this counts as none: dropping malformed answers with a filter gains as much."""
 QUESTIONS = 400
-"""On how many questions of its training a signal is read beforehand; a few dozen put a coin anywhere from .4 to .6."""
+"""Number of training questions on which a signal is measured before training. With only a few dozen questions, the
+measured accuracy of a coin flip varies between .4 and .6."""
 
 
 def signal_accuracy(reward_NK: np.ndarray, truth_NK: np.ndarray) -> float:
-    """How right a signal is, in all studies: of pairs of answers to a question, one truly better, the share it tells.
+    """Pairwise accuracy of a signal: how often it ranks the truly better of two answers to a question higher.
 
-    A pair that the signal does not tell apart counts half. So the truth has 1, while .5 is what a coin has, and what
-    calls all answers alike, however many of them are right: that teaches nothing.
+    A pair to which the signal gives equal rewards counts half. The true rewards therefore score 1; a coin flip scores
+    .5, and so does a signal that rewards all answers alike, however many of them are right, because it teaches nothing.
+    All studies use this measure.
 
     Args:
-        reward_NK: What K answers to each of N questions earn.
-        truth_NK: What they are worth; ``nan`` for those that nothing is compared with.
+        reward_NK: Reward that the signal gives to each of K answers to N questions.
+        truth_NK: True reward of the same answers; answers with ``nan`` are left out of all pairs.
 
     Returns:
-        In [0, 1]; ``nan`` if the truth tells no two answers to a question apart.
+        A value in [0, 1]; ``nan`` if no question has two answers with different true rewards.
     """
     reward, truth = np.asarray(reward_NK, float), np.asarray(truth_NK, float)
-    above = truth[:, :, None] > truth[:, None]  # every pair once, the better answer first
+    above = truth[:, :, None] > truth[:, None]  # each pair counts once, with the better answer first
     told = np.sign(reward[:, :, None] - reward[:, None])
     return float((told[above] + 1).mean() / 2) if above.any() else float("nan")
 
 
 def share(true_N: np.ndarray) -> float:
-    """Of true ones; ``nan`` for none at all."""
+    """Share of true entries; ``nan`` for an empty array."""
     return float(true_N.mean()) if len(true_N) else float("nan")
 
 
 def mean_told(values: Sequence[float]) -> float:
-    """Mean of the values that are numbers, such as of the batches in which a signal could be held against the truth."""
+    """Mean of the values that are not ``nan``; ``nan`` if there is none."""
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else float("nan")
 
 
 def gaps(right_NK: np.ndarray, scores_NK: np.ndarray) -> np.ndarray:
-    """``[N]`` accuracy of the best-scored of K answers, ties averaged, minus the mean accuracy of all K."""
+    """Accuracy of the best-scored of K answers, ties averaged, minus the mean accuracy of all K, ``[N]``."""
     right = np.asarray(right_NK, float)
-    # Ties are averaged: picking the first of equal scores would favour whatever was sampled first.
+    # Average over ties: picking the first of equal scores would favour whatever was sampled first.
     best = scores_NK >= scores_NK.max(1, keepdims=True)
     return (right * best).sum(1) / best.sum(1) - right.mean(1)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What the gap predicts.
+    """A measured gap and its prediction: whether training on the signal will help.
 
     Args:
-        gap: Mean over questions.
-        low: Lower end of its 95 % bootstrap interval over questions.
-        high: Upper end.
-        n: Questions.
+        gap: Mean gap over questions.
+        low: Lower end of the gap's 95 % interval.
+        high: Upper end of the interval.
+        n: Number of questions, or of learned texts.
     """
 
     gap: float
@@ -79,22 +81,24 @@ class Gate:
 
     @classmethod
     def read(cls, right_NK: np.ndarray, scores_NK: np.ndarray) -> "Gate":
-        """Measures the gap on held-out questions, before training.
+        """Measures the gap on held-out questions before training, with a bootstrap interval over questions.
 
         Args:
             right_NK: Whether each of K sampled answers to N questions is right.
-            scores_NK: The model's own verification of the same answers; higher is better.
+            scores_NK: The model's own verification scores of the same answers; higher is better.
         """
         found = gaps(right_NK, scores_NK)
         return cls(*resampled(found), len(found))
 
     @classmethod
     def of_texts(cls, learned_M: np.ndarray, own_N: np.ndarray) -> "Gate":
-        """The same where a filter or other labels, and no choice among answers to one question, make what is learned.
+        """Measures the gap where a filter or labels decide what is learned, not a choice among answers to a question.
+
+        The gap is a difference of two means, with a 95 % normal interval.
 
         Args:
-            learned_M: Whether each text that is going to be learned is right.
-            own_N: Whether each text that the model writes without them is.
+            learned_M: Whether each text that will be trained on is right.
+            own_N: Whether each text that the model writes by itself, without filter or labels, is right.
         """
         learned, own = np.asarray(learned_M, float), np.asarray(own_N, float)
         if not (len(learned) and len(own)):
@@ -114,14 +118,15 @@ class Gate:
         return f"gate: gap {percent(self.gap, signed=True)} points [{ends}], {counted(self.n, 'question')}: {what}"
 
     def outcome(self, gain: float | None, cell: str, kind: str = "self") -> dict[str, Any]:
-        """Columns of a study's row that set the prediction beside what training brought.
+        """Columns of a study's row that compare the gate's prediction with the result of training.
+
+        A prediction is untested, neither hit nor miss, if nothing was trained or the gate had nothing to measure.
 
         Args:
-            gain: Held-out accuracy after training on the signal minus before; ``None`` where nothing was
-                trained (too few answers passed, say). Such a prediction was not tested: it is no hit and no miss. Nor
-                is one of a gate that had nothing to read.
+            gain: Held-out accuracy after training on the signal minus before; ``None`` if nothing was trained, for
+                example because too few answers passed the filter.
             cell: What was trained, in words.
-            kind: Whose signal it was: ``self``, ``oracle``, ``control`` or ``indirect`` (:mod:`rl.analysis.thesis`).
+            kind: Kind of the signal: ``self``, ``oracle``, ``control`` or ``indirect`` (:mod:`rl.analysis.thesis`).
         """
         read = {"gate_cell": cell, "gate_gap": self.gap, "gate_low": self.low, "gate_high": self.high}
         read |= {"gate_kind": kind}
@@ -130,12 +135,12 @@ class Gate:
 
 
 def with_outcome(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows with a prediction of the gate and an outcome to hold it against."""
+    """Rows with a prediction of the gate that was tested by training."""
     return [row for row in rows if row.get("gate_cell") is not None and row.get("gate_hit") is not None]
 
 
 def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]], str]:
-    """Every prediction and its hit or miss, if it was tested: header, cells, and a sentence that counts the tested."""
+    """The table of all predictions with their outcomes: header, cells, and a sentence that counts hits."""
     header = ["what was trained", "signal", "seed", "gap", "95 % interval", "gate", "gain", "prediction"]
     known = [row for row in rows if row.get("gate_cell") is not None]
     cells = [
@@ -171,7 +176,7 @@ def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
 
 
 def _percent(value: float | None) -> str:
-    # Stored, what is not a number is None: of nothing there is no gap.
+    # In stored rows nan is None.
     return "-" if value is None or np.isnan(value) else percent(value, signed=True)
 
 

@@ -1,7 +1,8 @@
-"""Every metric that may be logged, and how metrics travel: as ratios, divided once, at logging time.
+"""Declarations of all metrics that may be logged, and the ratios in which metrics are summed before they are logged.
 
-A metric is declared beside the code that measures it; the rates of evaluations are in :mod:`rl.analysis.rates`. What is
-not declared cannot be logged. Nothing reads a metric to decide how training goes on.
+Each metric is declared beside the code that measures it; the rates of evaluations are in :mod:`rl.analysis.rates`. A
+metric that is not declared cannot be logged. Logged metrics never change an update; health checks that read them can
+only end a run.
 """
 
 import importlib
@@ -28,16 +29,16 @@ METRICS: Lookup[Metric] = Lookup("metric")
 
 
 def declare(metrics: Mapping[str, tuple[str, str]]) -> None:
-    """Makes metrics known: unit and meaning by name, such as ``rollout/tokens_t<k>``."""
+    """Registers metrics, given as unit and meaning by name, such as ``rollout/tokens_t<k>``."""
     for name, (unit, meaning) in metrics.items():
         METRICS.register(name)(Metric(unit, meaning))
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A mean that can be added over micro-batches and ranks: numerator and denominator travel apart.
+    """A mean that can be summed over micro-batches and ranks, because numerator and denominator are kept apart.
 
-    Both are numbers, or what an update measured and has not read from its device yet.
+    Numerator and denominator are numbers, or tensors that have not been read from their device yet.
     """
 
     num: Any
@@ -53,7 +54,7 @@ class Ratio:
 
 
 def total(parts: list[dict[str, Ratio]]) -> dict[str, Ratio]:
-    """Sums of ratios by name."""
+    """Sums ratios of the same name."""
     out: dict[str, Ratio] = {}
     for part in parts:
         for name, ratio in part.items():
@@ -62,22 +63,22 @@ def total(parts: list[dict[str, Ratio]]) -> dict[str, Ratio]:
 
 
 def catalogue() -> dict[str, Metric]:
-    """Every metric that was declared, by name; ``eval/<mode>/`` stands before the rates of an evaluation."""
+    """All declared metrics by name; names of evaluation rates begin with ``eval/<mode>/``."""
     rates = {f"eval/<mode>/{name}": Metric(_UNITS.get(one.unit, one.unit), one.meaning) for name, one in RATES.items()}
     return {**METRICS, **rates}
 
 
 _UNITS = {"%": "fraction", "points": "fraction", "of 1": "fraction"}
-"""Of rates as they are logged, where tables print them otherwise."""
+"""Units of logged rates, for rates that tables print in another unit."""
 
 
 def describe(name: str) -> Metric:
-    """The declaration behind a logged name: ``eval/greedy/accuracy_t2`` is ``eval/<mode>/accuracy_t<k>``.
+    """The declaration of a logged metric: ``eval/greedy/accuracy_t2`` is declared as ``eval/<mode>/accuracy_t<k>``.
 
     Raises:
-        KeyError: If there is none, naming the nearest.
+        KeyError: If the metric is not declared; the message names the nearest declared metric.
     """
-    # Greedy up to the last slash: a mode has slashes of its own, as in eval/transfer/longer/accuracy_t1.
+    # The pattern matches up to the last slash, because a mode may contain slashes: eval/transfer/longer/accuracy_t1.
     general = re.sub(r"^eval/.+/", "eval/<mode>/", re.sub(r"_t\d+$", "_t<k>", name))
     known = catalogue()
     if general not in known:
@@ -93,7 +94,7 @@ def page() -> str:
     import rl
 
     for module in pkgutil.iter_modules(rl.__path__):
-        importlib.import_module(f"rl.{module.name}")  # each declares what it measures
+        importlib.import_module(f"rl.{module.name}")  # importing a module declares the metrics that it measures
     lines = [
         "# Metrics",
         "",
@@ -120,6 +121,7 @@ declare(
 
 
 if __name__ == "__main__":
-    from rl.analysis.metrics import page as page_of_the_package  # this file as a program is a module of its own
+    # Run as a program, this file is the module __main__, whose METRICS would lack the declarations of other modules.
+    from rl.analysis.metrics import page as page_of_the_package
 
     print(page_of_the_package(), end="")

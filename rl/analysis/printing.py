@@ -1,18 +1,19 @@
-"""How numbers are printed everywhere: in the terminal, in tables, captions and sentences, notebooks."""
+"""Formatting of numbers, the same in the terminal, tables, captions, sentences and notebooks."""
 
 from collections.abc import Sequence
 from html import escape
 
 
 def fixed(value: float, digits: int = 1, signed: bool = False) -> str:
-    """A number with fixed digits; it is rounded before its sign is chosen, and ``-`` stands for ``nan``.
+    """Formats a number with a fixed number of decimals; ``nan`` is shown as ``-``.
 
-    A difference that is zero up to rounding has a sign that depends on the processor; it prints as ``0.0``.
+    A number that rounds to zero is shown without a sign, as ``0.0``, because the sign of a rounding error depends on
+    the processor.
 
     Args:
-        value: What to print.
-        digits: Behind the point.
-        signed: Whether positive numbers get a plus.
+        value: Number to format.
+        digits: Decimals after the point.
+        signed: Whether positive numbers get a plus sign.
     """
     if value != value:
         return "-"
@@ -21,33 +22,33 @@ def fixed(value: float, digits: int = 1, signed: bool = False) -> str:
 
 
 def percent(share: float, digits: int = 1, signed: bool = False) -> str:
-    """A share in percent, without the sign of percent."""
+    """Formats a share in percent, without the percent sign."""
     return fixed(100 * share, digits, signed)
 
 
 def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3.5 h``."""
+    """Formats a duration in a suitable unit: ``40 s``, ``12 min``, ``3.5 h``."""
     if seconds < 90:
         return f"{fixed(seconds, 0)} s"
     return f"{fixed(seconds / 60, 0)} min" if seconds < 5400 else f"{fixed(seconds / 3600)} h"
 
 
 SHORT = 24
-"""Characters of a cell that stands on one line, or on the lines that it has itself."""
+"""A table cell of at most this many characters is not wrapped; only its own line breaks are kept."""
 
 
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", title: str = "") -> str:
-    """A table for notebooks: text as it is, line breaks and spaces kept, wrapped where it is long.
+    """Formats a table as HTML for notebooks; line breaks and spaces are kept, and long cells are wrapped.
 
     Args:
-        header: Of the columns.
-        rows: Cells.
-        caption: Below the table.
-        title: Above it, in bold.
+        header: Headers of the columns.
+        rows: Cells of each row.
+        caption: Text below the table.
+        title: Text above the table, in bold.
     """
 
     def cell(text: str, tag: str) -> str:
-        wrap = "pre" if tag == "td" and len(text) <= SHORT else "pre-wrap"  # an interval is not torn apart
+        wrap = "pre" if tag == "td" and len(text) <= SHORT else "pre-wrap"  # an interval must stay on one line
         style = f'style="text-align:left;vertical-align:top;white-space:{wrap};max-width:36em"'
         return f"<{tag} {style}>{escape(text)}</{tag}>"
 

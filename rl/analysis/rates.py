@@ -1,7 +1,7 @@
-"""Every rate that an evaluation reports, declared once: log, terminal, tables, figures and page read it from here.
+"""All rates that an evaluation reports. The log, terminal, tables, figures and page take them from this module.
 
-A rate is a mean over episodes, of those that it says something about: ``fix_rate`` is about episodes whose first
-attempt was wrong. An episode that ended early counts with its last attempt. Another module adds a rate before a run::
+A rate is a mean over the episodes for which it is defined: ``fix_rate`` is defined for episodes whose first attempt was
+wrong. An episode that ended early counts with its last attempt. Another module can add a rate before a run::
 
     @rate("short", "short answers", "%", least=2)
     def short(row):
@@ -26,27 +26,28 @@ if TYPE_CHECKING:
 
 
 class Where(IntEnum):
-    """How widely a rate is shown; each place holds those of a higher number too."""
+    """How widely a rate is shown; each place also shows the rates of all higher levels."""
 
     LOG = 0
     """``metrics.jsonl``, dashboards and ``result.json``."""
     TABLES = 1
-    """Also T1, T5, the page and the summary of one run."""
+    """Also in tables T1 and T5, on the page and in the summary of one run."""
     HEADLINE = 2
-    """Also a comparison's table in the terminal, the line of a validation, and the learning curves of F1."""
+    """Also in a comparison's table in the terminal, in the line of a validation, and in the learning curves of F1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What a rate is and how it is shown.
+    """A rate and how it is shown.
 
     Args:
-        label: Short, for headers and legends.
-        unit: ``%`` and ``points`` are printed times 100, points with their sign; others as they are.
+        label: Short label for headers and legends.
+        unit: Unit in print. ``%`` and ``points`` are printed times 100, ``points`` also with a sign; values in other
+            units are printed unscaled.
         meaning: One line for the catalogue of metrics.
-        of: An episode's value, ``None`` if the rate says nothing about it.
-        least: The fewest attempts that an environment must allow for the rate to exist.
-        where: Where it is shown.
+        of: Function that gives an episode's value, or ``None`` if the rate is not defined for the episode.
+        least: Smallest number of attempts that an environment must allow for the rate to exist.
+        where: Where the rate is shown.
     """
 
     label: str
@@ -58,12 +59,12 @@ class Rate:
 
     @property
     def scale(self) -> float:
-        """Factor between a stored and a printed value."""
+        """Factor from a stored to a printed value."""
         return 100.0 if self.unit in ("%", "points") else 1.0
 
     @property
     def header(self) -> str:
-        """Label and unit: of a column, of an axis."""
+        """Label and unit, for a column or an axis."""
         return f"{self.label} ({self.unit})"
 
     def text(self, value: float) -> str:
@@ -75,19 +76,19 @@ class Rate:
         return f"{self.label} {self.text(value)} {self.unit}"
 
     def at(self, k: int) -> "Rate":
-        """One member of a family: the rate of attempt ``k``, from 1."""
+        """The rate of attempt ``k``, counted from 1, from a family whose label contains ``<k>``."""
         return replace(self, label=self.label.replace("<k>", str(k)), of=partial(self.of, k=k))
 
 
 RATES: Lookup[Rate] = Lookup("rate")
-"""Rates by name; ``<k>`` in a name stands for the number of an attempt, which the function is given as ``k``."""
+"""Rates by name; ``<k>`` in a name stands for the number of an attempt, which is passed to the function as ``k``."""
 
 
 def rate(name: str, label: str, unit: str, **more: Any) -> Callable[[Callable], Callable]:
-    """A decorator that declares a rate; the first line of the function's docstring is its meaning.
+    """Decorator that declares a rate; the first line of the function's docstring becomes the rate's meaning.
 
     Args:
-        name: In logs and files, such as ``fix_rate`` or ``accuracy_t<k>``.
+        name: Name in logs and files, such as ``fix_rate`` or ``accuracy_t<k>``.
         label: See :class:`Rate`.
         unit: See :class:`Rate`.
         **more: ``least`` and ``where`` of :class:`Rate`.
@@ -105,8 +106,9 @@ def rate(name: str, label: str, unit: str, **more: Any) -> Callable[[Callable], 
 
 
 def declared(attempts: int, where: Where = Where.LOG) -> dict[str, Rate]:
-    """The rates of episodes of up to ``attempts`` attempts, by name, families resolved to one entry per attempt."""
-    return _declared(attempts, where, tuple(RATES))  # the names as a key: what is registered later is found too
+    """The rates of episodes with up to ``attempts`` attempts, by name; a family has one entry per attempt."""
+    # The names are part of the cache key, so that a rate that is registered later is found too.
+    return _declared(attempts, where, tuple(RATES))
 
 
 @lru_cache
@@ -122,22 +124,22 @@ def _declared(attempts: int, where: Where, known: tuple[str, ...]) -> dict[str, 
 
 
 def named(name: str) -> Rate:
-    """The rate behind a concrete name: ``accuracy_t2`` is ``accuracy_t<k>`` at attempt 2.
+    """The rate of a concrete name: ``accuracy_t2`` is ``accuracy_t<k>`` at attempt 2.
 
     Raises:
-        UnknownNameError: If there is none.
+        UnknownNameError: If there is no such rate.
     """
-    base, _, k = name.rpartition("_t")  # a rate may end in _t2 by itself; then its own name is the one that counts
+    base, _, k = name.rpartition("_t")  # a name such as x_t2 may itself be registered, and then takes precedence
     return RATES[f"{base}_t<k>"].at(int(k)) if k.isdigit() and name not in RATES else RATES[name]
 
 
 def reported(values: Mapping[str, float | None], prefix: str, where: Where) -> dict[str, tuple[Rate, float]]:
-    """The rates among logged or stored values, by name, with those that have a value.
+    """The rates among logged or stored values, each with its value, by name; missing values and ``nan`` are left out.
 
     Args:
-        values: Of a line of ``metrics.jsonl`` or of a summary.
-        prefix: Before the names of rates, such as ``eval/validation/``.
-        where: Only rates that are shown there.
+        values: Values of a line of ``metrics.jsonl`` or of a summary, by name.
+        prefix: Prefix of the names of rates, such as ``eval/validation/``.
+        where: Returns only rates that are shown at this level.
     """
     found = {}
     for key, value in values.items():
@@ -149,7 +151,7 @@ def reported(values: Mapping[str, float | None], prefix: str, where: Where) -> d
 
 
 def measure(row: "EvalRow") -> dict[str, float]:
-    """The values that a row does not hold yet, of the rates that say something about it; none for a failed one."""
+    """Values of the rates that are defined for a row and not stored in it yet; empty for a failed episode."""
     if row.failed:
         return {}
     missing = ((name, one.of(row)) for name, one in declared(row.attempts).items() if name not in row.values)
@@ -157,9 +159,9 @@ def measure(row: "EvalRow") -> dict[str, float]:
 
 
 def edit_ratio(first: str, last: str) -> float:
-    """Characters to delete and insert over the sum of both lengths: 0 for a copy, 1 with nothing in common.
+    """Number of deleted and inserted characters over the sum of both lengths: 0 for a copy, 1 with nothing in common.
 
-    The edit distance ratio of SCoRe (arXiv 2409.12917, section 3); the same in both directions.
+    This is the edit distance ratio of SCoRe (arXiv 2409.12917, section 3); it is symmetric.
     """
     return Indel.normalized_distance(first, last)
 

@@ -1,4 +1,4 @@
-"""A reward that is measured again and again: how much of it is the sample's?"""
+"""Reliability of a noisy reward: how much of its variance comes from the samples, not from repeated measurement."""
 
 from math import ceil
 
@@ -6,15 +6,14 @@ import numpy as np
 
 
 def reliability(reward_NKR: np.ndarray) -> dict[str, float]:
-    """How much of the variance over K samples of a question is the samples', and the repeats that would make it .8.
-
-    Nothing can be said of one sample, or of one repeat.
+    """Share of the variance over a question's K samples that is due to the samples, and the repeats for a share of .8.
 
     Args:
-        reward_NKR: N questions, K samples, R repeats.
+        reward_NKR: Rewards of N questions, K samples each, measured R times.
 
     Returns:
-        ``reliability`` of the mean of R repeats, ``reliability_of_one``, and ``repeats_needed`` where samples differ.
+        ``reliability`` of the mean of R repeats, ``reliability_of_one`` for a single measurement, and, if the samples
+        differ, ``repeats_needed`` for a reliability of .8. Empty for fewer than two samples or two repeats.
     """
     repeats = reward_NKR.shape[2]
     if min(reward_NKR.shape[1:]) < 2:

@@ -1,4 +1,4 @@
-"""What a second attempt does to the first: the kinds of revision, and how far apart the two texts are."""
+"""How a second attempt revises the first: kinds of revision, and the edit distance between the two texts."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from rl.analysis.metrics import Ratio, declare
 from rl.analysis.rates import edit_ratio
 
-if TYPE_CHECKING:  # rl.types imports torch, which reading results does without
+if TYPE_CHECKING:  # rl.types imports torch, which is not needed to read results
     from rl.types import Turn
 
 EDIT_BINS = 20
-"""Bins of an edit-ratio histogram over [0, 1]."""
+"""Number of bins of an edit-ratio histogram over [0, 1]."""
 
 
 class Kind(StrEnum):
-    """Where a revision goes, and whether it is one at all."""
+    """Kind of revision: correct or incorrect before and after, and, if that stays the same, copied or rewritten."""
 
     FIXED = "i_to_c"
     BROKEN = "c_to_i"
@@ -29,23 +29,23 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """Two attempts at one task, the second read after the first."""
+    """Two attempts at one task; the second attempt (``final``) was written after reading the first (``draft``)."""
 
     draft: str
     final: str
     draft_right: bool
     final_right: bool
     draft_error: str = ""
-    """Which kind of error the draft makes; empty if it is right."""
+    """Kind of error that the draft makes; empty if the draft is right."""
 
     @classmethod
     def of(cls, draft: "Turn", final: "Turn") -> "Revision":
-        """From the turns of an episode, or of two episodes of the same task."""
+        """Builds a revision from two turns of an episode, or from turns of two episodes of the same task."""
         return cls(draft.text, final.text, draft.correct, final.correct, draft.error)
 
     @property
     def kind(self) -> Kind:
-        """Which kind."""
+        """The kind of this revision."""
         copied = self.draft == self.final
         if self.final_right:
             return Kind.FIXED if not self.draft_right else Kind.RIGHT_COPIED if copied else Kind.RIGHT_REWRITTEN
@@ -53,19 +53,19 @@ class Revision:
 
 
 def kind_shares(revisions: Sequence[Revision]) -> dict[str, Ratio]:
-    """``data/<kind>``: what share of the revisions each kind makes up, as ratios that can be added up."""
+    """Share of each kind among the revisions, named ``data/<kind>``, as ratios that can be summed over batches."""
     n = float(len(revisions))
     kinds = [revision.kind for revision in revisions]
     return {f"data/{kind.value}": Ratio(float(kinds.count(kind)), n) for kind in Kind}
 
 
 def draft_errors(revisions: Iterable[Revision]) -> dict[str, int]:
-    """How many of the drafts make which kind of error; right ones are not counted."""
+    """Number of drafts that make each kind of error; right drafts are not counted."""
     return dict(Counter(revision.draft_error for revision in revisions if not revision.draft_right))
 
 
 def edit_histogram(revisions: Iterable[Revision]) -> dict[str, list[int]]:
-    """Counts of edit ratios in :data:`EDIT_BINS` equal bins, by kind; 1 falls into the last bin."""
+    """Histogram of edit ratios in :data:`EDIT_BINS` equal bins for each kind; a ratio of 1 falls into the last bin."""
     counts = {kind.value: [0] * EDIT_BINS for kind in Kind}
     for revision in revisions:
         ratio = edit_ratio(revision.draft, revision.final)

@@ -1,4 +1,4 @@
-"""One row per evaluated episode: arm, seed, mode, task, sample. Everything that is reported is computed from rows."""
+"""One row per evaluated episode. All reported results are computed from these rows."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 from rewards.wording import counted
 from rl.analysis.rates import measure
 
-if TYPE_CHECKING:  # rl.types imports torch, which reading results does without
+if TYPE_CHECKING:  # rl.types imports torch, which is not needed to read results
     from rl.types import Episode
 
 LONGER = "longer"
-"""Mode of greedy episodes with more attempts than in training."""
+"""Mode of rows of greedy episodes with more attempts than in training."""
 TRANSFER = "transfer/"
-"""Modes of rows that were played in another environment begin with it; the environment's name follows."""
+"""Prefix of the mode of rows that were played in another environment; the environment's name follows."""
 
 
 def broken_off(rows: Sequence["EvalRow"]) -> str:
-    """How many of these episodes were broken off, and what for, in a sentence; empty if none was."""
+    """A sentence on how many of these episodes failed and the most common cause; empty if none failed."""
     causes = Counter(row.broken_by or row.stop_reason for row in rows if row.failed)
     if not causes:
         return ""
@@ -32,30 +32,31 @@ def broken_off(rows: Sequence["EvalRow"]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EvalRow:
-    """One evaluated episode. Lists have one entry per attempt that was made.
+    """One evaluated episode. Tuples have one entry per attempt that was made, except ``said``.
 
     Args:
-        arm: Which method.
-        seed: Which training run.
+        arm: Name of the method.
+        seed: Seed of the training run.
         mode: ``greedy``, ``sampled``, ``validation``, ``longer``, a control's name, or ``transfer/<name>``.
-        task_id: Which task.
-        sample: Index of the sample of this task.
-        attempts: K, how many the environment allows; an episode that ended early made fewer.
+        task_id: Id of the task.
+        sample: Index among the samples of this task.
+        attempts: Number of attempts that the environment allows, K; an episode that ended early made fewer.
         correct: Whether each attempt was right.
-        rewards: Raw rewards.
-        verdicts: Verdicts by name.
-        answers: Final answers as people read them, or ``None``.
-        texts: What the policy wrote.
-        n_tokens: Sampled tokens.
-        truncated: Whether the token limit cut the attempt off.
+        rewards: Raw reward of each attempt.
+        verdicts: Name of the verdict on each attempt.
+        answers: Final answer of each attempt in readable form; ``None`` if there is none.
+        texts: What the policy wrote in each attempt.
+        n_tokens: Number of sampled tokens of each attempt.
+        truncated: Whether the token limit cut off each attempt.
         stop_reason: Why the episode ended.
-        failed: Whether we broke it off; such rows count in no rate.
-        values: Its value of every rate in :data:`rl.analysis.rates.RATES` that says something about it.
-        answer_keys: By which two answers are the same; the answers themselves if nothing else is known.
-        said: What was said between the attempts: role, text, reward.
-        errors: Which kind of error each attempt makes, empty for a right one; verdicts if nothing else is known.
-        broken_by: What broke a failed episode off, in the words of the environment or the verifier.
-        observations: What the policy could be told about each attempt, of programs that were run; empty without any.
+        failed: Whether the episode was aborted by a fault; such rows count in no rate.
+        values: The episode's value of every rate in :data:`rl.analysis.rates.RATES` that is defined for it.
+        answer_keys: Normal forms of the answers, equal for equivalent answers; the answers themselves if not given.
+        said: Turns of other roles between the attempts, each as role, text and reward.
+        errors: Kind of error of each attempt, empty for a right attempt; the verdicts if not given.
+        broken_by: Cause of a failed episode, in the words of the environment or the verifier.
+        observations: The verifier's observation on each attempt, such as what a program printed; empty if there is
+            none.
     """
 
     arm: str
@@ -84,17 +85,17 @@ class EvalRow:
         known = self.errors or tuple("" if verdict == "correct" else verdict for verdict in self.verdicts)
         object.__setattr__(self, "errors", known)
         object.__setattr__(self, "answer_keys", self.answer_keys or self.answers)
-        # Stored values stay; a rate that was declared after the row was written is measured when it is read.
+        # Keep stored values, and add those of rates that were declared only after the row had been written.
         object.__setattr__(self, "values", self.values | measure(self))
 
     def at(self, k: int) -> int:
-        """Index of attempt ``k``, from 1; an episode that ended early counts with its last one."""
+        """Index of attempt ``k``, counted from 1; for an episode that ended earlier, the index of its last attempt."""
         return min(k, len(self.correct)) - 1
 
     @classmethod
     def of(cls, episode: "Episode", arm: str, seed: int, mode: str, sample: int, attempts: int) -> "EvalRow":
-        """The row of an episode in an environment that allows ``attempts``."""
-        # The solver's turns are the attempts; everybody else's stand between them.
+        """The row of an episode in an environment that allows ``attempts`` attempts."""
+        # The solver's turns are the attempts; turns of all other roles are what was said between the attempts.
         turns = episode.attempts
         roles = {turn.role for turn in turns}
         said = [turn for turn in episode.turns if turn.role not in roles]

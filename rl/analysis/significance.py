@@ -1,6 +1,7 @@
-"""Intervals and tests beyond the bootstrap, and how many tasks a difference takes to be seen.
+"""Intervals and tests beyond the bootstrap, and the smallest difference that a number of tasks can detect.
 
-What statsmodels and scipy have comes from there; they are imported where they are used: a report starts at once.
+Where possible the implementations of statsmodels are used. It is imported inside the functions, so that a report
+starts without delay.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ import numpy as np
 
 
 def mcnemar(n_i_to_c: int, n_c_to_i: int) -> float:
-    """Exact two-sided McNemar p-value of "the second attempt is right as often as the first".
+    """Exact two-sided McNemar p-value of the hypothesis "the second attempt is right as often as the first".
 
-    Under it, each of the discordant episodes is i->c with probability 1/2 (McNemar 1947; exact binomial form).
+    Under this hypothesis, each discordant episode is i->c with probability 1/2 (McNemar 1947; exact binomial form).
     """
     from statsmodels.stats.contingency_tables import mcnemar as exact
 
@@ -23,7 +24,7 @@ def mcnemar(n_i_to_c: int, n_c_to_i: int) -> float:
 
 
 def wilson(n_right: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson 1927): sensible also near 0 and 1, where the normal one is not."""
+    """Score interval of a proportion (Wilson 1927), valid also near 0 and 1, where the normal interval is not."""
     if n == 0:
         return 0.0, 1.0
     from statsmodels.stats.proportion import proportion_confint
@@ -37,15 +38,15 @@ def newcombe_paired(
 ) -> tuple[float, float]:
     """Interval of ``P(last right) - P(first right)`` on the same tasks.
 
-    Newcombe, Statistics in Medicine 17:2635 (1998), method 10: Wilson limits of both proportions, squared and added
-    with the correlation of the pair, whose numerator is continuity-corrected.
+    Newcombe, Statistics in Medicine 17:2635 (1998), method 10: the distances of the Wilson limits from both proportions
+    are squared and added, with a term for the correlation of the pair, whose numerator is continuity-corrected.
 
     Args:
-        n_both: Right at both attempts.
-        n_first_only: Right at the first, wrong at the last.
-        n_last_only: Wrong at the first, right at the last.
-        n_neither: Wrong at both.
-        level: Coverage.
+        n_both: Tasks right at both attempts.
+        n_first_only: Tasks right at the first attempt and wrong at the last.
+        n_last_only: Tasks wrong at the first attempt and right at the last.
+        n_neither: Tasks wrong at both attempts.
+        level: Coverage of the interval.
     """
     n = n_both + n_first_only + n_last_only + n_neither
     if n == 0:
@@ -53,15 +54,16 @@ def newcombe_paired(
     n_last, n_first = n_both + n_last_only, n_both + n_first_only
     p_last, p_first = n_last / n, n_first / n
     (low_last, high_last), (low_first, high_first) = wilson(n_last, n, level), wilson(n_first, n, level)
-    # Correlation of the pair; a positive covariance is continuity-corrected towards 0, never beyond it.
+    # Correlation of the pair. The continuity correction moves a positive covariance towards 0, but not below 0.
     covariance = n_both * n_neither - n_first_only * n_last_only
     if covariance > 0:
         covariance = max(covariance - n / 2, 0.0)
     margins = n_first * (n - n_first) * n_last * (n - n_last)
     phi = covariance / sqrt(margins) if margins else 0.0
 
-    # Distances of Wilson's limits from the two proportions, added like standard deviations of correlated variables. The
-    # lower limit of a difference takes the lower one of the last attempt and the upper one of the first.
+    # The distances of the Wilson limits from the two proportions add up like standard deviations of correlated
+    # variables. The lower limit of the difference combines the lower limit of the last attempt with the upper limit of
+    # the first attempt.
     def distance(a: float, b: float) -> float:
         return sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
 
@@ -79,16 +81,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_delta(discordant: float, n_tasks: int, power: float = 0.8, level: float = 0.95) -> float:
-    """The smallest delta that a two-sided test on this many tasks finds with this power.
+    """The smallest delta that a two-sided test on this many tasks detects with the given power.
 
-    With discordant share d the variance of delta is ``(d - delta^2) / n`` (paired verdicts), so
+    With a discordant share d, the variance of delta is ``(d - delta^2) / n`` (paired verdicts), so
     ``delta^2 = z^2 d / (n + z^2)`` with ``z = z_level + z_power``.
 
     Args:
         discordant: Share of tasks whose verdict differs between the attempts.
         n_tasks: Number of tasks.
-        power: Probability of finding it.
-        level: 1 minus the test's size.
+        power: Probability of detecting a delta of this size.
+        level: 1 minus the significance level of the test.
     """
     z_squared = (NormalDist().inv_cdf(0.5 + level / 2) + NormalDist().inv_cdf(power)) ** 2
     return sqrt(z_squared * discordant / (n_tasks + z_squared))

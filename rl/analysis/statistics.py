@@ -1,7 +1,7 @@
 """Statistics of evaluated episodes: rates, paired bootstrap intervals, exact McNemar, accuracy over responses per task.
 
-Everything is a mean of per-episode values, first over the samples of a task, then over tasks, then over seeds; a rate
-that says nothing about some episodes is a quotient of two such means.
+Every number is a mean of per-episode values, first over the samples of a task, then over tasks, then over seeds. A rate
+that is not defined for all episodes is a quotient of two such means.
 Intervals resample seeds and then tasks (Efron & Tibshirani 1993; clustered as in Miller, arXiv 2411.00640), with the
 same draws for every arm, so that differences between arms are paired over tasks and over training seeds.
 """
@@ -22,10 +22,11 @@ DRAWS = 10_000
 
 
 def summarise(rows: Sequence[EvalRow]) -> dict[str, float]:
-    """Rates of a set of episodes, with how many they rest on; failed episodes are counted and left out.
+    """Rates of a set of episodes, without the failed ones.
 
     Returns:
-        Every rate of episodes of this many attempts, ``nan`` where it says nothing; ``failed_fraction`` and ``n``.
+        Every rate that exists for this number of attempts, ``nan`` where it is defined for no episode; also
+        ``failed_fraction`` and ``n``, the number of episodes that did not fail.
     """
     good = [row for row in rows if not row.failed]
     summary = {}
@@ -38,8 +39,8 @@ def summarise(rows: Sequence[EvalRow]) -> dict[str, float]:
 
 
 def _means(values_SN: np.ndarray) -> np.ndarray:
-    """``[S]`` means over the tasks that have a value, ``nan`` for a seed without any."""
-    # Not nanmean, which warns about a seed without values.
+    """Means over the tasks that have a value, ``[S]``; ``nan`` for a seed without any value."""
+    # np.nanmean would warn about a seed without values.
     known = ~np.isnan(values_SN)
     sums, n = np.where(known, values_SN, 0.0).sum(1), known.sum(1)
     return np.divide(sums, n, out=np.full(len(n), np.nan), where=n > 0)
@@ -47,11 +48,12 @@ def _means(values_SN: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cells:
-    """One rate of one arm, by seed and task.
+    """One rate of one arm by seed and task, as numerator and denominator.
 
     Args:
-        above: ``[S, N]`` mean over a task's samples of what the rate counts; ``nan`` where no episode counts.
-        below: ``[S, N]`` share of the samples that the rate says anything about; 1 for most rates.
+        above: ``[S, N]`` numerator: sum of the rate's values over a task's samples, divided by the number of samples;
+            ``nan`` if all samples failed.
+        below: ``[S, N]`` denominator: share of the samples for which the rate is defined; 1 for most rates.
     """
 
     above: np.ndarray
@@ -59,18 +61,19 @@ class Cells:
 
     @property
     def mean(self) -> float:
-        """Over samples, tasks and seeds; ``nan`` if the rate says nothing about any episode."""
-        # Numerator and denominator are averaged apart and divided at the end: the mean over *episodes* that the rate is
-        # about. A mean of quotients by task would weigh a task with one such sample like one with many.
+        """Mean over samples, tasks and seeds; ``nan`` if the rate is defined for no episode."""
+        # Numerator and denominator are averaged separately and divided at the end, which gives the mean over the
+        # *episodes* for which the rate is defined. A mean of quotients by task would give a task with one such episode
+        # the same weight as a task with many.
         above, below = (float(_means(_means(part)[None])[0]) for part in (self.above, self.below))
         return above / below if below > 0 else float("nan")
 
     def per_seed(self) -> list[float]:
-        """Means of the single seeds."""
+        """Mean of each seed."""
         return [Cells(self.above[s : s + 1], self.below[s : s + 1]).mean for s in range(len(self.above))]
 
     def take(self, seeds: Sequence[int], tasks: Sequence[int] | slice = slice(None)) -> "Cells":
-        """Some seeds and tasks, by position and in this order."""
+        """The cells of some seeds and tasks, selected by position, in the given order."""
         return Cells(*(part[list(seeds)][:, tasks] for part in (self.above, self.below)))
 
 
@@ -79,10 +82,10 @@ class ArmTable:
     """The rates of one arm in one mode.
 
     Args:
-        arm: Which.
+        arm: Name of the arm.
         seeds: S training seeds.
-        task_ids: N tasks.
-        cells: By rate.
+        task_ids: Ids of the N tasks.
+        cells: Values by name of the rate.
     """
 
     arm: str
@@ -92,17 +95,17 @@ class ArmTable:
 
 
 def tabulate(rows: Sequence[EvalRow], mode: str) -> dict[str, ArmTable]:
-    """Rows of one mode by arm, all on the same tasks in the same order.
+    """Tables of the rates of one mode by arm, all with the same tasks in the same order.
 
     Raises:
-        ValueError: If an arm lacks a task that another has: differences would not be paired.
+        ValueError: If arms or seeds were evaluated on different tasks, so that differences would not be paired.
     """
     episodes: dict[tuple[str, int], dict[str, list[EvalRow]]] = defaultdict(dict)
     for row in rows:
         if row.mode == mode:
             of_task = episodes[row.arm, row.seed].setdefault(row.task_id, [])
             of_task += [] if row.failed else [row]
-    # A failed episode is a missing value and not a missing task: its task stays, with the samples that did not fail.
+    # A failed episode is a missing value, not a missing task: the task stays, with its samples that did not fail.
     order = list(next(iter(episodes.values()), {}))
     names = list(declared(max((row.attempts for row in rows if row.mode == mode), default=1)))
     tables = {}
@@ -126,7 +129,8 @@ def tabulate(rows: Sequence[EvalRow], mode: str) -> dict[str, ArmTable]:
 class Interval:
     """An estimate and its percentile interval.
 
-    Rounded: what is zero up to the order of summation is zero, so that no sentence hangs on a processor's last bits.
+    All numbers are rounded, so that a value that is zero except for rounding errors is exactly zero. Otherwise a
+    printed sentence could depend on the processor.
     """
 
     mean: float
@@ -134,23 +138,23 @@ class Interval:
     high: float
 
     def __post_init__(self) -> None:
-        for name, digits in (("mean", 12), ("low", 6), ("high", 6)):  # the draws behind the ends are float32
+        for name, digits in (("mean", 12), ("low", 6), ("high", 6)):  # fewer digits for the ends: draws are float32
             object.__setattr__(self, name, round(getattr(self, name), digits) + 0.0)
 
 
 class Bootstrap:
-    """Shared draws of seeds and tasks, so that everything computed from one instance is paired.
+    """Shared resamples of seeds and tasks, so that all intervals computed from one instance are paired.
 
     Args:
         n_seeds: Largest number of training seeds of any arm.
-        n_tasks: N.
+        n_tasks: Number of tasks, N.
         draws: Number of resamples.
-        seed: Of the resampling.
+        seed: Random seed of the resampling.
     """
 
     def __init__(self, n_seeds: int, n_tasks: int, draws: int = DRAWS, seed: int = 0) -> None:
-        # ``[draws, N]`` and ``[draws, S]`` weights: how often a task or a seed is drawn, as a share. A resampled
-        # mean is then a product of matrices. They are drawn once for all arms, which is what makes differences paired.
+        # ``[draws, N]`` and ``[draws, S]`` weights: how often each task or seed is drawn, as a share, so that resampled
+        # means are a matrix product. The weights are drawn once for all arms, which makes differences paired.
         rng = np.random.default_rng(seed)
         self._n_seeds, self._n_tasks = n_seeds, n_tasks
         self._drawn: dict[Cells, np.ndarray] = {}
@@ -158,10 +162,10 @@ class Bootstrap:
         self._seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=draws).astype(np.float32) / n_seeds
 
     def draws(self, cells: Cells) -> np.ndarray:
-        """``[draws]`` resampled values of a rate; ``nan`` where a draw holds no episode that the rate is about."""
-        if cells not in self._drawn:  # an arm is compared with every other one
+        """Resampled values of a rate, ``[draws]``; ``nan`` where a resample has no episode for which it is defined."""
+        if cells not in self._drawn:  # cached, because an arm is compared with every other arm
             found = self._means(cells.above)
-            # A rate that is about every sample needs no denominator.
+            # A rate that is defined for every sample has a denominator of 1.
             if np.nanmin(cells.below, initial=1.0) < 1:
                 below = self._means(cells.below)
                 found = np.divide(found, below, out=np.full_like(found, np.nan), where=below > 0)
@@ -169,9 +173,9 @@ class Bootstrap:
         return self._drawn[cells]
 
     def _means(self, values_SN: np.ndarray) -> np.ndarray:
-        """``[draws]`` resampled means. A single row (the untrained base) stands for every seed.
+        """Resampled means, ``[draws]``. A single row (the untrained base) is used for every seed.
 
-        Tasks without a value (every episode failed) drop out of the mean.
+        Tasks without a value (all episodes failed) are left out of the mean.
         """
         if values_SN.shape[0] == 1:
             values_SN = np.repeat(values_SN, self._n_seeds, axis=0)
@@ -184,7 +188,7 @@ class Bootstrap:
         return (self._seeds * means).sum(1)
 
     def interval(self, cells: Cells, level: float = 0.95) -> Interval:
-        """Mean and percentile interval."""
+        """Mean of a rate and its percentile interval."""
         return _interval(cells.mean, self.draws(cells), level)
 
     def difference(self, left: Cells, right: Cells, level: float = 0.95) -> Interval:
@@ -194,23 +198,25 @@ class Bootstrap:
     def statistic(
         self, values_SNE: np.ndarray, of: Callable[[np.ndarray, int], np.ndarray]
     ) -> tuple[float, np.ndarray]:
-        """A mean over seeds of something that is not a mean over tasks, and its resamples.
+        """Mean over seeds of a statistic that is not itself a mean over tasks, and the resamples of this mean.
 
         Args:
-            values_SNE: What is added up over tasks, E numbers for each.
-            of: From ``[D, E]`` sums over tasks and the place of the seed to ``[D]`` values.
+            values_SNE: E numbers for each seed and task, which are averaged over tasks.
+            of: Statistic of one seed: takes ``[D, E]`` means over tasks and the seed's position, and returns ``[D]``
+                values.
 
         Returns:
-            The value, and its ``[draws]`` resamples.
+            The mean over seeds, and its ``[draws]`` resamples.
         """
         whole = float(np.mean([of(values_NE.mean(0)[None], s)[0] for s, values_NE in enumerate(values_SNE)]))
         drawn = [of(self._tasks @ values_NE.astype(np.float32), s) for s, values_NE in enumerate(values_SNE)]
         return whole, (self._seeds * np.stack(drawn, 1)).sum(1)
 
     def p_value(self, left: Cells, right: Cells) -> float:
-        """Two-sided: twice the share of draws whose difference has the other sign or is 0, at least 2 / draws."""
-        # Draws on 0 count for both tails. Where none has the other sign, its share is only known to be below one draw.
-        draws = np.round(self.draws(left) - self.draws(right), 6)  # equal arms tie in every draw
+        """Two-sided p-value: twice the share of draws with a difference of the other sign or 0, at least 2 / draws."""
+        # Draws equal to 0 count for both tails. If no draw has the other sign, the share is only known to be below
+        # 1 / draws. Rounding makes the difference of equal arms exactly 0.
+        draws = np.round(self.draws(left) - self.draws(right), 6)
         draws = draws[~np.isnan(draws)]
         if not len(draws):
             return 1.0
@@ -227,7 +233,7 @@ def _interval(centre: float, draws: np.ndarray, level: float) -> Interval:
 
 
 def pass_at_k(n: int, n_correct: int, k: int) -> float:
-    """Probability that at least one of k samples is right, unbiased from n samples (Chen et al., arXiv 2107.03374).
+    """Unbiased estimate, from n samples, that at least one of k samples is right (Chen et al., arXiv 2107.03374).
 
     Raises:
         ValueError: If k exceeds n.
@@ -238,10 +244,11 @@ def pass_at_k(n: int, n_correct: int, k: int) -> float:
 
 
 def by_responses(rows: Sequence[EvalRow]) -> list[dict[str, float]]:
-    """Accuracy against the number of responses per task, from the sampled episodes of one arm and seed.
+    """Accuracy by the number k of responses per task, from the sampled episodes of one arm and seed.
 
-    ``pass``, ``majority``: of k first attempts. ``sequential``: majority over the last attempts of k / K episodes,
-    which costs the same k responses (K attempts each); ``nan`` where k is not a multiple of K.
+    ``pass`` is pass@k and ``majority`` the accuracy of the majority answer, both over k first attempts. ``sequential``
+    is the majority over the last attempts of k / K episodes of K attempts, which cost the same k responses; ``nan``
+    where k is not a multiple of K.
     """
     by_task: dict[str, list[EvalRow]] = defaultdict(list)
     for row in rows:
@@ -254,7 +261,7 @@ def by_responses(rows: Sequence[EvalRow]) -> list[dict[str, float]]:
     n_attempts = max(row.attempts for row in groups[0])
     points = []
     for k in range(1, n + 1):
-        # k responses in a sequence of K attempts are k / K episodes, where that is a whole number.
+        # k responses are k / K episodes of K attempts, if that is a whole number.
         episodes = k // n_attempts if k % n_attempts == 0 else 0
         points.append(
             {
@@ -270,6 +277,6 @@ def by_responses(rows: Sequence[EvalRow]) -> list[dict[str, float]]:
 
 
 def _majority(rows: Sequence[EvalRow], k: int) -> float:
-    """Whether the answer that most give at attempt ``k`` is right; 0 if nobody gives one."""
+    """1 if the most frequent answer at attempt ``k`` is right, else 0; also 0 if no episode has an answer."""
     winner = majority_index([row.answer_keys[row.at(k)] for row in rows])
     return 0.0 if winner is None else float(rows[winner].correct[rows[winner].at(k)])

@@ -1,9 +1,9 @@
-"""The sentence that the studies are read for, computed from their rows.
+"""The thesis that the studies test, evaluated from their rows.
 
-The sentence: *self-generated data works precisely when the generation stays anchored to a verifiable reality.* A study
-says which of its arms are trained on a signal of the model's own making, which on the truth and which on none, how far
-each signal agreed with the truth before training, and what training gained on held-out questions. Over all studies that
-makes one point for each arm and seed, and one line for each system.
+The thesis: *self-generated data works precisely when the generation stays anchored to a verifiable reality.* A study
+says which of its arms are trained on a signal that the model makes itself, which on the truth and which on neither, how
+accurate each signal was before training, and what training gained on held-out questions. Over all studies this gives
+one point for each arm and seed, and one line for each system.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,25 +17,26 @@ from rl.analysis.printing import fixed
 
 KINDS = ("self", "oracle", "control", "indirect")
 Interval = tuple[float, float, float]
-"""A value and the ends of its 95 % interval; ``nan`` where it is not defined."""
+"""A value and the lower and upper end of its 95 % interval; ``nan`` where not defined."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """An arm as the thesis reads it.
+    """An arm of a study, with what the thesis needs to know about it.
 
     Args:
-        arm: Its name in the rows.
-        kind: What tells it which texts to learn. ``self``: the model, by its verdicts or by what a copy of it learns
-            from them; or nothing does, and it learns its own texts as they are. ``oracle``: a checker of each, or they
-            are real data. ``control``: what knows neither, such as a coin or the form alone. ``indirect``: the truth at
-            one remove, such as a checker made to err, or what learning from a text brings to known answers.
-        gain: What training brought on held-out questions, as a share in [-1, 1].
-        reward_accuracy: How right the signal is before training, in [0, 1] and on the questions of training:
-            :func:`rl.analysis.gate.signal_accuracy`, at .5 for a coin; or, where texts are learned and nothing pays
-            them, ``text_accuracy``, the share of those to be learned that are right. A number where it is known, such
-            as a coin's. ``None`` for an oracle, which is right by definition, and for an arm whose signal was not
-            measured, which is then no point.
+        arm: Name of the arm in the rows.
+        kind: What decides which texts the arm learns. ``self``: the model, by its own verdicts or by what a copy of the
+            model learns from the texts; or nothing, so that the model learns all of its own texts. ``oracle``: a
+            checker of each text, or the texts are real data. ``control``: neither the model nor the truth, such as a
+            coin flip or the form alone. ``indirect``: the truth indirectly, such as a checker with deliberate errors,
+            or how much learning from a text improves known answers.
+        gain: Gain of training on held-out questions, as a share in [-1, 1].
+        reward_accuracy: Accuracy of the signal before training on the training questions, in [0, 1]:
+            :func:`rl.analysis.gate.signal_accuracy`, which is .5 for a coin flip; or, where texts are learned without a
+            reward, ``text_accuracy``, the share of the texts to be learned that are right. A number if it is known
+            without measurement, as for a coin flip. ``None`` for an oracle, which is right by definition, and for an
+            arm whose signal was not measured; such an arm gives no point.
     """
 
     arm: str
@@ -49,36 +50,38 @@ class Trained:
 
 
 REWARD, TEXTS = "reward_accuracy", "text_accuracy"
-"""Columns that say how right a signal is: by pairs of answers (a coin is at .5), or the share of right texts."""
+"""Columns with a signal's accuracy: over pairs of answers (.5 for a coin flip), or as the share of right texts."""
 
 
 def trained(kind: str, *arms: str, gain: str = "accuracy", signal: str = REWARD) -> tuple[Trained, ...]:
-    """Arms that gain what a column grows by, and whose signal, unless it is an oracle's, is told by their first row.
+    """Arms whose gain is the growth of a column and whose signal accuracy is read from their first row.
+
+    The accuracy of an oracle is not read, since it is 1 by definition.
 
     Args:
-        kind: Of all of them.
-        *arms: Their names.
-        gain: The column of held-out questions.
-        signal: The column that says how right the signal is: :data:`REWARD` or :data:`TEXTS`.
+        kind: Kind of all these arms.
+        *arms: Names of the arms.
+        gain: Column with the accuracy on held-out questions.
+        signal: Column with the accuracy of the signal: :data:`REWARD` or :data:`TEXTS`.
     """
     return tuple(Trained(arm, kind, grown(arm, gain), None if kind == "oracle" else first(arm, signal)) for arm in arms)
 
 
 @dataclass(frozen=True)
 class Thesis:
-    """A study as the thesis reads it: ``THESIS`` in its module.
+    """A study, with what the thesis needs to know about it; given as ``THESIS`` in the study's module.
 
     Args:
         system: Name of the published system.
-        signal: What the model learns from.
-        anchor: What outside the model holds this signal to the truth, in words.
-        anchored: Whether there is such a thing.
-        headline: The arm that is the published system.
-        arms: The headline, and what it is to be compared with.
-        measure: What the gain is a share of.
-        without: The arm that lacks what is studied, where there is one. A headline that gains no more than it speaks
-            for what both have in common.
-        also: Other gains that the headline can be read by, by their names.
+        signal: What the model learns from, in words.
+        anchor: What outside the model ties the signal to the truth, in words.
+        anchored: Whether there is such an anchor.
+        headline: Name of the arm that reproduces the published system.
+        arms: The headline arm and the arms to compare with it.
+        measure: Name of the measure in which gains are given.
+        without: Name of the arm that lacks what is studied; empty if there is none. If the headline arm gains no more
+            than this arm, the gain comes from what both arms have in common.
+        also: Other measures of the headline arm's gain, by name.
     """
 
     system: str
@@ -92,7 +95,7 @@ class Thesis:
     also: Mapping[str, PerSeed] = field(default_factory=dict)
 
     def kind(self, arm: str) -> str:
-        """What tells an arm which texts to learn."""
+        """Kind of the arm with this name, one of :data:`KINDS`."""
         return next(one.kind for one in self.arms if one.arm == arm)
 
     def __post_init__(self) -> None:
@@ -104,7 +107,7 @@ class Thesis:
 
 @dataclass(frozen=True)
 class Point:
-    """An arm with one seed."""
+    """Gain and signal accuracy of one arm with one seed."""
 
     study: str
     arm: str
@@ -116,19 +119,20 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """A system in the table.
+    """Results of one system, as a line of the table.
 
     Args:
-        study: Its name.
-        thesis: What it is.
+        study: Name of the study.
+        thesis: The study's description for the thesis.
         mean: Gain of the headline arm, mean over seeds; ``nan`` without data.
-        low: Lower end of its 95 % Student-t interval.
-        high: Upper end.
+        low: Lower end of the gain's 95 % Student-t interval.
+        high: Upper end of the interval.
         by_seed: The gain of each seed.
-        oracle: Mean gain of the first oracle arm; ``nan`` where there is none.
-        claims: Verdicts of the study's claims by their names.
-        also: Other readings of the headline's gain by their names, each with its interval over seeds.
-        without: Gain of the arm that lacks what is studied, and what the headline gains more, each with its interval.
+        oracle: Mean gain of the first oracle arm other than the headline arm; ``nan`` if there is none.
+        claims: Verdicts of the study's claims by name.
+        also: Other measures of the headline arm's gain by name, each with its interval over seeds.
+        without: Gain of the arm that lacks what is studied, and the headline arm's gain minus this gain, each with its
+            interval; ``None`` if there is no such arm.
     """
 
     study: str
@@ -144,19 +148,19 @@ class Line:
 
     @property
     def standing(self) -> str:
-        """How many claims hold, and the names of those that do not."""
+        """Text with the number of claims that hold and the names of the claims that do not."""
         failed = [name for name, verdict in self.claims.items() if verdict == Verdict.DOES_NOT_HOLD]
         held = sum(verdict == Verdict.HOLDS for verdict in self.claims.values())
         return f"{held} of {len(self.claims)} hold" + (f"; not: {', '.join(failed)}" if failed else "")
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the sentence holds of this system: it works if it is anchored, and does not if it is not."""
+        """Whether the thesis holds for this system: an anchored system improves, an unanchored one does not."""
         return judged(self.thesis.anchored, self.low, self.high)
 
     @property
     def remarks(self) -> list[str]:
-        """What else is to be known beside the verdict: other readings of the gain, and whether the control has it."""
+        """Remarks beside the verdict: other measures of the gain, and the comparison with the ``without`` arm."""
         said = [
             f"{name}: {shown(gain, 3)}, {WORDS[judged(self.thesis.anchored, *gain[1:])]}"
             for name, gain in self.also.items()
@@ -170,11 +174,15 @@ class Line:
 
 
 WORDS = {Verdict.HOLDS: "fits", Verdict.DOES_NOT_HOLD: "contradicts", Verdict.CANNOT_TELL: "cannot tell"}
-"""What a verdict is called where the sentence is judged by a system."""
+"""How the verdict on the thesis is worded for a single system."""
 
 
 def judged(anchored: bool, low: float, high: float) -> Verdict:
-    """What an interval of gains says of the sentence; seeds of which none moved say nothing."""
+    """The verdict that an interval of gains gives on the thesis.
+
+    The verdict is ``cannot tell`` if the interval has values on both sides of 0, starts at 0, or is ``nan``. An
+    interval that starts below 0 and ends at 0 counts as no gain.
+    """
     works, fails = low > 0, low < 0 and high <= 0
     if not (works or fails):
         return Verdict.CANNOT_TELL
@@ -182,13 +190,13 @@ def judged(anchored: bool, low: float, high: float) -> Verdict:
 
 
 def known(per_seed: PerSeed, rows: Sequence[Row]) -> dict[int, float]:
-    """The value of each seed, a mean where there is one for each question; seeds without a number are left out."""
+    """The value of each seed, averaged if there is one for each question; seeds without a number are left out."""
     found = {int(seed): float(np.mean(value)) for seed, value in per_seed(rows).items() if value is not None}
     return {seed: value for seed, value in sorted(found.items()) if not np.isnan(value)}
 
 
 def points(study: str, thesis: Thesis, rows: Sequence[Row]) -> list[Point]:
-    """The points of a study's arms; an oracle's signal is right."""
+    """The points of a study's arms; an oracle without a measured accuracy has accuracy 1."""
     found = []
     for one in thesis.arms:
         gains = known(one.gain, rows)
@@ -199,7 +207,7 @@ def points(study: str, thesis: Thesis, rows: Sequence[Row]) -> list[Point]:
 
 
 def line(study: str, thesis: Thesis, rows: Sequence[Row], claims: Mapping[str, str]) -> Line:
-    """A system's line; ``claims`` are the verdicts of its study by the claims' names."""
+    """The line of a system, from its study's rows and the verdicts on its study's claims, by name."""
     headline = next(one for one in thesis.arms if one.arm == thesis.headline)
     gains = known(headline.gain, rows)
     oracle = next((known(one.gain, rows) for one in thesis.arms if one.kind == "oracle" and one is not headline), {})
@@ -219,10 +227,10 @@ class Within:
     """Rank correlations of gain with reward accuracy, each within one study.
 
     Args:
-        mean: Over studies.
-        low: Lower end of its 95 % Student-t interval over studies; ``nan`` below three.
-        high: Upper end.
-        by_study: Each; a study is left out that has no two different values on an axis.
+        mean: Mean correlation over studies.
+        low: Lower end of the mean's 95 % Student-t interval over studies; ``nan`` for fewer than three studies.
+        high: Upper end of the interval.
+        by_study: Correlation of each study, without studies in which gain or accuracy is constant.
     """
 
     mean: float
@@ -234,8 +242,8 @@ class Within:
 def within_studies(found: Sequence[Point]) -> Within:
     """Spearman's correlation within each study, averaged over studies.
 
-    Gains of one study are on one scale. Those of different studies are not: a student's minus its teacher's is below
-    zero with the best of signals, and a start at 5 % has more to gain than one at 60 %.
+    Gains are comparable within a study, but not between studies: a student's accuracy minus its teacher's is below zero
+    even with the best signal, and a start at 5 % has more to gain than a start at 60 %.
     """
     told = {study: _spearman(pairs_N2) for study, pairs_N2 in _of_studies(found).items()}
     by_study = {study: rho for study, rho in told.items() if not np.isnan(rho)}
@@ -246,15 +254,17 @@ def within_studies(found: Sequence[Point]) -> Within:
 def pooled(found: Sequence[Point], seed: int = 0) -> Interval:
     """Spearman's correlation of gain with reward accuracy over all points at once, and its 95 % interval.
 
-    It mixes what happens within studies with what their gains are measured against (see ``within_studies``). The arms
-    and seeds of a study share its task and are no independent points, so the bootstrap draws whole studies.
+    This correlation mixes effects within studies with differences between the scales of their gains (see
+    :func:`within_studies`). The arms and seeds of a study share a task and are not independent, so the bootstrap
+    resamples whole studies.
 
     Returns:
-        ``nan`` where it is not defined: no two different values on an axis, and no interval below three studies.
+        Correlation and interval; all ``nan`` if gain or accuracy is constant, and a ``nan`` interval for fewer than
+        three studies.
     """
     groups = list(_of_studies(found).values())
     rho = _spearman(np.concatenate(groups)) if groups else float("nan")
-    if np.isnan(rho) or len(groups) < 3:  # two studies give three different draws, which are no interval
+    if np.isnan(rho) or len(groups) < 3:  # two studies have only three different resamples, too few for an interval
         return rho, float("nan"), float("nan")
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(groups), (DRAWS, len(groups)))
@@ -280,14 +290,14 @@ def _spearman(pairs_N2: np.ndarray) -> float:
 
 
 def sentence(lines: Sequence[Line], within: Within, of_own: Within, all_at_once: Interval, n_points: int) -> str:
-    """What the studies say of the thesis.
+    """The text that sums up what the studies say about the thesis.
 
     Args:
-        lines: A line for each system.
-        within: Of all arms but oracles; their signal is right by definition.
-        of_own: Of self-reward arms alone.
-        all_at_once: The points of the first in one heap.
-        n_points: How many those are.
+        lines: One line for each system.
+        within: Correlations of all arms except oracles, whose signal is right by definition.
+        of_own: Correlations of self-reward arms alone.
+        all_at_once: Pooled correlation of all points of ``within``.
+        n_points: Number of these points.
     """
     names = {verdict: [one.thesis.system for one in lines if one.verdict is verdict] for verdict in Verdict}
     for_it, against, open_ = (names[v] for v in (Verdict.HOLDS, Verdict.DOES_NOT_HOLD, Verdict.CANNOT_TELL))
@@ -327,7 +337,7 @@ def _averaged(found: Within) -> str:
 
 
 def shown(interval: Interval, digits: int = 2) -> str:
-    """A value with its interval in brackets, where there is one; ``undefined`` without a value."""
+    """Formats a value with its interval in brackets; says ``no interval`` or ``undefined`` where either is ``nan``."""
     value, *ends = (fixed(one, digits, signed=True) for one in interval)
     if np.isnan(interval[0]):
         return "undefined"

@@ -1,1 +1,1 @@
-"""The only place that imports transformers, trl, accelerate, peft or vllm: one module around each piece we use."""
+"""The only package that imports transformers, trl, accelerate, peft or vllm; each module wraps one part of them."""

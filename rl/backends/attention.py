@@ -1,7 +1,7 @@
-"""Attention of one new token per row where several heads read the same keys (grouped queries), as decoding has it.
+"""Attention for decoding: one new token per row, where several query heads share keys and values (grouped queries).
 
-Transformers copies keys and values once for every head that reads them. That costs more than a decoding step itself
-once answers are long; read where they lie, they cost nothing.
+Transformers copies keys and values once for every query head. For long answers, these copies cost more than the rest of
+the decoding step. The attention here reads keys and values in place and makes no copies.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 @contextmanager
 def grouped_attention() -> Iterator[None]:
-    """Lets models whose attention is ``sdpa`` decode with :func:`attend_grouped`."""
+    """Inside this context, models with ``sdpa`` attention decode with :func:`attend_grouped`."""
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attend_grouped
     try:
         yield
     finally:
-        del ALL_ATTENTION_FUNCTIONS["sdpa"]  # an entry of ours hides transformers', which is seen again
+        del ALL_ATTENTION_FUNCTIONS["sdpa"]  # our entry only hid the default one, which takes effect again
 
 
 def attend_grouped(
@@ -34,7 +34,7 @@ def attend_grouped(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one new token per row, where G heads read the same keys; everything else is left to transformers.
+    """Attention of one new token per row where G query heads share a key head; transformers computes all other cases.
 
     Args:
         module: The attention layer.
@@ -42,28 +42,29 @@ def attend_grouped(
         key: ``[B, H, T, D]``.
         value: ``[B, H, T, D]``.
         attention_mask: ``[B, 1, 1, T]``, true where a key may be read.
-        dropout: Of probabilities.
-        scaling: Of products; ``None`` for ``D ** -0.5``.
-        **others: What some models ask for beside it.
+        dropout: Dropout rate of the attention probabilities.
+        scaling: Factor of the query-key products; ``None`` for ``D ** -0.5``.
+        **others: Further arguments of some models.
 
     Returns:
-        ``[B, 1, H * G, D]``, and nothing.
+        The output ``[B, 1, H * G, D]``, and ``None`` in place of attention weights.
     """
     (n_rows, n_queries, n_new, width), n_keys = query.shape, key.shape[1]
     device = query.device.type
-    # Prompts are left to the fused kernels, and masks that are added to the scores to transformers.
+    # Prompts (several new tokens) are faster with the fused kernels; masks that are not boolean are added to the
+    # scores, which only transformers' function does.
     mine = n_new == 1 and n_queries > n_keys and device in ("cpu", "cuda") and not dropout
     mine = mine and (attention_mask is None or attention_mask.dtype is torch.bool)
     if not mine or any(others.get(name) is not None for name in ("position_bias", "softcap", "s_aux")):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **others)
-    # A buffer's rows and heads can be seen as one dimension without copying.
-    # G queries of one head of keys become G rows of one product: [B * H, G, D] times [B * H, D, T].
+    # Flattening the rows and heads of a buffer makes a view and copies nothing.
+    # The G queries that share a key head become G rows of one product: [B * H, G, D] times [B * H, D, T].
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
     grouped = (query * (width**-0.5 if scaling is None else scaling)).reshape(n_rows * n_keys, -1, width)
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
-    # Autocast would make bfloat16 of the scores again, so the precision is chosen here.
+    # Autocast is off, because it would turn the scores into bfloat16 again.
     with torch.autocast(device, enabled=False):
-        # As in a fused kernel: products of half precision, their sums and the softmax in float32.
+        # As in a fused kernel, products are in half precision, and their sums and the softmax in float32.
         wide: Any = {"out_dtype": torch.float32} if device == "cuda" and kind in (torch.float16, torch.bfloat16) else {}
         scores = torch.bmm(grouped.to(kind), keys.to(kind).transpose(1, 2), **wide).view(n_rows, n_queries, 1, -1)
         if attention_mask is not None:

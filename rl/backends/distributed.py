@@ -1,8 +1,8 @@
-"""Processes and devices, through accelerate and torch. One process is the simple case of many.
+"""Processes and devices, through accelerate and torch. A single process runs through the same code.
 
-``accelerate launch --config_file configs/accelerate/<kind>.yaml`` decides what it is: one process, data parallel (DDP),
-or sharded weights (FSDP2). The sharding itself is torch's ``fully_shard``, the same code on GPUs and on CPUs with gloo,
-so that tests without a GPU run what clusters run.
+``accelerate launch --config_file configs/accelerate/<kind>.yaml`` decides how a run is distributed: one process, data
+parallel (DDP), or sharded weights (FSDP2). Sharding uses torch's ``fully_shard``, with the same code on GPUs and on
+CPUs with gloo, so that tests without a GPU run the code that clusters run.
 """
 
 import os
@@ -23,19 +23,19 @@ from rl.types import RunStoppedError
 
 Item = TypeVar("Item")
 SETTLE_S = 0.5
-"""Between the last collective and the end of the process group."""
+"""Seconds between the last collective and the end of the process group; see :meth:`Distributed.close`."""
 
 
 class Distributed:
-    """What the trainer needs to know of processes and devices.
+    """The processes and the device of a run, as the trainer uses them.
 
     Args:
-        cpu: Stay on the CPU even where there is a GPU. Other accelerators than CUDA's are left alone: nothing of this
-            has been tried on them, and the measurements need float64.
-        mixed_precision: ``no``, or ``bf16``: forward passes run in bfloat16 over float32 weights.
+        cpu: Stay on the CPU even if there is a GPU. Accelerators other than CUDA are never used: the code has not been
+            tested on them, and the measurements need float64.
+        mixed_precision: ``no``, or ``bf16`` for forward passes in bfloat16 with float32 weights.
 
     Raises:
-        ValueError: If the launcher asks for a kind of sharding that is not supported, or for a port that is taken.
+        ValueError: If the launcher asks for a kind of sharding that is not supported, or for a port that is in use.
     """
 
     def __init__(self, cpu: bool = False, mixed_precision: str = "no") -> None:
@@ -56,35 +56,35 @@ class Distributed:
         """Whether this process writes files."""
         bf16 = partial(torch.autocast, self.device.type, torch.bfloat16)
         self.autocast: Callable[[], AbstractContextManager] = bf16 if mixed_precision == "bf16" else nullcontext
-        """The precision of forward passes."""
+        """Context manager that sets the precision of forward passes."""
 
     def prepare_model(self, model: nn.Module, layers: Iterable[nn.Module] = ()) -> Any:
-        """Moves a model to its device and shards or replicates it if there are several processes.
+        """Moves a model to its device and, with several processes, shards or replicates it.
 
         Args:
-            model: What is called in forward passes.
-            layers: Its parts that are gathered one at a time when weights are sharded.
+            model: The module that is called in forward passes.
+            layers: Parts of the model that are gathered one at a time if weights are sharded.
         """
         model = model.to(self.device)
         if self.shards and self.n_processes > 1:
             from torch.distributed.fsdp import fully_shard
 
-            # Layers first: each is gathered for its own forward and backward pass and let go after it; what is left
-            # (embedding, norm, head) is gathered with the whole.
+            # Shard the layers first: each is gathered only for its own forward and backward pass and freed afterwards.
+            # The remaining weights (embedding, norm, head) are gathered with the whole model.
             keep = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() == "false"
             for layer in layers:
                 fully_shard(layer, reshard_after_forward=not keep)
             return fully_shard(model, reshard_after_forward=not keep)
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            return model  # a frozen model has nothing to synchronise
+            return model  # a frozen model has no gradients to synchronise
         return self._accelerator.prepare_model(model)
 
     def no_sync(self, model: Any) -> AbstractContextManager:
-        """Gradients stay local inside, for all micro-batches but the last; sharded ones are reduced at once."""
+        """Context for all micro-batches but the last, in which gradients stay local; sharded gradients never do."""
         return nullcontext() if self.shards else self._accelerator.no_sync(model)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over processes, elementwise; on the CPU."""
+        """Elementwise sum over processes; with several processes the result is on the CPU."""
         if self.n_processes == 1:
             return values
         summed = self._accelerator.reduce(values.to(self.device), reduction="sum")
@@ -92,7 +92,7 @@ class Distributed:
         return summed.cpu()
 
     def gather(self, items: Sequence[Item]) -> list[Item]:
-        """The items of all processes, by rank, on every process."""
+        """The items of all processes, in the order of ranks, on every process."""
         if self.n_processes == 1:
             return list(items)
         from accelerate.utils import gather_object
@@ -108,13 +108,14 @@ class Distributed:
         return broadcast_object_list([item])[0]
 
     def together(self, work: Callable[[], Item]) -> Item:
-        """What this process makes of it; an error of any process is raised on every one.
+        """Runs ``work`` on every process and returns this process's result; an error on any process stops all.
 
         Args:
-            work: Without collectives: the others would wait in them for a process that has left with an error.
+            work: Must not use collectives: other processes would wait in them for a process that has failed.
 
         Raises:
-            RunStoppedError: If it failed on other processes alone; with the error of the first of them.
+            RunStoppedError: If ``work`` failed only on other processes; names the first of their errors. A process on
+                which it failed raises its own error.
         """
         if self.n_processes == 1:
             return work()
@@ -124,7 +125,7 @@ class Distributed:
             result = work()
         except Exception as caught:
             error = caught
-        # As words, since not every error can be sent. The process that it happened on raises it itself.
+        # Errors are sent as text, since not every exception can be pickled. A failed process raises its own exception.
         said = self.gather([] if error is None else [f"process {self.rank}: {type(error).__name__}: {error}"])
         if error is not None:
             raise error
@@ -133,7 +134,7 @@ class Distributed:
         return result
 
     def on_main(self, work: Callable[[], Item]) -> Item:
-        """What the main process makes of it, on every process; an error of it is raised on every one too."""
+        """Runs ``work`` on the main process only; its result is returned, or its error raised, on every process."""
         result: Any = None
         error: Exception | None = None
         if self.is_main:
@@ -141,31 +142,32 @@ class Distributed:
                 result = work()
             except Exception as caught:
                 error = caught
-        # An error is sent too: a process that waited for a result would wait until the time limit of the group.
+        # Errors are broadcast too: otherwise the other processes would wait for a result until the group's time limit.
         result, error = self.broadcast((result, error))
         if error is not None:
             raise error
         return result
 
     def sum_ratios(self, ratios: dict[str, Ratio]) -> dict[str, Ratio]:
-        """Ratios added over processes; every process must hold the same names."""
+        """Sums ratios over processes; every process must hold the same names."""
         if self.n_processes == 1:
             return ratios
-        # Sorted, since the sum is over places: every process must put the same name at the same one. Numerators and
-        # denominators are added apart, so that a process with more tokens weighs more.
+        # The sum is over positions of a table, so names are sorted to be at the same position on every process.
+        # Numerators and denominators are summed separately, so that a process with more tokens has more weight.
         names = sorted(ratios)
         table = torch.tensor([[ratios[name].num, ratios[name].den] for name in names], dtype=torch.float64)
         return {name: Ratio(*row) for name, row in zip(names, self.sum(table).tolist(), strict=True)}
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Waits until every process has called this method."""
         self._accelerator.wait_for_everyone()
 
     def close(self) -> None:
-        """Leaves the process group; the last thing that a process does.
+        """Leaves the process group; must be the last call of a process.
 
-        gloo's thread lets go of a collective a moment after it is done, and takes the interpreter's lock to do so.
-        Tearing the group down holds that lock while it waits for the thread: in that moment both wait for ever.
+        Waits for :data:`SETTLE_S` first, to avoid a deadlock: gloo's thread releases a collective a moment after it is
+        done and needs the interpreter's lock for this, while tearing down the group holds the lock and waits for the
+        thread.
         """
         if self.n_processes > 1:
             self.wait()
@@ -174,7 +176,7 @@ class Distributed:
 
 
 def _wants_fsdp2() -> bool:
-    """Reads what ``accelerate launch`` was told, and keeps accelerate from sharding by itself."""
+    """Whether ``accelerate launch`` was asked for FSDP2; also keeps accelerate from sharding the model itself."""
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise ValueError(
             "DeepSpeed is not supported: take configs/accelerate/fsdp2.yaml, which shards weights, gradients and "
@@ -185,13 +187,13 @@ def _wants_fsdp2() -> bool:
         return False
     if os.environ.get("FSDP_VERSION", "2") != "2":
         raise ValueError("FSDP 1 is not supported: set fsdp_version: 2 in the accelerate config")
-    # Remembered under a name of our own, for the next time that it is asked for in this process.
+    # The variable was removed above, so the answer is kept under another name for later calls in this process.
     os.environ["ERRATA_FSDP2"] = "true"
     return True
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded; every process must ask for it."""
+    """The whole of a tensor that may be sharded; a collective, so every process must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

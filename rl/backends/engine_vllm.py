@@ -1,8 +1,8 @@
 """Sampling with vLLM inside this process: one engine per rank, stepped by the rollout.
 
-The weights are the trainer's, handed over after every update; prefix caching makes a second attempt's prompt cost what
-is new in it. What is used of vLLM beyond its documented interface (stepping the engine, loading weights into a running
-model) is in this file alone and has contract tests (``make test-vllm``).
+The trainer's weights are loaded after every update. With prefix caching only the new part of a second attempt's prompt
+is computed. All uses of vLLM beyond its documented interface (stepping the engine, loading weights into a running
+model) are in this file and have contract tests (``make test-vllm``).
 """
 
 import importlib
@@ -23,7 +23,7 @@ from rl.config import RunConfig, TrainConfig
 from rl.types import Completion, Finish, Request
 
 CPU_CACHE_GIB = "2"
-"""Key-value cache on a CPU, unless ``VLLM_CPU_KVCACHE_SPACE`` says otherwise."""
+"""Size of the key-value cache on a CPU, in GiB, unless ``VLLM_CPU_KVCACHE_SPACE`` is set."""
 
 
 class VLLMEngine:
@@ -31,10 +31,10 @@ class VLLMEngine:
 
     Args:
         config: The run.
-        model: The policy; its architecture is the engine's, its weights are loaded at once.
-        end_ids: A turn ends with the first of these tokens.
-        context_length: Longest sequence.
-        distributed: This process's rank and device.
+        model: The policy, which gives the engine's architecture and first weights.
+        end_ids: A turn ends at the first of these tokens.
+        context_length: Maximum length of a sequence in tokens.
+        distributed: Rank and device of this process.
 
     Raises:
         ModuleNotFoundError: If vLLM is not installed.
@@ -59,11 +59,12 @@ class VLLMEngine:
         self._end_ids, self._sleep_level = sorted(end_ids), 0 if on_cpu else config.engine.sleep_level
         causal = bare_model(model)
         self._padding = HeadPadding.of(causal.config, on_cpu)
-        # On a CPU vLLM keeps a packed copy of the output head, which new weights of a tied embedding do not reach.
+        # On a CPU vLLM keeps a packed copy of the output head, which is not updated with the weights of a tied
+        # embedding. The engine's model is therefore untied.
         self._unties = on_cpu and bool(getattr(causal.config.get_text_config(), "tie_word_embeddings", False))
         if self._unties:
             self._padding.config.tie_word_embeddings = False
-        with tempfile.TemporaryDirectory() as folder:  # vLLM wants a folder; the weights come from load_weights
+        with tempfile.TemporaryDirectory() as folder:  # vLLM reads the config from a folder; weights are loaded below
             self._padding.config.architectures = [type(causal).__name__]
             self._padding.config.save_pretrained(folder)
             self._llm = vllm.LLM(model=folder, **_arguments(config, model, context_length, on_cpu, distributed))
@@ -74,7 +75,7 @@ class VLLMEngine:
 
     @property
     def pending(self) -> int:
-        """Requests without an answer."""
+        """Number of requests without an answer."""
         return len(self._waiting)
 
     def submit(self, requests: Sequence[Request]) -> None:
@@ -84,16 +85,16 @@ class VLLMEngine:
                 max_tokens=request.max_new_tokens,
                 temperature=request.temperature,
                 seed=request.seed,
-                logprobs=0,  # of the sampled token and no other
+                logprobs=0,  # only that of the sampled token
                 stop_token_ids=self._end_ids,
-                ignore_eos=True,  # the end tokens above stop, and nothing else
+                ignore_eos=True,  # only the end tokens above end an answer
                 detokenize=False,
             )
             self._waiting.add(request.id)
             self._engine.add_request(str(request.id), self._prompt(prompt_token_ids=list(request.prompt_ids)), params)
 
     def step(self) -> list[Completion]:
-        """Decodes one token for every running request; returns those that are finished."""
+        """Decodes one token for every running request; returns the finished requests."""
         if not self._waiting:
             return []
         completions = []
@@ -101,29 +102,29 @@ class VLLMEngine:
             request_id, answer = int(finished.request_id), finished.outputs[0]
             self._waiting.discard(request_id)
             ids = tuple(answer.token_ids)
-            # vLLM returns a table of log-probs for every token, the sampled one in it.
+            # For every position vLLM returns a table of log-probs by token, which includes the sampled token.
             logprobs = tuple(entry[token].logprob for entry, token in zip(answer.logprobs, ids, strict=True))
             finish = Finish.STOP if answer.finish_reason == "stop" else Finish.LENGTH
             completions.append(Completion(request_id, ids, logprobs, finish, self.policy_version))
         return completions
 
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Loads weights into the running engine, whatever its parallel layout, and forgets cached prefixes.
+        """Loads weights into the running engine, whatever its parallel layout, and clears the prefix cache.
 
         Raises:
-            RuntimeError: If requests are still being decoded: their tokens would come from two policies.
+            RuntimeError: If requests are still being decoded, since their tokens would come from two policies.
         """
         try:
             if n := len(self._waiting):
                 raise RuntimeError(
                     f"{counted(n, 'request is', 'requests are')} being decoded: weights can only change between them"
                 )
-            self.wake()  # asleep, the engine has no place to load them into
+            self.wake()  # a sleeping engine has no memory to load weights into
             runner = self._engine.model_executor.driver_worker.worker.model_runner
             runner.reload_weights(weights_iterator=self._converted(named))
-        finally:  # the other processes would wait for this one's part of what is left
+        finally:  # gathering sharded weights is a collective: iterate to the end, or the other processes would hang
             deque(named, maxlen=0)
-        self._llm.reset_prefix_cache()  # its keys and values are those of the old weights
+        self._llm.reset_prefix_cache()  # cached keys and values were computed with the old weights
         self.policy_version = version
 
     def _converted(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -133,29 +134,29 @@ class VLLMEngine:
                 yield "lm_head.weight", tensor.detach()
 
     def sleep(self) -> None:
-        """Frees the cache, and the weights or their place on the GPU, until ``wake``."""
+        """Frees the GPU memory of cache and weights until ``wake``; level 1 keeps the weights on the host."""
         if self._sleep_level and not self._llm.llm_engine.is_sleeping():
             self._llm.sleep(level=self._sleep_level)
 
     def wake(self) -> None:
-        """Ends ``sleep``; after level 2 the weights must be loaded again before the next sample."""
+        """Ends ``sleep``; after level 2 the weights must be loaded again before sampling."""
         if self._sleep_level and self._llm.llm_engine.is_sleeping():
             self._llm.wake_up()
 
     def close(self) -> None:
-        """Ends the engine."""
+        """Drops all pending requests and shuts the engine down."""
         self._waiting.clear()
         self._engine.engine_core.shutdown()
 
 
 def trainer_dtype(config: RunConfig) -> str:
-    """The precision of the trainer's forward passes, which the engine should have too."""
+    """The precision of the trainer's forward passes, which is the engine's default."""
     online = isinstance(config, TrainConfig) and config.algorithm.optim.mixed_precision == "bf16"
     return "bfloat16" if online else config.model.dtype
 
 
 def _prepare_environment(on_cpu: bool) -> None:
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine's core in this process, so that we can step it
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine's core must be in this process to be stepped
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if on_cpu:
@@ -168,7 +169,7 @@ def _arguments(
     engine = config.engine
     arguments: dict[str, Any] = {
         "dtype": engine.dtype or trainer_dtype(config),
-        "load_format": "dummy",  # random weights, until load_weights brings the policy's
+        "load_format": "dummy",  # random weights, until load_weights replaces them
         "skip_tokenizer_init": True,
         "max_model_len": context_length,
         "max_num_seqs": engine.max_batch_size,
@@ -183,6 +184,6 @@ def _arguments(
             "gpu_memory_utilization": engine.gpu_memory_utilization,
             "enable_sleep_mode": engine.sleep_level > 0,
         }
-    if distributed.n_processes > 1:  # the launcher has started the processes; vLLM is not to start its own
+    if distributed.n_processes > 1:  # the launcher has already started all processes, so vLLM must not start its own
         arguments["distributed_executor_backend"] = "external_launcher"
     return arguments | engine.options

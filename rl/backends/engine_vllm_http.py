@@ -1,10 +1,11 @@
 """Sampling from served replicas of vLLM: token ids over ``/v1/completions``, any number of servers, retries.
 
 The replicas are plain ``vllm serve`` processes that load ``rl.backends.vllm_worker`` as worker extension; the command
-is in docs/engines.md. Weights travel through a folder that trainer and replicas share: written once, read by every
-replica, acknowledged before the next sample, the first time before any. The requests of a replica that fails go to
-others, and because a request's seed decides its sample, the answer is the same one. Only when no other is left is it
-tried again, and only if it says that it still holds the newest weights: one that was restarted does not.
+is in docs/engines.md. Weights are transferred through a folder that trainer and replicas share: they are written once,
+and every replica reads them and confirms before sampling starts or continues. If a replica fails, its requests are sent
+to other replicas. The answers stay the same, because a request's seed determines its sample. Until new weights are
+sent, a failed replica is used again only if no other is left and it still holds the newest weights, which a restarted
+one does not.
 """
 
 import json
@@ -29,9 +30,9 @@ from rl.config import RunConfig
 from rl.types import Completion, Finish, Request, RunStoppedError
 
 PER_REPLICA = 256
-"""Requests that one replica is sent at once; it batches them itself."""
+"""Maximum number of requests that are sent to one replica at the same time; the replica batches them itself."""
 POLL_S = 0.05
-"""Longest wait for an answer before the rollout looks after what else is ready."""
+"""Longest time in seconds to wait for an answer before the rollout continues with other episodes."""
 
 
 class ReplicaError(RuntimeError):
@@ -43,11 +44,11 @@ class VLLMHttpEngine:
 
     Args:
         config: The run.
-        end_ids: A turn ends with the first of these tokens.
-        distributed: Every rank sends its own requests; the first one sends the weights.
+        end_ids: A turn ends at the first of these tokens.
+        distributed: Rank of this process. Every rank sends its own requests; only the main process sends weights.
 
     Raises:
-        ReplicaError: If a replica is not there at the start.
+        ReplicaError: If a replica cannot be reached at the start.
     """
 
     streams = True
@@ -61,7 +62,7 @@ class VLLMHttpEngine:
         self._down: set[str] = set()
         self._run, self._loaded = uuid.uuid4().hex[:8], ""
         self._lock = threading.Lock()
-        self._next = distributed.rank  # so that the ranks do not all begin with the first replica
+        self._next = distributed.rank  # ranks start with different replicas, to spread the load
         self._threads = ThreadPoolExecutor(PER_REPLICA * len(self._urls))
         self._futures: set[Future[Completion]] = set()
         self.policy_version = 0
@@ -69,18 +70,18 @@ class VLLMHttpEngine:
 
     @property
     def pending(self) -> int:
-        """Requests without an answer."""
+        """Number of requests without an answer."""
         return len(self._futures)
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Sends requests; each goes to the next replica in turn."""
+        """Sends requests to the replicas in turn."""
         self._futures |= {self._threads.submit(self._complete, request) for request in requests}
 
     def step(self) -> list[Completion]:
-        """Waits a moment for answers; returns none if none came, so that other episodes' next turns can be sent.
+        """Waits up to :data:`POLL_S` for answers; may return none, so that other episodes' next turns can be sent.
 
         Raises:
-            RunStoppedError: If a request failed on every replica, however often it was tried.
+            RunStoppedError: If a request failed in all its attempts, or a replica refused it as invalid.
         """
         if not self._futures:
             return []
@@ -88,7 +89,7 @@ class VLLMHttpEngine:
         try:
             return [future.result() for future in done]
         except RunStoppedError:
-            for future in self._futures:  # they would fail the same way
+            for future in self._futures:  # the remaining requests would fail in the same way
                 future.cancel()
             self._futures = set()
             raise
@@ -117,8 +118,8 @@ class VLLMHttpEngine:
             self._next += 1
             turn = self._next
             up = [url for url in self._urls if url not in self._down]
-        # With none left those that answer are taken back, if they hold the newest weights: one that was restarted has
-        # the weights it was started with, and its samples would be of another policy.
+        # If no replica is left, those that answer and hold the newest weights are used again. A restarted replica has
+        # the weights that it was started with, so its samples would come from another policy.
         if not up:
             up = [url for url in self._urls if self._holds_the_weights(url)]
             with self._lock:
@@ -161,7 +162,7 @@ class VLLMHttpEngine:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             message = f"{url}{path}: {error.code} {error.read()[:300].decode(errors='replace')}"
-            if 400 <= error.code < 500:  # the request itself is wrong: another replica would say the same
+            if 400 <= error.code < 500:  # the request itself is invalid, so other replicas would refuse it too
                 raise RunStoppedError(f"engine=vllm_http: {message}") from error
             raise ReplicaError(message) from error
         except (OSError, EOFError) as error:
@@ -175,13 +176,13 @@ class VLLMHttpEngine:
     def load_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Writes the weights to the shared folder and waits until every replica has them.
 
-        Replicas that were down are tried again: one that came back gets the new weights before it gets requests.
+        Replicas that were down are tried again, so that a restarted replica gets the new weights before any request.
 
         Raises:
             RuntimeError: If requests are still being decoded.
             RunStoppedError: If no replica takes the weights.
         """
-        folder = self._folder / f"run_{self._run}_version_{version}"  # other runs may share the folder
+        folder = self._folder / f"run_{self._run}_version_{version}"  # a name per run, since runs may share the folder
 
         def write() -> None:
             try:
@@ -192,7 +193,7 @@ class VLLMHttpEngine:
                     )
                 if self._distributed.is_main:
                     self._write(named, folder)
-            finally:  # gathering sharded weights takes all processes, those that do not write or cannot included
+            finally:  # gathering sharded weights is a collective, so every process must iterate to the end
                 deque(named, maxlen=0)
 
         def load() -> dict[str, str]:
@@ -223,18 +224,18 @@ class VLLMHttpEngine:
         for name, tensor in named:
             shard[name] = tensor.detach().to("cpu", copy=True).contiguous()
             n_bytes += tensor.numel() * tensor.element_size()
-            if n_bytes >= 2**30:  # a file of a GiB at a time, so that the host never holds a second copy of the model
+            if n_bytes >= 2**30:  # write a file per GiB, so that the host never holds a second copy of the model
                 save_file(shard, folder / f"{n_shards:05d}.safetensors")
                 shard, n_bytes, n_shards = {}, 0, n_shards + 1
         save_file(shard, folder / f"{n_shards:05d}.safetensors")
 
     def sleep(self) -> None:
-        """The replicas are on other devices: there is nothing to free."""
+        """Does nothing: the replicas are on other devices, so there is no memory to free."""
 
     def wake(self) -> None:
-        """Nothing to restore."""
+        """Does nothing, since there is nothing to restore."""
 
     def close(self) -> None:
-        """Forgets what is pending; the replicas stay up."""
+        """Drops all pending requests; the replicas keep running."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._futures.clear()

@@ -1,4 +1,4 @@
-"""Which engine a config asks for: ``ENGINES`` holds the function that builds it, by name."""
+"""Sampling engines by name: ``ENGINES`` holds the functions that build them."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -14,15 +14,15 @@ from rl.rendering import Renderer
 from rl.types import Engine
 
 ENGINES: Lookup[Callable[[RunConfig, Any, Renderer, int, Distributed], Engine]] = Lookup("engine.name")
-"""``engine.name`` to a function of the run, its policy (whole and not wrapped yet), the renderer, the longest sequence
-and this process's part of the run; every process has an engine of its own. The fact ``decodes`` says that it decodes
-with the policy's own forward pass, which is then checked when the model is loaded."""
+"""Functions that build the engine of a process, by ``engine.name``. They take the run's config, the policy (not yet
+sharded or wrapped), the renderer, the maximum sequence length and the process. The fact ``decodes`` says that the
+engine decodes with the policy's own forward pass, which is then checked when the model is loaded."""
 
 
 @ENGINES.register("hf", decodes=True)
 def hf(config: RunConfig, model: Any, renderer: Renderer, context_length: int, distributed: Distributed) -> Engine:
-    """The trained model itself, in this process."""
-    # Sharded weights cannot be sampled from one process at a time: the engine then has a whole copy of its own.
+    """Samples with the trained model itself, in this process."""
+    # A process cannot sample alone from sharded weights, so the engine then has its own complete copy of the model.
     own = merged_copy(model).requires_grad_(False) if distributed.shards else model
     return HFEngine(
         own,
@@ -37,7 +37,7 @@ def hf(config: RunConfig, model: Any, renderer: Renderer, context_length: int, d
 
 @ENGINES.register("vllm")
 def vllm(config: RunConfig, model: Any, renderer: Renderer, context_length: int, distributed: Distributed) -> Engine:
-    """VLLM in this process; raises ModuleNotFoundError where it is not installed."""
+    """Samples with vLLM in this process; raises ModuleNotFoundError if vLLM is not installed."""
     if find_spec("vllm") is None:
         raise ModuleNotFoundError(
             "engine=vllm: vLLM is not installed here; `pip install -e '.[vllm]'` on a machine with a GPU, or engine=hf"
@@ -51,9 +51,9 @@ def vllm(config: RunConfig, model: Any, renderer: Renderer, context_length: int,
 def vllm_http(
     config: RunConfig, model: Any, renderer: Renderer, context_length: int, distributed: Distributed
 ) -> Engine:
-    """Served replicas of vLLM."""
+    """Samples with served replicas of vLLM."""
     from rl.backends.engine_vllm_http import VLLMHttpEngine
 
     served = VLLMHttpEngine(config, renderer.end_ids, distributed)
-    served.load_weights(full_weights(model), 0)  # replicas may hold what another run left
+    served.load_weights(full_weights(model), 0)  # replicas may still hold the weights of another run
     return served

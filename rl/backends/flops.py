@@ -1,4 +1,4 @@
-"""How much of the device the update uses: model FLOPs and peak memory, with TRL's accounting."""
+"""Device utilisation of the update: model FLOPs, counted as in TRL, and peak memory."""
 
 import contextlib
 import ctypes
@@ -18,11 +18,11 @@ from rl.config import TrainConfig
 
 @dataclass(frozen=True, slots=True)
 class Flops:
-    """Model FLOPs utilisation on a device whose peak is known.
+    """Numbers that are needed for the model FLOPs utilisation (MFU).
 
     Args:
         per_token: FLOPs of forward and backward pass per token.
-        peak: FLOPs per second that the device can do, ``None`` where it is not known (every CPU).
+        peak: Peak FLOPs per second of the device; ``None`` if unknown, as for every CPU.
     """
 
     per_token: float
@@ -30,7 +30,7 @@ class Flops:
 
     @classmethod
     def of(cls, model: Any, device: torch.device, config: TrainConfig) -> "Flops":
-        """For a model on a device; the sequence length is the longest that the run can have."""
+        """The numbers for a model on a device, with the longest possible answers of an episode as sequence length."""
         if device.type != "cuda":
             return cls(0.0, None)
         from trl.trainer.utils import compute_flops_per_token, get_peak_flops
@@ -40,14 +40,14 @@ class Flops:
         try:
             peak = get_peak_flops(torch.cuda.get_device_name(device), dtype)
             per_token = compute_flops_per_token(bare_model(model).config, config.env.token_budget(attempts))
-        except Exception:  # TRL knows some layers and devices; a metric never stops a run
+        except Exception:  # TRL does not know all layers and devices, and a metric must not stop a run
             return cls(0.0, None)
         return cls(float(per_token), peak)
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory that this process has held: the GPU's, or resident on a CPU."""
-    # Of what tensors took, not of what PyTorch's allocator has reserved and could give back.
+    """Peak memory of this process in GiB: allocated GPU memory, or resident memory on a CPU."""
+    # Memory allocated for tensors, without memory that PyTorch's allocator has only reserved.
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     with contextlib.suppress(OSError, StopIteration):
@@ -58,17 +58,17 @@ def peak_memory_gib(device: torch.device) -> float:
 
 
 def memory_gib(device: torch.device) -> float:
-    """Memory that this process holds, after giving back what it has freed; counted as in :func:`peak_memory_gib`."""
+    """Current memory of this process in GiB, counted as in :func:`peak_memory_gib`, after releasing freed memory."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**30
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc's
+    with contextlib.suppress(OSError, AttributeError):  # malloc_trim exists only in glibc
         ctypes.CDLL(None).malloc_trim(0)
     return psutil.Process().memory_info().rss / 2**30
 
 
 def forget_peak(device: torch.device) -> None:
-    """Lets :func:`peak_memory_gib` begin anew, where the system can do that (Linux, CUDA)."""
+    """Resets the peak of :func:`peak_memory_gib`, where the system supports it (Linux, CUDA)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""Our environments in TRL: a data set, a ``rollout_func`` and a reward for ``GRPOTrainer``, or tools for its models.
+"""Uses this package's environments in TRL: a data set, ``rollout_func`` and reward for ``GRPOTrainer``, or tools.
 
-TRL asks a ``rollout_func`` for token ids, and for a mask of those that the policy wrote (``env_mask``); what the
-environment says between the attempts is part of the completion and is not learned.
+TRL expects from a ``rollout_func`` token ids and a mask of the tokens that the policy wrote (``env_mask``). Messages of
+the environment between the attempts are part of the completion, but are not trained on.
 """
 
 import copy
@@ -20,30 +20,31 @@ from rl.rollout import EpisodePlan, Rollout
 from rl.types import Episode, derive_seed
 
 Reward = Callable[[Sequence[float]], float]
-"""The rewards of the turns of an episode as the one number that TRL learns from."""
+"""Function from the rewards of an episode's turns to the single reward that TRL trains on."""
 
 
 def to_trl(
     env: Any, max_new_tokens: Sequence[int], reward: Reward = sum, seed: int = 0, limit: int | None = None
 ) -> dict[str, Any]:
-    """What ``trl.GRPOTrainer`` takes of an environment: ``GRPOTrainer(model, args=..., **to_trl(env, [64, 64]))``.
+    """Arguments of ``trl.GRPOTrainer`` for an environment: ``GRPOTrainer(model, args=..., **to_trl(env, [64, 64]))``.
 
-    Episodes are sampled with the trained model itself, at ``args.temperature``; ``args.use_vllm`` is not for it. A
-    verifier that fails makes the reward ``None``, which TRL leaves out of the baseline.
+    Episodes are sampled with the trained model itself, at ``args.temperature``; ``args.use_vllm`` must be false. If the
+    verifier fails, the reward is ``None``, which TRL leaves out of the baseline.
 
     Args:
-        env: An environment of a task set, from :func:`envs.make` or ``gymnasium.make``; its split is the data set.
+        env: An environment of a task set, from :func:`envs.make` or ``gymnasium.make``; the tasks of its split are the
+            data set.
         max_new_tokens: Token limit of each attempt; the last entry holds for all further attempts.
-        reward: Of the whole episode; TRL knows no reward of a turn.
-        seed: Decides, with the process and the count of episodes, what is sampled.
-        limit: How many tasks; ``None`` for all.
+        reward: Function from the turns' rewards to the reward of the episode, since TRL has no rewards of turns.
+        seed: Random seed; with the process and the number of episodes so far it determines the samples.
+        limit: Maximum number of tasks; ``None`` for all.
 
     Returns:
         ``train_dataset`` (``prompt`` as messages, ``task_id``), ``rollout_func`` and ``reward_funcs``.
 
     Raises:
-        TypeError: If the environment draws its own tasks.
-        ValueError: If a role speaks between attempts, which TRL's one completion cannot hold.
+        TypeError: If the environment generates its own tasks.
+        ValueError: If another role speaks between attempts, which does not fit into TRL's single completion.
     """
     from datasets import Dataset
 
@@ -61,22 +62,22 @@ def to_trl(
 
 
 def episode_reward(episode_reward: Sequence[float | None], **_: Any) -> list[float | None]:
-    """The reward function: what the ``rollout_func`` was paid."""
+    """The reward function for TRL: returns the rewards that the ``rollout_func`` computed."""
     return list(episode_reward)
 
 
 class _Played:
-    """The ``rollout_func``: one episode for each prompt that TRL hands over, groups already repeated."""
+    """The ``rollout_func``: plays one episode for each prompt; TRL repeats the prompts of a group already."""
 
     def __init__(
         self, env: SelfCorrectEnv, tasks: dict[str, Task], limits: tuple[int, ...], reward: Reward, seed: int
     ) -> None:
         self._env, self._tasks, self._limits, self._reward, self._seed = env, tasks, limits, reward, seed
         self._drawn = count()
-        self._renderer = cache(Renderer)  # it tries the chat template out, which is done once
+        self._renderer = cache(Renderer)  # cached, because building a renderer tests the chat template
 
     def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
-        """Prompt and completion ids, log-probs, ``env_mask`` and ``episode_reward``."""
+        """Plays the episodes; returns prompt and completion ids, log-probs, ``env_mask`` and ``episode_reward``."""
         if trainer.use_vllm:
             raise ValueError("args.use_vllm: episodes of to_trl are sampled with the trained model; set use_vllm=False")
         model, renderer = trainer.accelerator.unwrap_model(trainer.model), self._renderer(trainer.processing_class)
@@ -88,7 +89,7 @@ class _Played:
         rollout = Rollout(
             HFEngine(model, renderer.end_ids, renderer.pad_id),
             renderer,
-            lambda: copy.copy(self._env),  # task set and prompts are shared, what an episode has said is not
+            lambda: copy.copy(self._env),  # a shallow copy shares task set and prompts, but not an episode's state
             self._limits,
             context_length(model, ModelConfig(path="")),
         )
@@ -98,8 +99,8 @@ class _Played:
         found: dict[str, list[Any]] = {
             name: [] for name in ("prompt_ids", "completion_ids", "logprobs", "env_mask", "episode_reward")
         }
-        # One completion is all that follows the first prompt: attempts, and between them what the environment says,
-        # which is the part of a later prompt that is in no text before it.
+        # The completion is everything after the first prompt: the attempts, and between them the environment's
+        # messages, which are the part of each later prompt that is new.
         for episode in episodes:
             first = episode.turns[0].prompt_ids if episode.turns else (renderer.end_id,)
             ids, mask, logprobs = [], [], []
@@ -108,7 +109,7 @@ class _Played:
                 ids += [*said, *turn.action_ids]
                 mask += [0] * len(said) + [1] * len(turn.action_ids)
                 logprobs += [0.0] * len(said) + list(turn.sampler_logprobs)
-            if not ids:  # nothing was said; TRL needs a token all the same
+            if not ids:  # the episode has no turn, but TRL needs at least one token
                 ids, mask, logprobs = [renderer.end_id], [0], [0.0]
             found["prompt_ids"].append(list(first))
             found["completion_ids"].append(ids)
@@ -120,14 +121,14 @@ class _Played:
 
 
 def to_trl_tools(env: Any, reward: Reward = sum) -> Callable[[], "HandIn"]:
-    """An ``environment_factory`` for ``trl.GRPOTrainer``: models that call tools hand attempts in by ``submit``.
+    """An ``environment_factory`` for ``trl.GRPOTrainer``: models that call tools submit attempts with ``submit``.
 
-    It fits an environment whose attempts can be handed in as text; what the environment says comes back as the tool's
-    answer. The data set is the one of :func:`to_trl`, whose ``task_id`` tells the environment its task.
+    It is meant for environments whose attempts can be submitted as text; the environment's message is the tool's
+    answer. Use the data set of :func:`to_trl`, whose column ``task_id`` selects the task of an episode.
 
     Args:
         env: As for :func:`to_trl`.
-        reward: Of the whole episode; 0 where nothing was handed in.
+        reward: Function from the attempts' rewards to the reward of the episode, which is 0 without any attempt.
     """
     inner = single_conversation(env)
     tasks = {task.id: task for task in inner.tasks}
@@ -135,12 +136,12 @@ def to_trl_tools(env: Any, reward: Reward = sum) -> Callable[[], "HandIn"]:
 
 
 class HandIn:
-    """One episode as TRL sees an environment: its public method is a tool.
+    """One episode in the form of TRL's environments, in which :meth:`submit` is a tool of the model.
 
     Args:
         env: The environment.
-        tasks: By id.
-        reward: Of the whole episode.
+        tasks: Tasks by id.
+        reward: Function from the attempts' rewards to the reward of the episode.
     """
 
     def __init__(self, env: SelfCorrectEnv, tasks: dict[str, Task], reward: Reward) -> None:
@@ -149,7 +150,7 @@ class HandIn:
         self._over, self._failed = True, False
 
     def reset(self, task_id: str, **_: Any) -> None:
-        """Starts an episode on a task of the data set; the prompt stands there already."""
+        """Starts an episode on a task of the data set, whose prompt the model has already been given."""
         self._env.reset(options={"task": self._tasks[task_id]})
         self._rewards, self._over, self._failed = [], False, False
 

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: data sets from there, for task sets that know them (:mod:`envs.published`); policies to it."""
+"""The Hugging Face hub: loads data sets for task sets (:mod:`envs.published`) and publishes policies."""
 
 import os
 from functools import cache
@@ -8,19 +8,20 @@ from typing import Any
 from envs.published import use_hub_reader
 
 REACH_S = 5.0
-"""How long the hub has for its first answer."""
+"""Time limit in seconds for the hub's first answer."""
 
 
 class HubError(RuntimeError):
-    """A policy could not be published; it is still where it was."""
+    """A policy could not be published; its local files are unchanged."""
 
 
 @cache
 def no_answer() -> str:
-    """Why the hub cannot be reached, empty if it can; asked once a process, before anything else of the hub.
+    """The reason why the hub cannot be reached; empty if it can. Must be called before any other use of the hub.
 
-    Its client asks for every file up to six times, with growing pauses, which takes a minute to say that there is no
-    network. After one question without an answer it is told to look into its local cache alone.
+    The hub's client requests every file up to six times with growing pauses, so it takes a minute to report that there
+    is no network. This function sends one request, once per process; if it fails, the client is switched to its local
+    cache.
     """
     from huggingface_hub import constants, get_session
 
@@ -28,8 +29,9 @@ def no_answer() -> str:
         return "HF_HUB_OFFLINE is set"
     try:
         get_session().head(constants.ENDPOINT, timeout=REACH_S)
-    except Exception as error:  # of whichever HTTP client the hub's library has
-        # The client has read the variable when it was imported; libraries that come later, and jobs, read it then.
+    except Exception as error:  # the type of the error depends on the HTTP client that the hub's library uses
+        # The variable is for libraries that are imported later and for subprocesses; the client itself has read it
+        # when it was imported, so its constant is set too.
         os.environ["HF_HUB_OFFLINE"] = "1"
         constants.HF_HUB_OFFLINE = True
         return f"{constants.ENDPOINT} does not answer: {str(error) or type(error).__name__}"
@@ -37,15 +39,15 @@ def no_answer() -> str:
 
 
 def read_split(repo: str, config: str | None, split: str) -> list[dict[str, Any]]:
-    """Rows of a split, from the hub or its local cache."""
+    """Rows of a split of a data set, from the hub or its local cache."""
     no_answer()
-    import datasets  # seconds of imports, paid by those who use the hub
+    import datasets  # imported here, because it takes seconds
 
     return [dict(row) for row in datasets.load_dataset(repo, config, split=split)]
 
 
 def read_splits(path: str, config: str | None) -> dict[str, list[dict[str, Any]]]:
-    """Rows by split, of a folder that ``datasets`` saved or of a repository; "" is the name of rows without splits."""
+    """Rows by split, of a folder that ``datasets`` saved or of a repository; rows without splits are under ``""``."""
     if not Path(path).is_dir():
         no_answer()
     import datasets
@@ -56,12 +58,12 @@ def read_splits(path: str, config: str | None) -> dict[str, list[dict[str, Any]]
 
 
 def register() -> None:
-    """Lets ``env.options.path=hub``, and folders and ids of data sets, be read through this module."""
+    """Registers this module as reader of ``env.options.path=hub`` and of folders and ids of data sets."""
     use_hub_reader(read_split, read_splits)
 
 
 def refuse_without_token(repo: str) -> None:
-    """Raises HubError, with what to do, if nothing here may write to the hub: better before a run than after it."""
+    """Raises HubError if there is no token for the hub; called before a run, so that it does not fail at its end."""
     from huggingface_hub import get_token
 
     if get_token() is None:
@@ -72,16 +74,16 @@ def refuse_without_token(repo: str) -> None:
 
 
 def publish(policy: Path, repo: str, card: str, private: bool) -> str:
-    """Uploads a policy's folder with its card; returns its address.
+    """Uploads a policy's folder with a model card; returns the address of the repository.
 
     Args:
-        policy: Model and tokenizer in transformers' format.
-        repo: ``<owner>/<name>``; made if it is not there.
-        card: Text of its ``README.md``, which stays beside the policy too.
+        policy: Folder with model and tokenizer in transformers' format.
+        repo: Repository ``<owner>/<name>``; created if it does not exist.
+        card: Text of the model card, which is also written to ``README.md`` in the folder.
         private: Whether a new repository is private.
 
     Raises:
-        HubError: If there is no token, or the hub does not take it; in one sentence.
+        HubError: If there is no token, or the upload fails; the message is one sentence.
     """
     refuse_without_token(repo)
     from huggingface_hub import HfApi
@@ -91,7 +93,7 @@ def publish(policy: Path, repo: str, card: str, private: bool) -> str:
         api = HfApi()
         address = api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=policy, commit_message="Policy and card")
-    except Exception as error:  # no network, no right to write, a name that the hub refuses: nothing here is lost
+    except Exception as error:  # no network, no write permission, a name that the hub refuses: local files are kept
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HubError(f"{repo}: the hub did not take the policy: {said}") from error
     return str(address)

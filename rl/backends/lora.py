@@ -1,4 +1,4 @@
-"""Low-rank adapters through peft: full tuning is the case of none."""
+"""Low-rank adapters through peft. The functions also accept models without adapters."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -12,11 +12,11 @@ _PREFIX = "base_model.model."
 
 
 def add_lora(model: Any, config: LoraConfig) -> Any:
-    """A model whose adapters alone are trained; the update starts at zero.
+    """Adds adapters to a model, so that only they are trained; their update starts at zero.
 
     Raises:
         ModuleNotFoundError: If peft is not installed.
-        ValueError: If a target names no layer.
+        ValueError: If a target matches no layer.
     """
     try:
         import peft
@@ -38,17 +38,17 @@ def add_lora(model: Any, config: LoraConfig) -> Any:
 
 
 def has_lora(model: Any) -> bool:
-    """Whether the model carries adapters."""
+    """Whether the model has adapters."""
     return hasattr(model, "peft_config")
 
 
 def bare_model(model: Any) -> Any:
-    """The causal language model itself; adapters live inside its layers and stay active."""
+    """The causal language model without peft's wrapper; adapters are inside its layers and stay active."""
     return model.get_base_model() if has_lora(model) else model
 
 
 def merged_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """The model's parameters under the base's names, adapters added in; the model itself is not touched."""
+    """Yields the parameters under the base model's names, with adapters added; the model itself is not changed."""
     if not has_lora(model):
         yield from model.named_parameters()
         return
@@ -58,7 +58,7 @@ def merged_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
             continue
         layer = layers.get(name.removesuffix(".base_layer.weight"))
         if layer is not None and name.endswith(".base_layer.weight"):
-            # One layer's product at a time: merging in place would change what is trained.
+            # Merge into a new tensor, one layer at a time: merging in place would change the trained weights.
             update = layer.get_delta_weight(layer.active_adapters[0]).to(parameter.dtype)
             yield base_name(name), parameter + update
         else:
@@ -66,7 +66,7 @@ def merged_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def merged_copy(model: Any) -> Any:
-    """A copy without adapters that computes the same."""
+    """A copy of the model with the adapters merged into the weights."""
     copy = deepcopy(model)
     return copy.merge_and_unload() if has_lora(model) else copy
 

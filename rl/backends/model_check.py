@@ -1,11 +1,11 @@
-"""Does the trainer compute what the model computes? A real forward pass decides, when the model is loaded.
+"""Checks at loading time that engine and trainer compute the same log-probs as the model's own forward pass.
 
-Sampling pads prompts on the left, decodes with a key-value cache, drops rows from it and lends it to the next turn; the
-update pads on the right, reads shared prompts once and runs in train mode. All of that is exact for plain softmax
-attention, but not for every architecture: recurrent layers may read padding, windows count columns, a decoding step may
-round a state that the whole sequence does not. So a few short conversations go through the engine and the actor, and
-their log-probs must be those of the model reading each conversation alone. What a model cannot do is switched off if
-that helps; else the model is refused.
+Sampling pads prompts on the left, decodes with a key-value cache, drops rows from the cache and reuses it in the next
+turn. The update pads on the right, computes shared prompts once and runs in train mode. All of this is exact for plain
+softmax attention, but not for every architecture: recurrent layers may read padding, windows count columns, and a
+decoding step may round a state that a pass over the whole sequence does not round. Therefore a few short conversations
+go through the engine and the actor, and their log-probs must equal those of the model reading each conversation alone.
+If they differ, reuse of the cache is switched off; if they still differ, the model is refused.
 """
 
 from collections.abc import Callable
@@ -24,26 +24,27 @@ from rl.rollout import complete
 from rl.types import Request, RolloutBatch
 
 TOLERANCES = {torch.float32: 3e-4, torch.bfloat16: 0.2}
-"""Largest difference of log-probs, root mean square over an answer, in nats: bfloat16 rounds, and moves routers."""
+"""Largest allowed difference of log-probs in nats, as root mean square over an answer. bfloat16 needs a large tolerance
+because its rounding may also change which experts a router chooses."""
 _QUESTIONS = ("1 2", "1 2 3 4 5 6 7 8 9", "5")
 
 
 class ModelError(ValueError):
-    """The model cannot be sampled from, or trained, as it would be."""
+    """Engine or trainer would not compute what the model computes."""
 
 
 def check_model(model: Any, renderer: Renderer, samples: bool) -> None:
     """Compares engine and actor with the model's own forward pass.
 
-    Sets ``lends_cache`` of the trunk to False where results are right only without.
+    Sets ``lends_cache`` of the trunk to False if results may be right only without reusing the cache.
 
     Args:
         model: A causal language model in evaluation mode, adapters included.
-        renderer: Says what prompts look like.
-        samples: The transformers engine is to sample from the model.
+        renderer: Renderer of the prompts.
+        samples: Whether the transformers engine samples from this model.
 
     Raises:
-        ModelError: With what differs, by how much, and what to do.
+        ModelError: If results still differ; the message says what differs, by how much, and what to do.
     """
     name, trunk = type(bare_model(model)).__name__, trunk_of(bare_model(model))
 
@@ -61,7 +62,7 @@ def check_model(model: Any, renderer: Renderer, samples: bool) -> None:
 
 
 def _attempt(measure: Callable[[Any, Renderer], float], model: Any, renderer: Renderer) -> str | None:
-    """What is wrong with a measured gap, in words."""
+    """Measures a gap; returns a description of the fault if it is too large or the model fails, else ``None``."""
     tolerance = TOLERANCES.get(model.dtype, 3e-4)
     try:
         gap = measure(model, renderer)
@@ -73,7 +74,7 @@ def _attempt(measure: Callable[[Any, Renderer], float], model: Any, renderer: Re
 
 
 def _plain(model: Any, ids: tuple[int, ...]) -> Tensor:
-    """``[T]`` log-prob of every token given those before it, 0 for the first: the model reads one row, no padding."""
+    """Log-prob of every token given the tokens before it, ``[T]``, 0 for the first; read as one row without padding."""
     row = torch.tensor([ids], device=model.device)
     with torch.no_grad():
         logprobs = bare_model(model)(input_ids=row).logits[0, :-1].float().log_softmax(-1)
@@ -84,8 +85,8 @@ def _plain(model: Any, ids: tuple[int, ...]) -> Tensor:
 def _engine_gap(model: Any, renderer: Renderer) -> float:
     """Largest difference between the engine's log-probs and the model's, over two turns of five conversations.
 
-    Prompts of two lengths are padded, limits of 3 to 11 tokens let rows end and be dropped one by one, and the second
-    turn begins with the first one's keys and values.
+    The prompts have two lengths, so that padding is tested; limits of 3 to 11 tokens make rows end one after another,
+    so that rows are dropped; and the second turn reuses the first turn's keys and values.
     """
     engine = HFEngine(model, renderer.end_ids, renderer.pad_id)
     prompts = [renderer.opening([Message("user", _QUESTIONS[i % 2])]) for i in range(5)]
@@ -106,9 +107,9 @@ def _engine_gap(model: Any, renderer: Renderer) -> float:
 
 
 def _actor_gap(model: Any, renderer: Renderer) -> float:
-    """The same for the trainer's forward pass, in train mode, on rows of which some share a prompt."""
+    """Largest difference between the trainer's log-probs in train mode and the model's, on rows that share prompts."""
     prompts = [renderer.opening([Message("user", question)]) for question in _QUESTIONS]
-    # Three rows share one prompt and two another, so that sharing is worth it and is what is measured.
+    # Three rows share one prompt and two rows another, so that the trunk finds sharing worthwhile and shares prompts.
     rows = [(prompts[i // 3], prompts[0][: 3 + 2 * i]) for i in range(5)]
     n, width = len(rows), max(len(prompt) + len(answer) for prompt, answer in rows)
     input_ids = torch.full((n, width), renderer.pad_id)
@@ -124,7 +125,7 @@ def _actor_gap(model: Any, renderer: Renderer) -> float:
     )
     actor = Actor(model)
     training = model.training
-    actor.train()  # as in the update; noise that switch_noise_off missed would show here
+    actor.train()  # as in the update, so that noise that switch_noise_off has missed is found
     try:
         with torch.no_grad():
             logprobs = actor(batch.to(model.device), 1.0).logprobs.cpu()

@@ -1,4 +1,4 @@
-"""The trainable policy and its value function: transformers models, and what they think of what was sampled."""
+"""The trainable policy, its value function and its references, as transformers models that score sampled tokens."""
 
 import json
 from collections.abc import Sequence
@@ -24,22 +24,23 @@ from rl.config import ModelConfig
 from rl.rendering import Renderer, load_template
 from rl.types import RolloutBatch, SampledStats
 
-transformers_logging.disable_progress_bar()  # a bar per loaded or saved model would drown ours
+transformers_logging.disable_progress_bar()  # a bar for every loaded or saved model would clutter the run's own output
 
 BLOCK_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
-"""Logits worked on at once, by kind of device: 16 MiB of float32 stay in a CPU's cache; 256 MiB are few blocks, each of
-which a host starts on a GPU with a dozen small calls."""
+"""Number of logits that are processed in one block, by kind of device. On a CPU, a block of 16 MiB of float32 stays in
+the cache; on a GPU, blocks of 256 MiB are few, because each block costs a dozen kernel launches."""
 
 
 class ModelNotFoundError(FileNotFoundError):
-    """No model where the config says."""
+    """There is no readable model at the path in the config."""
 
 
 def load_policy(config: ModelConfig) -> tuple[Any, Any]:
-    """A model in evaluation mode, without dropout and with adapters if asked for, and its tokenizer.
+    """Loads a model and its tokenizer; the model is in evaluation mode, without dropout, with adapters if configured.
 
     Raises:
-        FileNotFoundError: If the path is neither a folder with a model nor to be had from the hub.
+        FileNotFoundError: If the path is neither a folder with a model nor available from the hub.
+        ValueError: If the tokenizer or the attention implementation needs something that is not installed.
     """
     config.refuse_missing()
     unreachable = "" if Path(config.path).is_dir() else hub.no_answer()
@@ -59,7 +60,7 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
         )
     except (OSError, SafetensorError) as error:
         raise _unreadable(config, unreachable, error) from None
-    except (ImportError, ValueError) as error:  # a kernel that is not here, a name that transformers does not know
+    except (ImportError, ValueError) as error:  # an attention kernel that is not installed, or an unknown name
         if config.attention is None:
             raise
         raise ValueError(
@@ -73,7 +74,7 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
 
 
 def _unreadable(config: ModelConfig, unreachable: str, error: Exception) -> ModelNotFoundError:
-    """What is wrong with a model's files, and what to give instead."""
+    """The error for a model whose files cannot be read, with advice what to give instead."""
     said = f"it is not in the local cache, and {unreachable}" if unreachable else str(error).splitlines()[0]
     if Path(config.path).is_dir():
         return ModelNotFoundError(
@@ -86,11 +87,11 @@ def _unreadable(config: ModelConfig, unreachable: str, error: Exception) -> Mode
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
-    """A model's tokenizer, with the chat template that the config chooses."""
+    """Loads a model's tokenizer, with the chat template that the config chooses."""
     template = load_template(config.chat_template) if config.chat_template is not None else None
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.path, revision=config.revision)
-    except ValueError as error:  # many lines, without the model's name, on which libraries may be missing
+    except ValueError as error:  # transformers' message is long and does not name the model
         raise ModelNotFoundError(
             f"{config.path} has no tokenizer that can be read, such as tokenizer.json beside tokenizer_config.json "
             f"({str(error).splitlines()[0].rstrip(': ')})"
@@ -101,17 +102,18 @@ def load_tokenizer(config: ModelConfig) -> Any:
 
 
 def usable_generation_config(path: str, revision: str | None = None) -> GenerationConfig | None:
-    """A model's generation config as transformers would save it again, which refuses some that were published.
+    """A model's generation config, repaired where needed so that transformers agrees to save it.
 
-    Sampling parameters beside greedy decoding are taken to mean sampling; of what is wrong otherwise only the special
-    tokens are kept. Nothing else in it reaches a run, which says itself how it samples.
+    Transformers refuses to save some published configs. Sampling parameters together with greedy decoding are fixed by
+    turning sampling on; of a config with other errors only the special tokens are kept. This changes no run, since only
+    the special tokens of a generation config are used.
 
     Args:
         path: A folder or hub id.
-        revision: Of a hub id.
+        revision: Revision of a hub id.
 
     Returns:
-        ``None`` if there is no such file: transformers then has its own default.
+        The config; ``None`` if there is no such file, so that transformers uses its default.
     """
     lenient = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     file = cached_file(path, "generation_config.json", revision=revision, **lenient)
@@ -137,9 +139,9 @@ def usable_generation_config(path: str, revision: str | None = None) -> Generati
 def switch_noise_off(model: Any) -> None:
     """Sets every rate of dropout and router jitter to 0, in modules and in configs.
 
-    The policy is trained in train mode, where importance ratios compare its log-probs with those that the engine
-    sampled at in evaluation mode: with any noise left they would differ before the first update. Dropout is not always
-    a module; most attention layers keep a rate and read it, or their config's, in the forward pass.
+    The update runs in train mode and compares its log-probs with those of the engine, which samples in evaluation mode.
+    With any noise, the two would differ before the first update. Dropout is not always a module: most attention layers
+    read a rate of their own or of their config in the forward pass.
     """
     holders = [vars(module) for module in model.modules()]
     holders += [vars(config) for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values()]
@@ -153,14 +155,14 @@ def switch_noise_off(model: Any) -> None:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that the model's authors say it ends with: its generation config's list and the tokenizer's own."""
+    """Ids of the model's end tokens: those of its generation config and the tokenizer's own."""
     listed = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = listed if isinstance(listed, list) else [listed]
     return tuple(sorted({token_id for token_id in (*ids, tokenizer.eos_token_id) if token_id is not None}))
 
 
 def make_renderer(config: ModelConfig, model: Any, tokenizer: Any, stop_strings: Sequence[str] = ()) -> Renderer:
-    """The renderer of a policy, with all that its config says about templates."""
+    """Builds the renderer of a policy, with the template settings of its config."""
     return Renderer(
         tokenizer,
         end_tokens(model, tokenizer),
@@ -172,7 +174,7 @@ def make_renderer(config: ModelConfig, model: Any, tokenizer: Any, stop_strings:
 
 
 def context_length(model: Any, config: ModelConfig) -> int:
-    """Longest sequence that the model can hold."""
+    """Length in tokens of the longest sequence that the model can process, limited by the config."""
     text = model.config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     limit = next((value for name in names if (value := getattr(text, name, None))), None)
@@ -184,16 +186,16 @@ def context_length(model: Any, config: ModelConfig) -> int:
 
 
 class Actor(nn.Module):
-    """A causal language model, read at the positions that predict response tokens, with a value head if wanted.
+    """A causal language model that scores response tokens, optionally with a value head.
 
     Args:
         model: A transformers causal language model, with or without adapters.
-        value_head: Add a linear head on the last hidden state, zero at first.
-        detach_values: The value head's gradient stops at the hidden state.
-        fused_temperature: Use TRL's fused language-model head, at this temperature; ``None`` for the plain one.
-        share_prompts: Read a prompt that rows share once. Not with sharded weights, whose gathering all processes must
-            do equally often.
-        merge_rows: Read rows that are the same once.
+        value_head: Whether to add a linear value head on the last hidden state, initialised to zero.
+        detach_values: Whether the value head's gradient stops at the hidden state.
+        fused_temperature: Temperature of TRL's fused language-model head; ``None`` uses the plain head.
+        share_prompts: Whether to compute a prompt that several rows share only once. Must be false with sharded
+            weights, because all processes must gather weights equally often.
+        merge_rows: Whether to compute identical rows only once.
     """
 
     def __init__(
@@ -219,17 +221,17 @@ class Actor(nn.Module):
     def forward(
         self, batch: RolloutBatch, temperature: float, whole_distribution: bool = False, entropy_gradient: bool = False
     ) -> SampledStats:
-        """Log-probs, entropy and values of the response tokens; entry t is about token t, predicted from those before.
+        """Log-probs, entropy and values of the response tokens; entry t is about token t, given the tokens before it.
 
         Args:
             batch: Rows ``[B, T]`` on the model's device.
-            temperature: Logits are divided by it, as when sampling.
-            whole_distribution: Also return the log-probs of the whole vocabulary.
-            entropy_gradient: Let the entropy have a gradient.
+            temperature: Sampling temperature, by which logits are divided.
+            whole_distribution: Whether to return the log-probs of the whole vocabulary too.
+            entropy_gradient: Whether the entropy has a gradient.
         """
         zeros = torch.zeros(batch.input_ids.shape, dtype=torch.float32, device=batch.input_ids.device)
         distribution, mask = zeros.new_zeros(0), batch.response_mask
-        # All N response tokens of the rows are scored as one list; at the end they are put back to their places.
+        # The N response tokens of all rows are scored as one list, and the results are scattered back at the end.
         if self._fused_temperature is not None:
             hidden_ND, logprobs_N, entropy_N = self._fused(batch, temperature)
         else:
@@ -237,7 +239,7 @@ class Actor(nn.Module):
             logits_NV = self._head.logits(hidden_ND)
             logits_NV = logits_NV if temperature == 1.0 else logits_NV / temperature
             if whole_distribution or entropy_gradient:
-                # These need the whole ``[N, V]`` in the graph; otherwise only the logits are kept, see SampledLogprobs.
+                # Both options need ``[N, V]`` log-probs in the graph; SampledLogprobs below keeps only the logits.
                 whole_NV = torch.log_softmax(logits_NV.float(), dim=-1)
                 logprobs_N = whole_NV.gather(1, targets_N[:, None]).squeeze(1)
                 with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
@@ -247,7 +249,7 @@ class Actor(nn.Module):
                 logprobs_N, entropy_N = SampledLogprobs.apply(logits_NV, targets_N)
         values = zeros
         if self.value_head is not None:
-            # In float32, as the head is: a regression onto returns is not to be rounded to bfloat16.
+            # In float32, like the head: rounding to bfloat16 would be too coarse for a regression onto returns.
             read = hidden_ND.detach() if self._detach_values else hidden_ND
             values = zeros.masked_scatter(mask, self.value_head(read.float()).squeeze(-1).float())
         return SampledStats(
@@ -258,10 +260,11 @@ class Actor(nn.Module):
         )
 
     def _fused(self, batch: RolloutBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden states ``[N, D]``, log-probs and entropy ``[N]`` of TRL's head, which never makes the logits.
+        """Hidden states ``[N, D]``, log-probs and entropy ``[N]`` from TRL's fused head, which never builds the logits.
 
-        It divides by a temperature that is fixed when it is built, reads whole rows (no shared prompts), and returns
-        ``[B, T - 1]``: entry t - 1 is about token t. The hidden states before the same tokens are caught on their way.
+        The fused head divides by a temperature that is fixed when it is built, reads whole rows without sharing
+        prompts, and returns ``[B, T - 1]``, where entry t - 1 is about token t. A hook catches the hidden states that
+        precede the same tokens.
         """
         if temperature != self._fused_temperature:
             raise ValueError(f"the fused head was built for temperature {self._fused_temperature}, not {temperature}")
@@ -281,7 +284,7 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """A value network of its own: the base's trunk, copied, and a linear head that is zero at first.
+    """A separate value network: a copy of the base model's trunk, and a linear head that is initialised to zero.
 
     Args:
         model: The causal language model whose trunk is copied.
@@ -296,7 +299,7 @@ class Critic(nn.Module):
         self.value_head = _value_head(model)
 
     def forward(self, batch: RolloutBatch) -> Tensor:
-        """``[B, T]`` value of the state before each response token, 0 off the response."""
+        """Value of the state before each response token, ``[B, T]``; 0 outside the response."""
         hidden_ND, _ = self._reads.hidden(batch)
         zeros = torch.zeros(batch.input_ids.shape, dtype=torch.float32, device=batch.input_ids.device)
         return zeros.masked_scatter(batch.response_mask, self.value_head(hidden_ND.float()).squeeze(-1).float())
@@ -313,15 +316,15 @@ def _value_head(model: Any) -> nn.Linear:
 class SampledLogprobs(torch.autograd.Function):
     """``log softmax(logits)[target]`` and, without gradient, the entropy of every row; both ``[N]`` float32.
 
-    With ``n = logsumexp(z)`` the log-prob is ``z[target] - n`` and the entropy ``n - sum(p * z)``: both need one number
-    of a row beside its logits. ``log_softmax`` followed by ``gather`` keeps an ``[N, V]`` result for the backward pass
-    and makes two more on the way there. Here the logits themselves are all that is kept, and rows are worked on in
-    blocks that stay in a CPU's cache.
+    With ``n = logsumexp(z)`` the log-prob is ``z[target] - n`` and the entropy ``n - sum(p * z)``, so that one number
+    per row beside its logits is enough for the backward pass. ``log_softmax`` followed by ``gather`` would keep an
+    ``[N, V]`` result and build two more. Here only the logits are kept, and rows are processed in blocks that stay in a
+    CPU's cache.
     """
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``[N, V]`` of any precision and targets ``[N]``; the sums over the vocabulary are in float32."""
+        """Takes logits ``[N, V]`` of any precision and targets ``[N]``; sums over the vocabulary are in float32."""
         norms, entropies = [], []
         entries = BLOCK_ENTRIES.get(logits_NV.device.type, BLOCK_ENTRIES["cuda"])
         ctx.block = max(1, entries // max(1, logits_NV.shape[1]))
@@ -345,7 +348,7 @@ class SampledLogprobs(torch.autograd.Function):
         logits_NV, targets_N, norm_N = ctx.saved_tensors
         gradient_N = gradients[0]
         out = torch.empty_like(logits_NV)
-        # Written block by block into the result, so that float32 is needed of a block only.
+        # Computed block by block, so that only one block is in float32 at a time.
         parts = zip(*(x.split(ctx.block) for x in (out, logits_NV, norm_N, gradient_N)), strict=True)
         for into, block, norm, gradient in parts:
             into.copy_((block.float() - norm[:, None]).exp_().mul_(-gradient[:, None]))
@@ -354,23 +357,23 @@ class SampledLogprobs(torch.autograd.Function):
 
 
 class References:
-    """What the KL penalty holds the policy to: the base, and the policy as a stage before left it; both frozen.
+    """The reference policies of the KL penalty: the base model, and the policy at the end of the previous stage.
 
-    With adapters the base costs nothing: it is the policy with its adapters off. Otherwise each reference is a frozen
-    copy, made when a stage first needs it and sharded as the policy is.
+    With adapters, the base needs no copy: it is the policy with its adapters switched off. Otherwise each needed
+    reference is a frozen copy of the policy, made here and sharded like the policy.
 
     Args:
-        actor: The trained policy, not yet wrapped for several processes; its weights at this moment are the base.
-        needed: Which references the stages use.
+        actor: The trained policy, not yet wrapped for several processes; its current weights are the base.
+        needed: References that the stages use: ``base``, ``previous`` or both.
         distributed: Processes and precision.
 
     Raises:
-        ValueError: If adapters are to be held to an earlier stage, which needs a copy of the whole model.
+        ValueError: If adapters are used with the reference ``previous``, which would need a copy of the whole model.
     """
 
     def __init__(self, actor: Actor, needed: set[str], distributed: Distributed) -> None:
         self._model, self._lora = actor.model, has_lora(actor.model)
-        # Adapters can be switched off, which is the base, but there is only one set of them.
+        # Switching the adapters off gives the base, but an earlier stage's adapters are not kept.
         if self._lora and "previous" in needed:
             raise ValueError("algorithm.stages: reference=previous needs full tuning; set model.lora.rank=0")
         self._frozen = {}
@@ -380,7 +383,7 @@ class References:
             self._frozen[kind] = distributed.prepare_model(frozen, decoder_layers(frozen))
 
     def enter_stage(self, actor: Any) -> None:
-        """Makes the policy as it is now the ``previous`` reference."""
+        """Copies the current policy's weights to the ``previous`` reference."""
         if frozen := self._frozen.get("previous"):
             own = dict(actor.named_parameters())
             with torch.no_grad():
@@ -389,14 +392,14 @@ class References:
 
     @torch.no_grad()
     def stats(self, kind: str, actor: Any, batch: RolloutBatch, temperature: float, **wanted: bool) -> SampledStats:
-        """What the reference thinks of sampled tokens.
+        """Log-probs and other statistics of sampled tokens under a reference.
 
         Args:
-            kind: Which reference.
-            actor: The wrapped policy, for the case that its adapters are switched off.
+            kind: Name of the reference.
+            actor: The wrapped policy, which with adapters is run with them switched off.
             batch: Rows on the device.
-            temperature: As when sampling.
-            **wanted: See :meth:`Actor.forward`.
+            temperature: Sampling temperature.
+            **wanted: Options of :meth:`Actor.forward`.
         """
         if self._lora:
             with self._model.disable_adapter():
@@ -404,6 +407,6 @@ class References:
         return self._frozen[kind](batch, temperature, **wanted)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold: the base is read from the model's folder again."""
+        """Tensors that a checkpoint must hold: the ``previous`` reference; the base is read from its folder again."""
         frozen = self._frozen.get("previous")
         return {} if frozen is None else trained_tensors("previous", frozen, frozen=True)

@@ -12,13 +12,13 @@ from rl.config import OfflineConfig
 
 @dataclass(frozen=True, slots=True)
 class PreferenceRow:
-    """Two second attempts at one task after the same prompt.
+    """A right and a wrong second attempt at one task after the same prompt.
 
     Args:
-        prompt_ids: What both follow.
-        chosen_ids: The right one.
-        rejected_ids: The wrong one.
-        revision: What the chosen one makes of the first attempt.
+        prompt_ids: Token ids of the prompt of both attempts.
+        chosen_ids: Token ids of the right attempt.
+        rejected_ids: Token ids of the wrong attempt.
+        revision: The first attempt and the chosen second attempt; ``None`` if unknown.
     """
 
     prompt_ids: tuple[int, ...]
@@ -36,19 +36,19 @@ def fine_tune_on_pairs(
     n_steps: int = 0,
     on_step: Callable[[float], None] | None = None,
 ) -> dict[str, float]:
-    """DPO (arXiv 2305.18290, equation 7) in place; the reference is the model as it comes in.
+    """Trains a model in place with DPO (arXiv 2305.18290, equation 7); the reference is the model before training.
 
     Args:
         model: A transformers causal language model, with or without adapters.
         tokenizer: Its tokenizer, for the padding token only.
-        rows: Pairs.
-        config: Epochs, batch size, optimiser, ``beta``.
-        seed: Decides the order of rows.
+        rows: Pairs of attempts.
+        config: Epochs, batch size, optimiser and ``beta``.
+        seed: Random seed of the order of rows.
         n_steps: Optimiser steps; 0 for ``config.epochs`` passes.
         on_step: Called with the progress in [0, 1].
 
     Returns:
-        ``steps``, ``loss`` and ``gradient_tokens``, chosen and rejected ones.
+        ``steps``, ``loss`` and ``gradient_tokens``, which counts chosen and rejected tokens.
 
     Raises:
         ValueError: If there are no rows.
@@ -59,7 +59,7 @@ def fine_tune_on_pairs(
     from trl import DPOConfig, DPOTrainer
 
     class TokenExact(DPOTrainer):
-        """Takes token ids as they are: TRL would tokenise texts again."""
+        """Uses the given token ids; TRL's own preparation would tokenise texts again."""
 
         def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
             return dataset
@@ -69,7 +69,7 @@ def fine_tune_on_pairs(
     width = max(len(row.prompt_ids) + max(len(row.chosen_ids), len(row.rejected_ids)) for row in rows)
 
     def make(scratch: str) -> Any:
-        # Two sequences a row.
+        # Each row has two sequences, chosen and rejected.
         arguments = shared_arguments(scratch, model, len(rows), 2 * width, config, seed, n_steps)
         return TokenExact(
             model=model,

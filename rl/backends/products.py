@@ -1,8 +1,8 @@
-"""Matrix products of large layers on CPUs: oneDNN's kernels, for forward and backward pass, and packed to decode.
+"""Faster matrix products of large layers on CPUs with oneDNN's kernels, with packed weights for decoding.
 
-PyTorch gives float32 products on x86 to MKL, which on processors of other makers than Intel leaves AVX-512 unused:
-there oneDNN, which is part of PyTorch too, takes half the time. Both compute in float32; only the order of the
-summands differs. Small layers keep PyTorch's own product, and so does everything that is not float32 on a CPU.
+For float32 products on x86, PyTorch uses MKL, which does not use AVX-512 on processors that are not from Intel. There
+oneDNN, which is also part of PyTorch, takes half the time. Both compute in float32 and differ only in the order of the
+summands. Small layers, and all products that are not in float32 on a CPU, keep PyTorch's own kernel.
 """
 
 from collections.abc import Iterator
@@ -13,57 +13,57 @@ import torch
 from torch import Tensor, nn
 
 MIN_WEIGHTS = 2**16
-"""Weights of a layer from which on its product is what counts. No layer of this repository's toy models has as many."""
+"""Smallest number of weights for which a layer uses oneDNN. All layers of this repository's toy models are smaller."""
 MIN_STEPS = 16
-"""Decoding steps from which on it pays to pack the weights first, which takes as long as a few steps do."""
+"""Smallest number of decoding steps for which weights are packed, since packing takes as long as a few steps."""
 
 
 def prefers_onednn() -> bool:
-    """Whether PyTorch would ask MKL for products that oneDNN is here for too."""
+    """Whether PyTorch would use MKL for products although oneDNN is available and enabled too."""
     backends = torch.backends
     return backends.mkl.is_available() and backends.mkldnn.is_available() and bool(backends.mkldnn.enabled)
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Lets the large linear layers of a model compute with oneDNN, where PyTorch would ask MKL.
+    """Makes the large linear layers of a model compute with oneDNN, where PyTorch would use MKL.
 
-    The layers change their class and nothing else: names, parameters, copies and saved files stay what they were.
-    ``torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)`` around the call leaves a model as it is.
+    Only the class of the layers changes: names, parameters, copies and saved files stay the same. Call this function
+    under ``torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)`` to leave a model unchanged.
     """
     if not prefers_onednn():
         return
     for module in model.modules():
-        # Quantised layers and adapters are classes of their own and know better.
+        # Subclasses, such as quantised layers and adapters, have their own products and are left alone.
         if type(module) is nn.Linear and module.weight.numel() >= MIN_WEIGHTS:
             module.__class__ = OneDNNLinear
 
 
 class OneDNNLinear(nn.Linear):
-    """``nn.Linear`` with another kernel; see :func:`use_onednn`."""
+    """``nn.Linear`` that computes with oneDNN's kernel; see :func:`use_onednn`."""
 
     packed: Tensor | None = None
-    """The weight in the layout that the kernel likes best, while :func:`packed_weights` holds."""
+    """The weight in the kernel's preferred layout, set within :func:`packed_weights`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``input @ weight.T + bias``."""
         weight = self.weight
-        # Looked up anew in every call: a model may be moved, cast, sharded or run under autocast after it was loaded.
-        # Under autocast the product is to be in bfloat16, and what is not a plain tensor (a shard of FSDP, a quantised
-        # weight) has kernels of its own.
+        # Checked in every call, because a model may be moved, cast, sharded or run under autocast after loading. Under
+        # autocast the product must be in bfloat16, and weights that are not plain tensors (a shard of FSDP, a quantised
+        # weight) have their own kernels.
         ours = weight.device.type == "cpu" and weight.dtype is input.dtype is torch.float32 and input.numel()
         if not ours or torch.is_autocast_enabled("cpu") or type(weight.data) is not Tensor:
             return super().forward(input)
         if torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
             return _Product.apply(input, weight, self.bias)
-        # The packed copy would miss the gradient of the weight, so it serves only where there is none.
+        # The packed copy is only used without gradients, since the weight would get no gradient through it.
         return _product(input, weight if self.packed is None else self.packed, self.bias)
 
 
 class _Product(torch.autograd.Function):
-    """``[..., I] @ [I, O] + [O]`` with its two gradients, each a product again.
+    """``[..., I] @ [I, O] + [O]`` with gradients of input and weight, which are products too.
 
-    The operator of the forward pass has no derivative of its own. With ``G = dL/dY`` the gradient of the input is
-    ``G W`` and that of the weight ``G^T X``; the operator transposes its second argument, so it is handed ``W^T`` and
+    The operator of the forward pass has no derivative in PyTorch. With ``G = dL/dY`` the gradient of the input is
+    ``G W`` and that of the weight ``G^T X``. The operator transposes its second argument, so it is given ``W^T`` and
     ``X^T``.
     """
 
@@ -75,7 +75,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (gradient,), (input, weight_OI) = gradients, ctx.saved_tensors
-        # The weight's gradient sums over all tokens: N of them, whatever dimensions they are in.
+        # The weight's gradient sums over all N tokens, so all leading dimensions are flattened into one.
         gradient_NO, input_NI = (x.reshape(-1, x.shape[-1]) for x in (gradient, input))
         of_input, of_weight, of_bias = ctx.needs_input_grad
         return (
@@ -91,14 +91,14 @@ def _product(input: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
 
 @contextmanager
 def packed_weights(model: nn.Module, n_steps: int) -> Iterator[None]:
-    """Holds a second copy of the large layers' weights, laid out for products with few rows, as decoding makes them.
+    """Inside this context, large layers hold a second copy of their weights, in a layout that is faster for decoding.
 
     Args:
-        model: Its weights must not change inside.
-        n_steps: How many tokens will be decoded at most; for few of them nothing is packed.
+        model: The model, whose weights must not change inside the context.
+        n_steps: Maximum number of tokens that will be decoded; below :data:`MIN_STEPS` nothing is packed.
     """
     layers = [module for module in model.modules() if isinstance(module, OneDNNLinear)] if n_steps >= MIN_STEPS else []
-    # Released at the end whatever happens: after an optimiser step the copy would be that of the old weights.
+    # The copies are always removed at the end: after an optimiser step they would hold outdated weights.
     try:
         for layer in layers:
             if layer.weight.device.type == "cpu" and layer.weight.dtype is torch.float32:

@@ -16,17 +16,17 @@ from rl.types import RunStoppedError
 
 IGNORED = -100
 LARGE_HEAD = 4096
-"""Words of a vocabulary from which on the logits of tokens that are not learned cost more than leaving them out."""
+"""Vocabulary size from which on it saves time to compute logits only for tokens that are trained on."""
 
 
 @dataclass(frozen=True, slots=True)
 class SFTRow:
-    """What the model reads and which of it it learns.
+    """One training sequence, with labels for the tokens that are trained on.
 
     Args:
         input_ids: Prompt and response ids, exactly as sampled.
-        labels: The same ids where they are learned, -100 elsewhere.
-        revision: What is learned to follow what, for rows that learn a second attempt.
+        labels: The same ids for tokens that are trained on, -100 for all others.
+        revision: First and second attempt, for rows that train on a second attempt; ``None`` otherwise.
     """
 
     input_ids: tuple[int, ...]
@@ -37,7 +37,7 @@ class SFTRow:
     def from_turn(
         cls, prompt_ids: tuple[int, ...], action_ids: tuple[int, ...], revision: Revision | None = None
     ) -> "SFTRow":
-        """A row that learns the action and nothing of the prompt."""
+        """A row that trains on the action and not on the prompt."""
         return cls(prompt_ids + action_ids, (IGNORED,) * len(prompt_ids) + action_ids, revision)
 
 
@@ -55,15 +55,16 @@ def fine_tune(
     Args:
         model: A transformers causal language model.
         tokenizer: Its tokenizer, for the padding token only.
-        rows: What is learned.
-        config: Epochs, batch size, optimiser. TRL normalises the loss over the whole batch, so that pieces of
-            ``micro_batch_tokens`` do not change it.
-        seed: Decides the order of rows.
+        rows: Training sequences.
+        config: Epochs, batch size and optimiser. TRL normalises the loss over the whole batch, so that the split into
+            micro-batches by ``micro_batch_tokens`` does not change the loss.
+        seed: Random seed of the order of rows.
         n_steps: Optimiser steps; 0 for ``config.epochs`` passes.
         on_step: Called with the progress in [0, 1].
 
     Returns:
-        ``steps``, ``loss`` (mean over training, nats per token) and ``gradient_tokens``.
+        ``steps``, ``loss`` (mean over training, nats per token) and ``gradient_tokens``, the number of tokens trained
+        on.
 
     Raises:
         ValueError: If there are no rows.
@@ -94,10 +95,10 @@ def fine_tune(
 
 @contextmanager
 def learned_positions_alone(model: Any) -> Iterator[None]:
-    """Lets TRL compute logits where a token is learned, and nowhere else, on a CPU too.
+    """Lets TRL compute logits only for tokens that are trained on, also on a CPU.
 
-    TRL does so on GPUs. Elsewhere it computes them at every position, prompts included, lest shapes change from batch
-    to batch and make a compiler start again; nothing is compiled here, and a real model's head is a third of its work.
+    TRL does so only on GPUs. On other devices it computes logits at every position, so that shapes stay the same and
+    compiled code need not be recompiled. Nothing is compiled here, and the head is a third of a real model's work.
     """
     from trl.trainer import utils
 
@@ -111,18 +112,18 @@ def learned_positions_alone(model: Any) -> Iterator[None]:
 
 
 def run_trainer(make: Callable[[str], Any], tokens_per_pass: int) -> dict[str, float]:
-    """Builds one of TRL's trainers, which is given a scratch folder, and trains to the end.
+    """Builds a TRL trainer with a temporary folder and trains to the end.
 
     Args:
-        make: Builds it.
-        tokens_per_pass: Tokens that one pass over the rows learns.
+        make: Function that builds the trainer, given the temporary folder.
+        tokens_per_pass: Number of tokens that one pass over the rows trains on.
 
     Returns:
         ``steps``, ``loss`` and ``gradient_tokens``.
     """
     from transformers import PrinterCallback
 
-    for name in ("trl", "transformers"):  # their notes on token ids and columns are for people who call them directly
+    for name in ("trl", "transformers"):  # their warnings on token ids and columns do not apply to this use
         logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = make(scratch)
@@ -132,13 +133,13 @@ def run_trainer(make: Callable[[str], Any], tokens_per_pass: int) -> dict[str, f
     return {
         "steps": float(outcome.global_step),
         "loss": float(outcome.training_loss),
-        # The epoch is a fraction where training stopped within one.
+        # The epoch is a fraction if training stopped within an epoch.
         "gradient_tokens": float(tokens_per_pass * (trainer.state.epoch or 0.0)),
     }
 
 
 def progress_callback(on_step: Callable[[float], None] | None) -> Any:
-    """Tells how far a trainer of transformers is, and stops it before a step that is not finite."""
+    """A trainer callback that reports progress, and stops training before a step with a non-finite gradient."""
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
@@ -166,9 +167,9 @@ def shared_arguments(
     seed: int,
     n_steps: int,
 ) -> dict[str, Any]:
-    """What TRL's trainers of stored rows have in common; ``width`` is the tokens of the longest row."""
+    """Arguments that TRL's SFT and DPO trainers share; ``width`` is the number of tokens of the longest row."""
     optim, batch_size = config.optim, min(config.batch_size, n_rows)
-    # Only a divisor leaves the batch as large as it was asked for.
+    # The micro-batch must divide the batch, or gradient accumulation would give another batch size than configured.
     room = max(1, optim.micro_batch_tokens // width)
     micro_batch = max(size for size in range(1, batch_size + 1) if batch_size % size == 0 and size <= room)
     return {
@@ -191,13 +192,13 @@ def shared_arguments(
         "logging_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
-        "seed": seed % 2**31,  # derived seeds have 64 bits, and NumPy's generator takes 32
-        # The trainer would move the model to a GPU that is there, also where the run is told to stay on the CPU.
+        "seed": seed % 2**31,  # derived seeds have 64 bits, but NumPy's generator takes only 32
+        # Without this the trainer would move the model to an available GPU even if the run is to stay on the CPU.
         "use_cpu": model.device.type == "cpu",
         "dataloader_pin_memory": False,
     }
 
 
 def clone_weights(model: Any) -> dict[str, Tensor]:
-    """A copy of the weights, to start every round from the same base."""
+    """Copies the weights, so that every round can start from the same base."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

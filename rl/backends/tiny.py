@@ -20,7 +20,7 @@ def tiny_tokenizer(words: Sequence[str], spaced: bool) -> PreTrainedTokenizerFas
 
     Args:
         words: The vocabulary; special tokens are added.
-        spaced: Words are separated by spaces in text (``3 +4``); otherwise they are written together (``12+34``).
+        spaced: Whether words are separated by spaces in text (``3 +4``) or written together (``12+34``).
     """
     vocabulary = {word: i for i, word in enumerate((PAD, USER, ASSISTANT, END, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
@@ -43,7 +43,7 @@ def tiny_tokenizer(words: Sequence[str], spaced: bool) -> PreTrainedTokenizerFas
 def tiny_llama(
     tokenizer: PreTrainedTokenizerFast, hidden_size: int, n_layers: int, n_heads: int, context: int = 64
 ) -> LlamaForCausalLM:
-    """A Llama of a few ten thousand parameters for a tiny tokenizer, randomly initialised."""
+    """A randomly initialised Llama model for a tiny tokenizer, with some ten thousand parameters."""
     vocabulary = tokenizer.get_vocab()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -64,7 +64,10 @@ def tiny_llama(
 def tiny_gpt2(
     tokenizer: PreTrainedTokenizerFast, hidden_size: int, n_layers: int, n_heads: int, context: int = 64
 ) -> GPT2LMHeadModel:
-    """The same as a GPT-2: its learned positions tell the places of a fixed layout apart after far fewer steps."""
+    """A randomly initialised GPT-2 model for a tiny tokenizer.
+
+    With its learned position embeddings it learns tasks with a fixed layout in far fewer steps than a Llama.
+    """
     vocabulary = tokenizer.get_vocab()
     config = GPT2Config(
         vocab_size=len(tokenizer),
@@ -77,7 +80,7 @@ def tiny_gpt2(
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        pad_token_id=None,  # what is padded comes last and no row is masked
+        pad_token_id=None,  # padding is always at the end of a row, so no attention mask is needed
         bos_token_id=None,
         eos_token_id=vocabulary[END],
     )

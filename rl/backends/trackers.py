@@ -1,4 +1,4 @@
-"""Dashboards through accelerate: tensorboard, wandb, trackio."""
+"""Logging to dashboards through accelerate: tensorboard, wandb, trackio."""
 
 import importlib
 import importlib.util
@@ -12,17 +12,17 @@ from rewards import Lookup
 from rl.config import TrackingConfig
 
 LONG = ("prompt", "answer")
-"""Columns of a table that hold whole texts."""
+"""Columns of a table that hold long texts."""
 
 TRACKERS: Lookup[Callable[[str, Path], GeneralTracker]] = Lookup("tracking.backends")
-"""``(project, folder of the run) -> tracker``, by name. ``package=`` names what must be installed for it; ``table=`` is
-how it shows one, ``(tracker, name, rows, step)``, where it can."""
+"""Functions ``(project, folder of the run) -> tracker`` by name. The fact ``package`` names the package that must be
+installed; ``table`` is a function ``(tracker, name, rows, step)`` that shows a table, if the dashboard can."""
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def _as_text(tracker: Any, name: str, rows: Rows, step: int) -> None:
-    """Markdown: every row a heading of what is short, and what is long in blocks."""
+    """Shows a table as Markdown: every row has its short columns in bold, and its long texts as blocks."""
     parts = []
     for row in rows:
         short = ", ".join(f"{key} {value}" for key, value in row.items() if key not in LONG)
@@ -57,7 +57,7 @@ def wandb(project: str, folder: Path) -> GeneralTracker:
 
 @TRACKERS.register("trackio", package="trackio", table=_as_trackio_table)
 def trackio(project: str, folder: Path) -> GeneralTracker:
-    """Trackio, a dashboard of this machine."""
+    """Trackio, a local dashboard."""
     return TrackioTracker(project)
 
 
@@ -65,12 +65,12 @@ class Trackers:
     """Sends metrics to the dashboards of a config.
 
     Args:
-        config: Which ones.
-        folder: Of the run; tensorboard writes into it.
-        run_config: The resolved config, flat, stored with the run.
+        config: The tracking config, which names the dashboards.
+        folder: Folder of the run, into which tensorboard writes.
+        run_config: The resolved config as a flat mapping, stored with the run.
 
     Raises:
-        ModuleNotFoundError: If one of them is not installed.
+        ModuleNotFoundError: If the package of a dashboard is not installed.
     """
 
     def __init__(self, config: TrackingConfig, folder: Path, run_config: Mapping[str, Any]) -> None:
@@ -86,19 +86,19 @@ class Trackers:
             self._trackers.append(tracker)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line of metrics."""
+        """Sends the metrics of one step to all dashboards."""
         for tracker in self._trackers:
             tracker.log(dict(metrics), step=step)
 
     def table(self, name: str, rows: Rows, step: int) -> None:
-        """Rows with the same columns, on those dashboards that can show a table."""
+        """Sends a table, whose rows have the same columns, to the dashboards that can show tables."""
         for backend, tracker in zip(self._names, self._trackers, strict=True):
             show = TRACKERS.fact(backend, "table")
             if show is not None:
                 show(tracker, name, rows, step)
 
     def close(self) -> None:
-        """Flushes and ends the runs."""
+        """Flushes and ends the run on every dashboard."""
         for tracker in self._trackers:
             tracker.finish()
 

@@ -1,8 +1,8 @@
-"""Decoders of any architecture: how they are called, what their key-value cache keeps, and how little they must read.
+"""Calls decoders of any architecture, and computes only the hidden states that the trainer needs.
 
 The trainer needs logits only at the N positions that predict response tokens. The trunk (the decoder without its head)
-reads the rows, and the model's own head reads N hidden states instead of ``B x T``. The episodes of a group have the
-same first prompt: its keys and values are computed for one row and lent to all (prefix caching, with a gradient).
+reads the rows, and the model's own head reads N hidden states instead of ``B x T``. Episodes of a group have the same
+first prompt, whose keys and values are computed for one row and shared by all (prefix caching, with a gradient).
 """
 
 import inspect
@@ -18,11 +18,12 @@ from transformers.cache_utils import DynamicLayer
 from rl.types import RolloutBatch
 
 WORTH = 0.1
-"""Sharing pays from this part of a batch's tokens on: it takes a second pass through the layers."""
+"""Prompts are shared if this saves at least this fraction of a batch's tokens, because sharing needs a second pass
+through the layers."""
 
 
 def key_width(text: Any) -> int:
-    """Width of the keys of a layer, all heads together, from the config of a language model; values are as wide."""
+    """Total width of the keys of all heads in a layer, from a language model's config; values have the same width."""
     heads = getattr(text, "num_attention_heads", 1) or 1
     return (getattr(text, "num_key_value_heads", None) or heads) * (
         getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -31,43 +32,44 @@ def key_width(text: Any) -> int:
 
 @lru_cache(maxsize=64)
 def known_parameters(kind: type) -> frozenset[str]:
-    """What a class of decoders can be called with."""
+    """Names of the arguments that a class of decoders accepts."""
     return frozenset(inspect.signature(kind.forward).parameters)
 
 
 def call_decoder(decoder: Any, cache: DynamicCache | None = None, **arguments: Any) -> Any:
-    """Calls a decoder with those of the arguments that it knows.
+    """Calls a decoder with those arguments that it accepts.
 
     Recurrent models take no positions and name their cache ``cache_params``; models with ALiBi count positions
-    themselves. What is left out is checked by its effect: see :mod:`rl.backends.model_check`.
+    themselves. Whether results are right without the omitted arguments is checked in :mod:`rl.backends.model_check`.
 
     Args:
         decoder: A causal language model, or its trunk.
-        cache: What was read before; it grows by the columns of this call. ``None`` for no cache at all.
-        **arguments: ``input_ids`` and ``position_ids`` ``[B, T]``; ``attention_mask`` ``[B, C + T]``, of the C columns
-            of the cache and the T new ones; ``logits_to_keep``.
+        cache: Cache of the tokens read before, which grows by the columns of this call; ``None`` for no cache.
+        **arguments: ``input_ids`` and ``position_ids`` ``[B, T]``; ``attention_mask`` ``[B, C + T]`` for the C columns
+            of the cache and the T new columns; ``logits_to_keep``.
     """
     known = known_parameters(type(decoder))
     if cache is not None and "past_key_values" in known:
         arguments["past_key_values"] = cache
     elif cache is not None:
         arguments["cache_params"] = cache
-        # A recurrent state has no columns: these models multiply the mask with the tokens that they read now, and a
-        # mask of all columns does not have their shape. Of single tokens none is padding.
+        # A recurrent state has no columns: these models multiply the mask with the tokens of this call, whose shape a
+        # mask of all columns does not have. Single tokens need no mask, since none of them is padding.
         if arguments["input_ids"].shape[1] == 1:
             arguments["attention_mask"] = None
     return decoder(**{name: value for name, value in arguments.items() if name in known}, use_cache=cache is not None)
 
 
 _TRUNKS: dict[type, tuple[str, type]] = {}
-"""By class of models: the trunk's name in it, and the class of what the trunk returns."""
+"""For each class of models: the trunk's name in the model, and the class of the trunk's output."""
 
 
 def trunk_of(causal: Any) -> Any:
     """The module whose hidden states the head of a causal language model reads.
 
-    Mostly that is ``base_model``, but some models call a decoder inside it or name another module so. It is the last
-    module to return hidden states when the model reads one token; looked up once for a class of models.
+    Usually this is ``base_model``, but some models call a decoder inside it, or use this name for another module. The
+    trunk is found as the last module that returns hidden states when the model reads one token, once for each class of
+    models.
     """
     kind = type(causal)
     if kind not in _TRUNKS:
@@ -82,7 +84,7 @@ def trunk_of(causal: Any) -> Any:
             for name, module in causal.named_modules()
             if module is not causal
         ]
-        # A hook runs when its module has returned, so the outermost module that returns hidden states comes last.
+        # A hook runs when its module returns, so the outermost module that returns hidden states comes last.
         with torch.no_grad():
             causal(input_ids=torch.zeros(1, 1, dtype=torch.long, device=causal.device))
         for hook in hooks:
@@ -92,10 +94,10 @@ def trunk_of(causal: Any) -> Any:
 
 
 def keeps_everything(trunk: Any) -> bool:
-    """Whether every layer of a model keeps the keys and values of all tokens, so that they can be used again.
+    """Whether every layer of a model keeps the keys and values of all tokens, so that they can be reused.
 
-    Layers with a sliding window forget, recurrent ones keep a state of the last token only. ``lends_cache`` is set
-    where a comparison showed that a model's cache cannot be lent for another reason.
+    Layers with a sliding window drop old tokens, and recurrent layers keep only the state after the last token.
+    :mod:`rl.backends.model_check` sets ``lends_cache`` to false if a model's cache cannot be reused for another reason.
     """
     if not getattr(trunk, "lends_cache", True) or "past_key_values" not in known_parameters(type(trunk)):
         return False
@@ -103,7 +105,7 @@ def keeps_everything(trunk: Any) -> bool:
 
 
 class _Answer:
-    """Stands for a trunk: answers every call with what it was given, and is the trunk in all else."""
+    """Stand-in for a trunk: returns a given output when called, and passes all attribute access on to the trunk."""
 
     trunk: Any = None
     output: Any = None
@@ -116,93 +118,95 @@ class _Answer:
 
 
 class Head:
-    """The head of a causal language model, with all that it does beside a matrix product.
+    """The head of a causal language model, including operations other than the matrix product.
 
-    Soft caps, scales and heads of two parts are written in every model's ``forward``, so that is what runs, with
-    something in the trunk's place that hands back given hidden states. The swap lasts for one call: in between, the
-    model that is sampled from, saved and moved to a device is whole.
+    Soft caps, scales and heads of several parts are written in each model's ``forward``. Therefore the model's own
+    ``forward`` runs, with a stand-in for the trunk that returns given hidden states. The trunk is replaced only during
+    the call; at all other times the model is complete, to be sampled from, saved or moved to a device.
 
     Args:
-        causal: The model. The head keeps a reference to it and is no module itself: it owns no parameters.
+        causal: The model. The head only refers to it; the head is not a module and owns no parameters.
     """
 
     def __init__(self, causal: Any) -> None:
         self._causal, self._answer = causal, _Answer()
         self._answer.trunk = trunk_of(causal)
-        # ``_modules`` is written to directly: what stands in the trunk's place is no module, and assigning it as an
-        # attribute would be refused.
+        # ``_modules`` is changed directly, because torch refuses to assign the stand-in, which is not a module, as an
+        # attribute.
         path, self._output = _TRUNKS[type(causal)]
         parent, _, self._name = path.rpartition(".")
         self._children = causal.get_submodule(parent)._modules
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
-        """``[N, V]`` logits of N hidden states of width D."""
+        """Logits ``[N, V]`` of N hidden states of width D."""
         self._answer.output = self._output(last_hidden_state=hidden_ND[None])
         self._children[self._name] = self._answer
         try:
-            # The ids are not read; their shape is that of one sequence of N tokens. ``forward`` is that of the class: a
-            # fused head replaces it in the instance, and in a copy of the instance it would call the original.
+            # The ids only give the shape, one sequence of N tokens. The ``forward`` of the class is called, because a
+            # fused head replaces the instance's, and in a copy of the instance that would call the original model.
             ids = torch.zeros(1, hidden_ND.shape[0], dtype=torch.long, device=hidden_ND.device)
             return type(self._causal).forward(self._causal, input_ids=ids).logits[0]
         finally:
             self._children[self._name] = self._answer.trunk
-            self._answer.output = None  # or the graph would live on
+            self._answer.output = None  # otherwise the reference would keep the autograd graph in memory
 
 
 class Trunk:
     """A decoder without its head, read at the positions that predict response tokens.
 
     Args:
-        module: A transformers decoder; a reference to it is kept.
-        share: Read prompts that rows share once, where the model can and it pays.
-        merge: Read rows that are the same to the last token once.
+        module: A transformers decoder, which is kept by reference.
+        share: Whether to compute prompts that several rows share only once, if the model allows it and it saves time.
+        merge: Whether to compute identical rows only once.
     """
 
     def __init__(self, module: Any, share: bool, merge: bool = False) -> None:
         self.module, self._merges = module, merge
-        # A layer that is computed again in the backward pass cannot lend what it computed.
+        # With gradient checkpointing, layers are recomputed in the backward pass, so keys and values cannot be shared.
         self.shares = share and keeps_everything(module) and not getattr(module, "is_gradient_checkpointing", False)
 
     def hidden(self, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
-        """What stands before each of the N response tokens, in row-major order.
+        """The hidden states that predict the N response tokens, and these tokens, in row-major order.
 
-        The logits that predict the token at place t come from the hidden state at place t - 1, so that one is returned
-        for the token at t.
+        The logits that predict the token at position t come from the hidden state at position t - 1, so the state at
+        t - 1 is returned for the token at t.
 
-        Which tokens are read, gathered and scored is decided on the host: on the device, every question of that kind
-        would wait for all work that is queued there. So the rows are fetched from it once.
+        Indices are computed on the host, from one copy of the rows: on the device, each such computation would wait for
+        all queued work.
 
         Args:
             batch: Rows, right-padded, on the model's device; no response token is at position 0.
 
         Returns:
-            ``[N, D]``, the last hidden states before the tokens, D the width of the model; and ``[N]``, the tokens.
+            Hidden states ``[N, D]`` of the last layer, where D is the model's width, and token ids ``[N]``.
         """
         if not self._merges:
             return self._read(batch)
-        # Rows are the same if tokens and trained tokens are: the text alone does not say which turns are trained.
+        # Rows are identical only if tokens and response masks are: equal tokens may belong to different trained turns.
         host = torch.stack([batch.input_ids, batch.attention_mask.long(), batch.response_mask.long()], dim=1).cpu()
         seen: dict[bytes, int] = {}
         which = [seen.setdefault(row.numpy().tobytes(), len(seen)) for row in host]
         if len(seen) == len(which):
             return self._read(batch)
         owners = [which.index(i) for i in range(len(seen))]
-        # The index goes to the device once: of a list, every field of the batch would wait for a copy of its own.
+        # The index is copied to the device once; a list would be copied again for every field of the batch.
         read = self._read(batch.rows(torch.tensor(owners).to(batch.input_ids.device, non_blocking=True)))
-        # Every row takes what was read for it, so that in the backward pass its gradients add up there.
+        # Each row takes the result of its identical row, so that the gradients of equal rows add up.
         sizes = host[owners, 2].sum(1).tolist()
         hidden_ND, targets_N = (torch.cat([of_row[i] for i in which]) for of_row in (x.split(sizes) for x in read))
         return hidden_ND, targets_N
 
     def _read(self, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
-        """What :meth:`hidden` returns, of rows as they are."""
+        """The result of :meth:`hidden` without merging identical rows."""
         ids, mask, device = batch.input_ids, batch.attention_mask, batch.input_ids.device
         host = torch.stack([ids, mask.long(), batch.response_mask.long()]).cpu()
-        # Places in the flattened ``[B * T]`` rows. ``places - 1`` is in the same row, as no response is at position 0.
+        # Positions in the flattened rows ``[B * T]``. No response token is at position 0, so ``places - 1`` is in the
+        # same row.
         places = host[2].flatten().nonzero().squeeze(1).to(device, non_blocking=True)
         targets_N = ids.flatten()[places]
-        # A prompt is what lies before the first response token, so sharing takes one in every row. Rows with the same
-        # prompt are found by its token ids, whichever group they are of: ``which`` of the ``owners`` each row reads.
+        # A prompt ends at the first response token, so sharing needs a response token in every row. Rows with equal
+        # prompts are found by token ids, not by group. ``owners`` are the first rows of the distinct prompts, and
+        # ``which`` is the index of each row's prompt among them.
         ids_BT, attention_BT, response_BT = host.numpy()
         if self.shares and response_BT.any(1).all():
             lengths, seen = response_BT.argmax(1).tolist(), dict[bytes, int]()
@@ -211,25 +215,26 @@ class Trunk:
             owners = [which.index(i) for i in range(len(seen))]
             if sum(lengths) - sum(lengths[row] for row in owners) >= WORTH * attention_BT.sum():
                 return _with_shared_prompts(self.module, host, owners, which, device), targets_N
-        # Rows are padded on the right, so the default positions are right, and no token sees what is behind it.
+        # Rows are padded on the right, so the model's default positions are correct.
         output = call_decoder(self.module, input_ids=ids, attention_mask=mask.long())
         return output.last_hidden_state.flatten(0, 1)[places - 1], targets_N
 
 
 def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: list[int], device: torch.device) -> Tensor:
-    """Two passes: ``[U, P]`` distinct prompts, then ``[B, R]`` of what follows, over the prompts' keys and values.
+    """The hidden states that predict the response tokens, with each distinct prompt computed only once.
 
-    The longest of the U prompts has P tokens, and the longest rest of the B rows has R. A prompt of length p lies in
-    the last p of the P columns that the first pass reads; the rest of its row, the tokens from place p on, lies in the
-    first columns of the second pass, which the cache puts behind the P of the prompts.
+    The first pass reads the U distinct prompts, ``[U, P]``; the second pass reads the rests of the B rows, ``[B, R]``,
+    with the prompts' keys and values in the cache. P is the longest prompt and R the longest rest. A prompt of length p
+    is in the last p columns of the first pass; its row's rest, the tokens from position p on, is in the first columns
+    of the second pass, which follow the P prompt columns in the cache.
 
-    Prompts are padded on the left, so that in the cache the rest of every row stands right behind its prompt's last
-    token, as if they had been read together; positions count each row's own tokens, so the padding between rows of
-    different length changes nothing. Selecting the cache's rows by ``which`` copies keys and values in the graph: the
-    gradient of a prompt is the sum over the rows that read it.
+    Prompts are padded on the left, so that in the cache the rest of every row directly follows its prompt's last token.
+    Positions count each row's own tokens, so the padding changes no result. Selecting the cache's rows by ``which``
+    copies keys and values within the autograd graph: the gradient of a prompt is the sum over the rows that use it.
     """
     ids, attention, response = host
-    # 1. The prompts, moved to the right edge. ``columns`` is each column's place in its row, negative in the padding.
+    # 1. Read the prompts, aligned at the right edge. ``columns`` is the position of each column in its row; negative in
+    # the padding.
     starts_B = response.argmax(1)
     starts_U = starts_B[owners]
     width = int(starts_U.max())
@@ -243,10 +248,10 @@ def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: lis
         attention_mask=prompt_mask.long().to(device, non_blocking=True),
         position_ids=columns.clamp(min=0).to(device, non_blocking=True),
     ).last_hidden_state
-    # 2. Every row gets its prompt's keys and values: the cache is [B, H, P, D] in every layer from here on.
+    # 2. Copy each prompt's keys and values to all of its rows: from here on, the cache is [B, H, P, D] in every layer.
     which_B = torch.tensor(which).to(device, non_blocking=True)
     cache.batch_select_indices(which_B)
-    # 3. The rests, cut out of the rows. Shorter ones run over the row's end: clamped, and masked by ``inside``.
+    # 3. Read the rests of the rows. Positions beyond the end of a row are clamped, and masked by ``inside``.
     n_rest = int((attention.sum(1) - starts_B).max())
     places = starts_B[:, None] + torch.arange(n_rest)
     inside = places < ids.shape[1]
@@ -259,24 +264,25 @@ def _with_shared_prompts(trunk: Any, host: Tensor, owners: list[int], which: lis
         attention_mask=torch.cat([prompt_mask[which].long(), rest_mask], dim=1).to(device, non_blocking=True),
         position_ids=places.to(device, non_blocking=True),
     ).last_hidden_state
-    # 4. The token at place p + j was predicted from place p + j - 1: the prompt's last token for j = 0, in column -1 of
-    # the first pass since prompts are padded on the left. In row-major order, as the tokens are, only the response.
+    # 4. The token at position p + j is predicted at position p + j - 1. For j = 0 that is the prompt's last token, in
+    # column -1 of the first pass, since prompts are padded on the left. Only response tokens are picked, in row-major
+    # order.
     before = torch.cat([prompt[which_B, -1:], rest[:, :-1]], dim=1)
     picked = (response.gather(1, places) * inside).flatten().nonzero().squeeze(1)
     return before.flatten(0, 1)[picked.to(device, non_blocking=True)]
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of a layer, with room for further columns behind them.
+    """Keys and values of a layer, with spare columns behind them.
 
-    Transformers' own layer copies all of them at every step, to make room for one more column. What :attr:`keys` and
-    :attr:`values` show is never written to again: new columns go behind it.
+    Transformers' own layer copies all keys and values at every step to append one column. Here new columns are written
+    to spare space, and the columns that :attr:`keys` and :attr:`values` show are never overwritten.
     """
 
     _buffers: Sequence[Tensor | None] = (None, None)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Appends columns ``[B, H, T, D]``; returns all that there are."""
+        """Appends columns ``[B, H, T, D]``; returns all keys and values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None  # initialised above
@@ -285,10 +291,10 @@ class RoomyLayer(DynamicLayer):
         for buffer, held, new in zip(self._buffers, (self.keys, self.values), (key_states, value_states), strict=True):
             n_held = held.shape[-2] if held.numel() else 0
             total, room = n_held + new.shape[-2], buffer
-            # Rows that were dropped or selected have left the buffer: what is held then lies somewhere else. It is told
-            # by its address, since a view of a buffer's first columns begins where the buffer does.
+            # Dropping or selecting rows copies keys and values out of the buffer. The address shows whether they are
+            # still in it, since a view of a buffer's first columns begins where the buffer does.
             if room is None or room.data_ptr() != held.data_ptr() or total > room.shape[-2]:
-                # A quarter more each time, so that in T steps all is copied about log T times.
+                # Grow by a quarter, so that everything is copied only about log T times in T steps.
                 room = new.new_empty(*new.shape[:-2], total + total // 4 + 16, new.shape[-1])
                 if n_held:
                     room[..., :n_held, :] = held

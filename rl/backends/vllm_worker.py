@@ -1,6 +1,6 @@
-"""What a ``vllm serve`` replica loads to take weights from a shared folder: ``--worker-extension-cls``.
+"""Worker extension with which a ``vllm serve`` replica loads weights from a shared folder (``--worker-extension-cls``).
 
-It runs in the server's processes, so it imports nothing of this project that the server would not need.
+It runs in the server's processes, so this module imports nothing else of this project.
 """
 
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ from torch import Tensor
 
 
 class WeightReceiver:
-    """Mixed into vLLM's worker; called over ``/collective_rpc``."""
+    """Methods that are added to vLLM's worker and called over ``/collective_rpc``."""
 
     model_runner: Any
     _folder = ""
 
     def loaded_from(self) -> str:
-        """The folder of the newest weights; empty for those that the server was started with."""
+        """The folder of the weights in use; empty if they are those with which the server was started."""
         return self._folder
 
     def load_from_folder(self, folder: str) -> None:
         """Loads every ``*.safetensors`` file of a folder into the running model.
 
         Raises:
-            FileNotFoundError: If the folder is not there: trainer and replica do not share it.
+            FileNotFoundError: If the folder has no weights, as when trainer and replica do not share it.
         """
         files = sorted(Path(folder).glob("*.safetensors"))
         if not files:

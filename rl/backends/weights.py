@@ -1,4 +1,4 @@
-"""Weights on their way: to the engine, to disk, into a checkpoint."""
+"""Moves weights to the sampling engine, to disk, and to and from checkpoints."""
 
 import hashlib
 import warnings
@@ -18,22 +18,22 @@ from rl.backends.distributed import full, local
 from rl.backends.lora import bare_model, base_name, merged_parameters
 
 BUCKET_BYTES = 512 * 2**20
-"""Sharded weights are gathered in buckets of this size, on all processes, before anything is sent."""
+"""Size of the buckets in which sharded weights are gathered on all processes."""
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of a model: the parts that are gathered one at a time when weights are sharded."""
-    # The largest list of modules: others hold adapters, experts or the stages of an encoder.
+    """The transformer blocks of a model, which are gathered one at a time if weights are sharded."""
+    # The blocks are the largest list of modules; smaller lists hold adapters, experts or the stages of an encoder.
     stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)]
     return list(max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))) if stacks else []
 
 
 def full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter of a policy, whole, with adapters merged in, under the names of the base model.
+    """Yields every parameter of a policy, unsharded, with adapters merged in, under the names of the base model.
 
-    Tied parameters come once. With sharded weights this is a collective: all processes must iterate to the end. A
-    bucket is complete on every process before its first tensor is handed out, so that a slow receiver on one process
-    cannot leave the others waiting in the middle of a gather.
+    Tied parameters are yielded once. With sharded weights this is a collective: all processes must iterate to the end.
+    A bucket is gathered completely before its first tensor is yielded, so that a slow receiver on one process does not
+    leave the other processes waiting in the middle of a gather.
     """
     bucket: list[tuple[str, Tensor]] = []
     n_bytes = 0
@@ -48,7 +48,7 @@ def full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def full_state(model: Any) -> dict[str, Tensor]:
-    """:func:`full_weights` on the CPU, for :func:`rl.checkpoint.save_policy`; a collective."""
+    """The result of :func:`full_weights` on the CPU, for :func:`rl.checkpoint.save_policy`; a collective."""
     return {name: tensor.cpu().contiguous() for name, tensor in full_weights(model)}
 
 
@@ -58,42 +58,43 @@ def save_pretrained(model: Any, folder: Any, state: dict[str, Tensor]) -> None:
 
 
 def load_pretrained(model: Any, folder: Path) -> None:
-    """Loads a policy that :func:`save_pretrained` wrote back into the model; adapters become zero and their sum stays.
+    """Loads a policy that :func:`save_pretrained` wrote into the model.
 
-    With sharded weights all processes must call it.
+    The stored weights have the adapters merged in, so the adapters' update is set to zero. With sharded weights this is
+    a collective.
     """
     causal = bare_model(model)
     stored = type(causal).from_pretrained(folder, dtype=next(causal.parameters()).dtype)
     weights = dict(stored.named_parameters())
     for name, parameter in model.named_parameters():
-        # The stored base has the adapters in it already. With B = 0 their product is 0, and A may stay as it is.
+        # With B = 0 the adapters' product is 0, whatever A is.
         if ".lora_B." in name:
             nn.init.zeros_(local(parameter))
         elif ".lora_" not in name:
             whole = weights[base_name(name)].detach()
-            if isinstance(parameter, DTensor):  # every process has read the whole tensor and keeps its part
+            if isinstance(parameter, DTensor):  # every process has read the whole tensor and keeps only its shard
                 whole = distribute_tensor(whole.to(parameter.device), parameter.device_mesh, parameter.placements)
             with torch.no_grad():
                 parameter.copy_(whole)
 
 
 def trained_tensors(name: str, module: nn.Module, frozen: bool = False) -> dict[str, Tensor]:
-    """What training changes in a module, live and sharded as it is: adapters alone, where there are any; and buffers.
+    """Trainable parameters and saved buffers of a module, for a checkpoint; the tensors are live and may be sharded.
 
     Args:
-        name: Put before every tensor's name.
-        module: Not yet wrapped for several processes.
-        frozen: Take parameters without a gradient too.
+        name: Prefix of every tensor's name.
+        module: The module, not yet wrapped for several processes.
+        frozen: Whether to include parameters without a gradient.
     """
     parameters = {key: p.detach() for key, p in module.named_parameters() if frozen or p.requires_grad}
     buffers = {key for key, _ in module.named_buffers()}
-    # Of the buffers only those that are saved: tables such as RoPE's frequencies are computed anew.
+    # Include only persistent buffers; tables such as RoPE's frequencies are recomputed.
     parameters |= {key: tensor for key, tensor in module.state_dict().items() if key in buffers}
     return {f"{name}.{key}": tensor for key, tensor in parameters.items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The moments of an optimiser, live, by the place of their parameter: an optimiser knows no names."""
+    """The live moments of an optimiser, named by the index of their parameter, since an optimiser knows no names."""
     return {
         f"optimizer.{i}.{key}": value
         for i, parameter in enumerate(parameters_of(optimizer))
@@ -103,15 +104,16 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def optimizer_scalars(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The rest of its state, for each parameter; ``None`` stands for a moment."""
+    """The optimiser's state of each parameter without the moments, in whose place is ``None``."""
     states = [optimizer.state[parameter] for parameter in parameters_of(optimizer)]
     return [{key: None if _is_moment(value) else deepcopy(value) for key, value in state.items()} for state in states]
 
 
 def make_room(optimizer: torch.optim.Optimizer, scalars: list[dict[str, Any]]) -> None:
-    """Gives a new optimiser the state that :func:`optimizer_scalars` returned, and moments that can be read into."""
+    """Gives a new optimiser the state from :func:`optimizer_scalars`, with zero moments to load a checkpoint into."""
     for parameter, saved in zip(parameters_of(optimizer), scalars, strict=True):
-        # zeros_like keeps the sharding, so that a checkpoint of any number of processes is read into the right part.
+        # zeros_like keeps the sharding, so that a checkpoint from any number of processes is loaded into the right
+        # shards.
         optimizer.state[parameter] = {
             key: torch.zeros_like(parameter, requires_grad=False) if value is None else value
             for key, value in saved.items()
@@ -119,23 +121,23 @@ def make_room(optimizer: torch.optim.Optimizer, scalars: list[dict[str, Any]]) -
 
 
 def _is_moment(value: Any) -> bool:
-    # Adam's count of steps is a tensor too, of no dimension; it is the same on all processes.
+    # Adam's step count is a tensor too, but without dimensions, and the same on all processes.
     return isinstance(value, Tensor) and value.ndim > 0
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
-    """All parameters, in the order of the groups."""
+    """All parameters of an optimiser, in the order of its groups."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path, n_processes: int) -> None:
-    """Writes tensors, sharded ones among them, so that any number of processes can read them; a collective."""
+    """Writes tensors, which may be sharded, so that any number of processes can read them; a collective."""
     with _alone_without_a_warning():
         checkpoint.save(dict(tensors), checkpoint_id=folder, no_dist=n_processes == 1)
 
 
 def read_tensors(tensors: dict[str, Tensor], folder: Path, n_processes: int) -> None:
-    """Reads what :func:`write_tensors` wrote into tensors of the same names and shapes, in place; a collective."""
+    """Reads the tensors of :func:`write_tensors` in place into tensors of equal names and shapes; a collective."""
     with _alone_without_a_warning(), torch.no_grad():
         checkpoint.load(dict(tensors), checkpoint_id=folder, no_dist=n_processes == 1)
 
@@ -148,7 +150,7 @@ def _alone_without_a_warning() -> Iterator[None]:
 
 
 def hash_model(path: str, revision: str | None) -> dict[str, str]:
-    """What a model is, by its contents: a hash of every file of its folder, or the commit of a hub id."""
+    """Identifies a model by its contents: a hash of every file in its folder, or the commit of a hub id."""
     if not Path(path).is_dir():
         from transformers import AutoConfig
 
@@ -160,6 +162,6 @@ def hash_model(path: str, revision: str | None) -> dict[str, str]:
 
 
 def hash_file(path: Path) -> str:
-    """A hash of a file's bytes."""
+    """Hash of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,6 +1,7 @@
 """The schema of every config. YAML files only fill it in; a misspelt key or a wrong type fails before anything runs.
 
-Validation is pure: values only, no files, no network, no clock. Derived quantities are properties.
+Validation is pure: it looks at values only and reads no files, no network and no clock. Derived quantities are
+properties.
 """
 
 from rl.config.algorithm import AlgorithmConfig, CriticConfig, StageConfig, TermConfig

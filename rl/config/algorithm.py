@@ -1,7 +1,8 @@
 """The schema of an online algorithm: stages, credit, loss, critic, optimiser.
 
-What a researcher varies is a name in an open lookup, with the function's own options beside it. The lookups hold
-functions of tensors and are imported when a config is checked, so that this module itself imports no torch.
+Each part that a researcher varies is chosen by its name in an open lookup; a second field holds the options of the
+chosen function. The lookups hold functions of tensors. They are imported only when a config is checked, so that
+importing this module does not load torch.
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,12 +18,12 @@ from rl.config.optim import OptimConfig
 
 @dataclass
 class TermConfig:
-    """A further term of the loss.
+    """One term that is added to the loss, beside the surrogate.
 
     Args:
-        loss: Its name; empty for the key that it stands under.
-        weight: Factor of the term; 0 leaves it out.
-        options: The term's own options.
+        loss: Name of the term's function in :data:`rl.losses.LOSSES`; empty takes the key of this entry as the name.
+        weight: Factor of the term in the loss; 0 leaves the term out.
+        options: Options of the term's function.
     """
 
     loss: str = ""
@@ -35,29 +36,32 @@ class TermConfig:
 
 @dataclass
 class StageConfig:
-    """One stage of an algorithm. Lists are indexed by turn; what is empty or 0 here is the algorithm's.
+    """One stage of an algorithm. Lists have one entry per turn.
 
     Args:
-        share: Part of the run's steps, relative to the other stages; 0 leaves the stage out.
-        attempts: Attempts per training episode; 0 takes the environment's.
+        share: Share of the run's steps, relative to the other stages; 0 skips the stage.
+        attempts: Attempts per training episode; 0 takes the environment's number.
         reward_weights: Weight of each turn's raw reward.
-        progress_alpha: Bonus per unit of improvement over the turn before.
-        kl_coefs: Weight of each turn's KL to the reference.
-        kl_targets: KL per episode and turn, in nats, to which the weights adapt; empty for fixed weights.
-        kl_balance: Adapts the first turn's weight so that its penalty is this multiple of the later turns' absolute
-            advantages; 0 for a fixed weight.
-        reference: What the KL holds the policy to: ``base``, or ``previous``, the policy as the stage before left it.
-        keep_optimizer: Go on with the optimiser state of the stage before, instead of a fresh one.
-        offline_first_attempts: Part of the groups whose first attempts are taken from the base model; they are read,
-            not learned.
-        group_size: Episodes per task.
-        temperature: Of the sampled episodes.
-        advantage: How returns become advantages, with options of its own.
-        advantage_options: The estimator's own options; with an empty ``advantage`` they change the algorithm's.
-        loss: Which surrogate is minimised, with options of its own.
-        loss_options: The surrogate's own options; with an empty ``loss`` they change the algorithm's.
-        terms: Further terms of the loss, beside the algorithm's or in their place.
-        optim: What differs from the algorithm's ``optim``.
+        progress_alpha: Weight of the bonus for a turn's improvement over the turn before it.
+        kl_coefs: Coefficient of each turn's KL to the reference.
+        kl_targets: Target KL of each turn, in nats per episode, towards which ``kl_coefs`` are adapted; empty keeps the
+            coefficients fixed.
+        kl_balance: Adapts the first turn's KL coefficient so that the first turn's penalty is this multiple of the
+            later turns' absolute advantages; 0 keeps the coefficient fixed.
+        reference: Reference policy of the KL: ``base``, or ``previous``, the policy at the end of the previous stage.
+        keep_optimizer: Continue with the optimiser state of the previous stage instead of a fresh one.
+        offline_first_attempts: Share of the groups whose first attempts come from the base model; the policy reads
+            these attempts and is not trained on them.
+        group_size: Episodes per task; 0 takes the algorithm's number.
+        temperature: Sampling temperature of the training episodes; 0 takes the algorithm's.
+        advantage: Advantage estimator of this stage; empty takes the algorithm's.
+        advantage_options: Options of the estimator; with an empty ``advantage`` they override single options of the
+            algorithm's estimator.
+        loss: Surrogate loss of this stage; empty takes the algorithm's.
+        loss_options: Options of the surrogate; with an empty ``loss`` they override single options of the algorithm's
+            surrogate.
+        terms: Loss terms of this stage, added to the algorithm's; a term of the same name replaces the algorithm's.
+        optim: Optimiser settings that differ from ``algorithm.optim``.
     """
 
     share: float = 1.0
@@ -121,13 +125,13 @@ class CriticConfig:
 
     Args:
         kind: Where values come from: ``none``; ``shared``, a linear head on the policy's last hidden state; or
-            ``separate``, a second network, started from the base, with a linear head.
-        detach: For ``shared``: the value loss trains the head alone, not the trunk.
-        coef: Weight of the value loss. With ``shared`` its gradient meets the policy's; that of a ``separate`` critic
-            is scaled by it too, which AdamW undoes except where the gradient is clipped.
-        clip: Values move at most this far from the old ones in the loss; 0 for no clipping.
+            ``separate``, a second network with a linear head, initialised from the base model.
+        detach: For ``shared``: the value loss trains only the head, not the trunk.
+        coef: Weight of the value loss. With ``shared`` it balances the critic's gradient against the policy's; with
+            ``separate`` it matters only where the gradient is clipped, because AdamW cancels the scale.
+        clip: In the value loss, values move at most this far from the old values; 0 for no clipping.
         lr: Learning rate of the value head and of a separate critic; 0 takes ``optim.lr``.
-        warmup_steps: Rollout batches at the start of the run on which only the critic is trained.
+        warmup_steps: Number of rollout batches at the start of the run on which only the critic is trained.
     """
 
     kind: str = "none"
@@ -150,42 +154,43 @@ class CriticConfig:
 
 @dataclass
 class AlgorithmConfig:
-    """An online algorithm: one loop over these numbers.
+    """An online algorithm. All algorithms run through the same training loop and differ only in these values.
 
     Args:
-        name: Shown in tables.
-        stages: By name, in order; none is one of defaults. Each starts with a fresh optimiser state unless it says
-            otherwise.
+        name: Name of the algorithm, shown in tables.
+        stages: Stages by name, in the order in which they run; empty runs one stage with default values. Each stage
+            starts with a fresh optimiser state unless it sets ``keep_optimizer``.
         group_size: Episodes per task.
-        temperature: Of the sampled episodes.
+        temperature: Sampling temperature of the training episodes.
         advantage: How returns become advantages: a name in :data:`rl.advantages.ADVANTAGES`.
-        advantage_options: The estimator's own options, such as ``turn_gamma`` or ``lam``.
-        whiten: Scale advantages to mean 0 and standard deviation 1, each turn by itself, over the rollout batch.
+        advantage_options: Options of the estimator, such as ``turn_gamma`` or ``lam``.
+        whiten: Scale advantages to mean 0 and standard deviation 1 over the rollout batch, separately for each turn.
         critic: The value function.
         loss: Which surrogate is minimised: a name in :data:`rl.losses.LOSSES`.
-        loss_options: The surrogate's own options, such as ``clip_low``.
-        terms: Further terms of the loss, by name, such as ``{entropy: {weight: 0.01}}``.
+        loss_options: Options of the surrogate, such as ``clip_low``.
+        terms: Loss terms beside the surrogate, by name, such as ``{entropy: {weight: 0.01}}``.
         normaliser: What the loss is divided by: a name in :data:`rl.losses.NORMALISERS`.
-        normaliser_options: The normaliser's own options.
-        kl: Estimator of the penalty: a name in :data:`rl.kl.KLS`.
-        kl_options: The estimator's own options.
-        kl_in_reward: Take the KL of each turn, times its weight, off the turn's reward instead of adding it to the loss
-            (PPO and REINFORCE++ as published), with ``kl=k1``. The critic and the baselines then see it too.
+        normaliser_options: Options of the normaliser.
+        kl: Estimator of the KL penalty: a name in :data:`rl.kl.KLS`.
+        kl_options: Options of the KL estimator.
+        kl_in_reward: Subtract each turn's KL, times its coefficient, from the turn's reward instead of adding it to the
+            loss, as published for PPO and REINFORCE++ with ``kl=k1``. The critic and the baselines then see the KL too.
         epochs: Passes over a rollout batch.
         minibatches: Optimiser steps per pass.
-        importance: Weight samples by trainer over sampler probabilities, for engines of another precision or kernel: a
-            name in :data:`rl.losses.IMPORTANCE`.
-        importance_options: The weighting's own options, such as ``cap``.
-        off_policy_mask: Drop turns of negative advantage that the current policy finds less likely than the sampler
-            by more than this, in nats per token; 0 for none.
+        importance: Weight samples by trainer over sampler probabilities, to correct for an engine whose precision or
+            kernels differ from the trainer's: a name in :data:`rl.losses.IMPORTANCE`.
+        importance_options: Options of the weighting, such as ``cap``.
+        off_policy_mask: Drop turns of negative advantage whose log-probability under the current policy is lower than
+            under the sampler by more than this, in nats per token; 0 drops none.
         token_mask: Which response tokens the surrogate trains on: a name in :data:`rl.token_masks.TOKEN_MASKS`.
-        token_mask_options: The mask's own options, such as ``share``.
-        mask_cut_off: Leave answers that the token limit cut off out of the loss (DAPO's overlong filtering).
-        dynamic_sampling: Up to this many further rounds replace groups without a gradient at any turn; 0 for none.
-        fused_head: TRL's language-model head, which never holds the logits of all tokens at once.
-        merge_rows: Read episodes of a batch that are the same to the last token once, and add up their gradients. It
-            pays where answers are short and the policy is sure, and changes results by no more than rounding.
-        optim: The optimiser.
+        token_mask_options: Options of the mask, such as ``share``.
+        mask_cut_off: Exclude answers that the token limit cut off from the loss (DAPO's overlong filtering).
+        dynamic_sampling: Maximum number of extra sampling rounds that replace groups without a gradient at any turn; 0
+            replaces none.
+        fused_head: Use TRL's fused language-model head, which never holds the logits of all tokens at once.
+        merge_rows: Compute identical episodes of a batch once and add up their gradients. Saves time where answers are
+            short and the policy has low entropy; results change only by rounding.
+        optim: Settings of the optimiser.
     """
 
     name: str = MISSING
@@ -224,7 +229,7 @@ class AlgorithmConfig:
             positive="group_size temperature epochs minibatches",
             not_negative="off_policy_mask dynamic_sampling",
         )
-        # What stages take from the algorithm can only be checked once it is filled in.
+        # Stages inherit values from the algorithm, so they can only be checked here, with the inherited values.
         for name, stage in self.stages.items():
             self._check_optim(f"algorithm.stages.{name}.optim", stage.optim)
         running = self.running()
@@ -234,7 +239,7 @@ class AlgorithmConfig:
             stages[0].reference == "previous",
             f"algorithm.stages.{next(iter(running), '')}.reference=previous: there is no stage before it",
         )
-        if self.name != MISSING:  # the bare schema behind the YAML files is no algorithm yet: it should not load torch
+        if self.name != MISSING:  # no name: the bare schema behind the YAML files, for which torch is not to be loaded
             self._check_names(running)
             self._check_lookups(running)
         refuse(
@@ -257,7 +262,7 @@ class AlgorithmConfig:
                 )
 
     def _check_optim(self, where: str, given: dict[str, Any]) -> None:
-        """Raises ValueError for what a stage's optimiser cannot have, by the stage's own key."""
+        """Raises ValueError for an invalid optimiser setting of a stage; the message names the stage's own key."""
         known = [item.name for item in fields(OptimConfig)]
         for key in given:
             refuse(
@@ -270,7 +275,7 @@ class AlgorithmConfig:
             raise ValueError(str(error).replace("optim.", f"{where}.", 1)) from None
 
     def _check_names(self, running: dict[str, StageConfig]) -> None:
-        """Every name and its options, before anything runs, by the keys that they were given under."""
+        """Raises ValueError for an unknown name or an invalid option, naming the key under which it was given."""
         from rl.advantages import ADVANTAGES
         from rl.kl import KLS
         from rl.losses import IMPORTANCE, LOSSES, NORMALISERS
@@ -285,7 +290,9 @@ class AlgorithmConfig:
             own = self.stages.get(name) or StageConfig()
             for lookup, what in ((ADVANTAGES, "advantage"), (LOSSES, "loss")):
                 options = f"{what}_options"
-                if not getattr(own, what):  # of the algorithm's function a stage may change single options
+                # Without a function of its own the stage overrides options of the algorithm's function. These are
+                # checked first, so that an error in them names the algorithm's keys.
+                if not getattr(own, what):
                     lookup.options(getattr(self, what), getattr(self, options))
                 keys = self.key_of(name, what), self.key_of(name, options)
                 check_options(lookup, getattr(stage, what), getattr(stage, options), *keys)
@@ -294,14 +301,14 @@ class AlgorithmConfig:
                 check_options(LOSSES, given.loss, given.options, f"{at}.loss", f"{at}.options")
 
     def _check_lookups(self, running: dict[str, StageConfig]) -> None:
-        """What functions need of each other."""
+        """Raises ValueError where the chosen functions do not fit together."""
         from rl.advantages import ADVANTAGES
         from rl.kl import KLS
         from rl.losses import LOSSES
         from rl.token_masks import TOKEN_MASKS
 
         marks = bool(TOKEN_MASKS.fact(self.token_mask, "marks"))
-        # A mask that marks and the term that reads its marks do nothing without each other.
+        # A mask that marks tokens and the loss term that reads the marks have no effect without each other.
         for stage in running.values():
             losses = [stage.loss, *(term.loss for term in stage.terms.values())]
             refuse(
@@ -314,7 +321,7 @@ class AlgorithmConfig:
             f"algorithm.token_mask={self.token_mask} looks at what several updates on a batch did to it: set "
             "algorithm.epochs or algorithm.minibatches above 1",
         )
-        # Whole distributions are ``[N, V]``: never kept over a rollout batch, and never built by the fused head.
+        # A KL of whole distributions needs ``[N, V]`` log-probs, which the fused head never builds.
         refuse(
             self.fused_head and bool(KLS.fact(self.kl, "distribution")),
             f"algorithm.kl={self.kl} needs whole distributions, which algorithm.fused_head=true never holds",
@@ -345,25 +352,25 @@ class AlgorithmConfig:
         refuse_idle_algorithm(self, running)
 
     def key_of(self, stage: str, name: str) -> str:
-        """The key under which a stage's value was given: the stage's own, or the algorithm's."""
+        """The config key under which a stage's value was given: the stage's own key, or the algorithm's."""
         own = self.stages.get(stage)
         return f"algorithm.stages.{stage}.{name}" if own is not None and getattr(own, name) else f"algorithm.{name}"
 
     def resolved(self, attempts: int = 0) -> list[StageConfig]:
-        """The stages that have a share of the run, with all that they take from the algorithm filled in.
+        """The stages that have a share of the run, with the values inherited from the algorithm filled in.
 
         Args:
-            attempts: Of the environment, for stages that take them from there.
+            attempts: Number of attempts of the environment, used by stages that do not set their own.
         """
         return list(self.running(attempts).values())
 
     def running(self, attempts: int = 0) -> dict[str, StageConfig]:
-        """The same by name."""
+        """The stages of :meth:`resolved` by name."""
         stages = self.stages or {"main": StageConfig()}
         return {name: self.resolve(stage, attempts) for name, stage in stages.items() if stage.share}
 
     def resolve(self, stage: StageConfig, attempts: int = 0) -> StageConfig:
-        """One stage, filled in."""
+        """One stage with the values inherited from the algorithm filled in."""
         terms = {
             name: replace(term, loss=term.loss or name)
             for name, term in (self.terms | stage.terms).items()
@@ -375,8 +382,8 @@ class AlgorithmConfig:
             group_size=stage.group_size or self.group_size,
             temperature=stage.temperature or self.temperature,
             advantage=stage.advantage or self.advantage,
-            # Options belong to the function that they were given for: a stage with a function of its own takes none of
-            # the algorithm's, one without changes single ones.
+            # Options belong to one function: a stage that names its own function inherits none of the algorithm's
+            # options; a stage that does not overrides single options.
             advantage_options=({} if stage.advantage else self.advantage_options) | stage.advantage_options,
             loss=stage.loss or self.loss,
             loss_options=({} if stage.loss else self.loss_options) | stage.loss_options,

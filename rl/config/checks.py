@@ -1,4 +1,4 @@
-"""How a config refuses a value."""
+"""Checks with which a config refuses an invalid value."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -17,14 +17,14 @@ def refuse(condition: bool, message: str) -> None:
 
 
 def check_options(lookup: Lookup[Any], name: str, given: Mapping[str, Any], key: str, options: str) -> None:
-    """Raises ValueError for a name or an option that a lookup refuses, by the keys that they stand under.
+    """Raises ValueError for a name or an option that a lookup refuses, naming the config key under which it was given.
 
     Args:
-        lookup: Whose errors speak of the lookup's own keys.
-        name: Of the function.
-        given: Its options.
-        key: Of the name.
-        options: Key of the options.
+        lookup: Lookup that checks name and options; its own error messages name the lookup's keys.
+        name: Name of the function.
+        given: Options of the function.
+        key: Config key under which the name was given.
+        options: Config key under which the options were given.
     """
     try:
         lookup.options(name, given)
@@ -39,25 +39,25 @@ def check_options(lookup: Lookup[Any], name: str, given: Mapping[str, Any], key:
 
 
 def refuse_unknown(value: str, known: tuple[str, ...], key: str) -> None:
-    """Raises ValueError if a name is none of a closed set, naming the set."""
+    """Raises ValueError if a value is not in a closed set; the message lists the set."""
     refuse(value not in known, f"{key}={value}: use {', '.join(known)}")
 
 
 def refuse_idle(config: Any, where: str, names: str, because: str) -> None:
-    """Raises ValueError if a field that can do nothing here has been set to something else than its default.
+    """Raises ValueError if a field that has no effect here is not at its default.
 
     Args:
         config: A dataclass.
-        where: Its key.
-        names: Of the idle fields, separated by spaces.
-        because: Why they are idle, as in ``algorithm.critic.kind=none``.
+        where: Config key of the dataclass.
+        names: Names of the fields without effect, separated by spaces.
+        because: Why the fields have no effect, as in ``algorithm.critic.kind=none``.
     """
     for name, value in changed(config, names).items():
         raise ValueError(f"{where}.{name}={value}: has no effect, because {because}")
 
 
 def changed(config: Any, names: str) -> dict[str, Any]:
-    """Those of a dataclass's fields, separated by spaces, that have another value than their default."""
+    """The fields among ``names`` (separated by spaces) that are not at their default, with their values."""
     found = dict[str, Any]()
     for item in fields(config):
         default = item.default_factory() if callable(item.default_factory) else item.default
@@ -69,18 +69,18 @@ def changed(config: Any, names: str) -> dict[str, Any]:
 def check_numbers(
     config: Any, where: str, *, positive: str = "", not_negative: str = "", fraction: str = "", any_sign: str = ""
 ) -> None:
-    """Raises ValueError for a value that a field cannot have, naming its key.
+    """Raises ValueError for a value that a field cannot have; the message names the field's key.
 
-    Switches, numbers and texts must be what the dataclass declares: no null, and no number for a switch. Every number
-    must be finite and, by the field's name, in its range. A numeric field that is in none of the lists is a mistake of
-    the schema, so that a new field cannot go unchecked.
+    Booleans, numbers and strings must have the type that the dataclass declares: no null unless declared, and no number
+    for a boolean. Every number must be finite and in the range given for its field. A numeric field that is in none of
+    the lists raises KeyError, so that a new field cannot be added without a check.
 
     Args:
         config: A dataclass; lists and mappings of numbers are checked number by number.
-        where: The key of the config, as in ``algorithm.critic``; empty for an entry point's own fields.
-        positive: Names of fields above 0, separated by spaces.
+        where: Config key of the dataclass, as in ``algorithm.critic``; empty for the top level of a config.
+        positive: Names of fields that must be above 0, separated by spaces.
         not_negative: Names of fields that may be 0.
-        fraction: Names of fields in [0, 1].
+        fraction: Names of fields that must be in [0, 1].
         any_sign: Names of fields that may be any finite number.
     """
     ranges = dict.fromkeys(positive.split(), "positive")
@@ -97,25 +97,26 @@ def check_numbers(
         value, key = getattr(config, item.name), f"{where}.{item.name}" if where else item.name
         if isinstance(value, dict):
             entries = [(f"{key}.{name}", entry, entry) for name, entry in value.items()]
-        else:  # a list is shown whole
+        else:  # the message shows the whole list, since an entry of it has no key
             entries = [(key, value, entry) for entry in (value if isinstance(value, (list, tuple)) else [value])]
         for at, shown, entry in entries:
-            # OmegaConf checks types only of what has a schema, so not of a function's own options, and nobody those of
-            # python. ``???`` is its mark of a missing value. A bool is a number to python, and has no range.
+            # OmegaConf checks types only where there is a schema, so not those of a function's options, and configs
+            # built in Python are not checked at all. ``???`` is OmegaConf's mark of a missing value.
             if kind is not None and entry != "???" and not (entry is None and may_be_none):
                 said = "null" if shown is None else shown
                 refuse(not fits(kind, entry), f"{at}={said}: {NEEDED[kind]} is needed here")
+            # A bool is a Real in Python, but has no range.
             if isinstance(entry, bool) or not isinstance(entry, Real) or (kind is None and item.name not in ranges):
                 continue
-            wanted = ranges[item.name]  # a KeyError here is a numeric field that was put into none of the lists
+            wanted = ranges[item.name]  # a KeyError here means that a numeric field is in none of the lists
             refuse(not math.isfinite(entry) or not in_range[wanted](entry), f"{at}={shown}: must be {wanted}")
 
 
 def _declared(config: Any) -> Iterator[tuple[Any, type | None, bool]]:
-    """Every field with the plain type of its entries, ``None`` if it has no such type, and whether they may be None."""
+    """Every field, the plain type of its entries (``None`` if there is none), and whether an entry may be ``None``."""
     try:
         hints = get_type_hints(type(config))
-    except NameError:  # somebody's own dataclass, with annotations that only a type checker can read
+    except NameError:  # a user's dataclass may have annotations that are only importable for type checkers
         hints = {}
     for item in fields(config):
         hint = hints.get(item.name, Any)

@@ -1,7 +1,8 @@
-"""What can reach nothing in an algorithm as it is composed, and so is refused by its key, or said.
+"""Finds settings of an algorithm that have no effect in its composed config.
 
-An option that trains nothing differently is a mistake of whoever set it, who would publish a result for what never ran.
-Where a preset or a tuned file may have set it, and another override made it idle, nobody can leave it away: it is said.
+A setting without effect is refused with an error that names its key: its author would otherwise report results for
+something that never ran. Some settings may come from a preset or a tuned file and lose their effect through another
+override. The user cannot remove these, so they are reported as notes instead of refused.
 """
 
 from typing import Any
@@ -10,10 +11,10 @@ from rl.config.checks import changed, refuse, refuse_idle
 
 
 def refuse_idle_algorithm(algorithm: Any, stages: dict[str, Any]) -> None:
-    """Raises ValueError for what no stage of an algorithm reads.
+    """Raises ValueError for a setting that no stage of the algorithm reads.
 
     Args:
-        algorithm: An :class:`rl.config.AlgorithmConfig`, whose names are known ones.
+        algorithm: An :class:`rl.config.AlgorithmConfig` whose names have been checked.
         stages: The stages that have a share of the run, resolved, by name.
     """
     _check_kl(algorithm, stages)
@@ -58,21 +59,21 @@ def _check_kl(algorithm: Any, stages: dict[str, Any]) -> None:
 
 
 def refuse_unpaid(algorithm: Any, key: str, stage: Any, attempts: int, given: str = "") -> None:
-    """Raises ValueError for a stage in which no turn can be paid for anything.
+    """Raises ValueError for a stage in which no turn can earn a reward, or a reward setting has no turn to act on.
 
     Args:
-        algorithm: Of the stage.
-        key: Of the stage, ``algorithm.stages.<name>``.
-        stage: Resolved.
-        attempts: Turns that its episodes have at most.
-        given: What says so, as in ``env.attempts=1``.
+        algorithm: The :class:`rl.config.AlgorithmConfig` that the stage belongs to.
+        key: Config key of the stage, ``algorithm.stages.<name>``.
+        stage: The resolved stage.
+        attempts: Maximum number of turns of the stage's episodes.
+        given: The setting that limits the number of turns, as in ``env.attempts=1``; empty if nothing does.
     """
     from rl.advantages import ADVANTAGES
 
     if ADVANTAGES.fact(stage.advantage, "raw"):
         return
     weights, coefs = stage.reward_weights[:attempts], stage.kl_coefs[:attempts]
-    # Where turns that are paid are not played, it is most often the number of attempts that is meant to change.
+    # If rewarded turns are never played, the number of attempts is usually what is wrong, so the message suggests it.
     paid = max((k + 1 for k, weight in enumerate(stage.reward_weights) if weight), default=0)
     played, more = "", ""
     if given and paid > attempts:
@@ -99,7 +100,7 @@ def refuse_unpaid(algorithm: Any, key: str, stage: Any, attempts: int, given: st
 
 
 def _check_raw(algorithm: Any, key: str, stage: Any) -> None:
-    """What estimators of raw rewards do not read."""
+    """Raises ValueError for settings that an advantage estimator of raw rewards does not read."""
     from rl.advantages import ADVANTAGES
 
     if not ADVANTAGES.fact(stage.advantage, "raw"):
@@ -122,7 +123,7 @@ def _check_raw(algorithm: Any, key: str, stage: Any) -> None:
 
 
 def notes_on(algorithm: Any) -> list[str]:
-    """What presets set and nothing reads in this composition: no mistake of anybody's, but to be known.
+    """Notes on settings that may come from a preset and have no effect in this config; a note is not an error.
 
     Args:
         algorithm: An :class:`rl.config.AlgorithmConfig`.

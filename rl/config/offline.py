@@ -14,19 +14,20 @@ class OfflineConfig:
     """An offline method: sample, keep by rule, fine-tune on what is kept.
 
     Args:
-        name: Shown in tables.
-        rule: Which traces are kept, a name in :data:`rl.offline.KEEP_RULES`.
-        rule_options: That function's own options.
+        name: Name of the method, shown in tables.
+        rule: Which episodes are kept for training: a name in :data:`rl.offline.KEEP_RULES`.
+        rule_options: Options of the rule.
         iterations: Rounds of sampling from the current model, each followed by fine-tuning.
-        restart: Every round fine-tunes the *base*, as STaR does, so as not to overfit; otherwise the current model.
+        restart: Every round fine-tunes the *base* model, as STaR does to avoid overfitting; otherwise the current
+            model.
         group_size: Episodes per task and round.
-        temperature: Of the sampled episodes.
-        epochs: Passes over the kept rows.
+        temperature: Sampling temperature of the episodes.
+        epochs: Passes over the kept rows in each round.
         batch_size: Rows per optimiser step.
-        optim: The optimiser of every round.
-        beta: For rules that keep preferences: how strongly DPO is held to the model that it starts from.
-        conversations: A file or folder of conversations from elsewhere that are learned from in place of sampled ones
-            (:mod:`rl.recorded`), in one round.
+        optim: Settings of the optimiser, the same in every round.
+        beta: For rules that keep preference pairs: strength with which DPO holds the policy to its starting model.
+        conversations: File or folder of existing conversations that are trained on instead of sampled ones, in one
+            round (:mod:`rl.recorded`).
     """
 
     name: str = MISSING
@@ -55,7 +56,7 @@ class OfflineConfig:
         )
         if self.rule == MISSING:
             return
-        from rl.offline import KEEP_RULES  # with torch, which only runs need
+        from rl.offline import KEEP_RULES  # imports torch, which the bare schema does not need
 
         KEEP_RULES.options(self.rule, self.rule_options)
         rounds = KEEP_RULES.fact(self.rule, "rounds")

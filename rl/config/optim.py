@@ -1,4 +1,4 @@
-"""The schema of an arm's optimiser, online and offline alike."""
+"""The schema of the optimiser, the same for online and offline methods."""
 
 from dataclasses import dataclass, field
 
@@ -7,18 +7,19 @@ from rl.config.checks import check_numbers, refuse, refuse_unknown
 
 @dataclass
 class OptimConfig:
-    """AdamW, and how a step is cut into pieces.
+    """AdamW, and how an optimiser step is split into micro-batches.
 
     Args:
         lr: Peak learning rate.
-        betas: AdamW's.
-        weight_decay: AdamW's.
-        max_grad_norm: Gradients are scaled down to this norm.
-        schedule: ``constant``, or ``linear`` or ``cosine`` to 0; within a stage or a round.
-        warmup_steps: Linear warm-up at the start of a stage or a round.
-        micro_batch_tokens: Padded tokens per forward pass. Changes memory and speed, never the gradient.
-        gradient_checkpointing: Compute a layer's activations again in the backward pass instead of keeping them.
-        mixed_precision: ``no``, or ``bf16`` for forward and backward passes with float32 weights.
+        betas: The two beta coefficients of AdamW.
+        weight_decay: Weight decay of AdamW.
+        max_grad_norm: Gradients with a larger norm are scaled down to this norm.
+        schedule: Learning-rate schedule within a stage or a round: ``constant``, or ``linear`` or ``cosine`` decay
+            to 0.
+        warmup_steps: Optimiser steps of linear warm-up at the start of a stage or a round.
+        micro_batch_tokens: Tokens per forward pass, padding included. Changes memory and speed, never the gradient.
+        gradient_checkpointing: Recompute a layer's activations in the backward pass instead of keeping them in memory.
+        mixed_precision: ``no``, or ``bf16`` for bfloat16 forward and backward passes with float32 weights.
     """
 
     lr: float = 1e-3

@@ -1,4 +1,4 @@
-"""The schema of what a run is made of: model, environment, engine."""
+"""The schema of the parts of a run: model, environment, sampling engine."""
 
 import re
 from collections.abc import Mapping
@@ -33,12 +33,12 @@ EPISODE = (
 
 @dataclass
 class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685) instead of full tuning; the reference is then the model without them.
+    """Low-rank adapters (LoRA, arXiv 2106.09685); the reference policy is then the model without adapters.
 
     Args:
-        rank: 0 for full tuning.
-        alpha: Scale of the update, divided by the rank.
-        targets: Names of the layers that get an adapter; empty for all linear layers but the head.
+        rank: Rank of the adapters; 0 for full fine-tuning.
+        alpha: Scale of the adapters' update, which is multiplied by ``alpha / rank``.
+        targets: Names of the layers that get an adapter; empty for all linear layers except the language-model head.
     """
 
     rank: int = 0
@@ -57,19 +57,19 @@ class ModelConfig:
 
     Args:
         path: A folder in transformers' format, or a hub id.
-        revision: Of a hub id.
-        dtype: Of the weights: ``float32`` or ``bfloat16``. Train in ``float32`` with ``mixed_precision=bf16``
-            rather than in bfloat16, whose steps are too coarse for small learning rates.
-        chat_template: A Jinja file that replaces the tokenizer's own template, or one of TRL's training templates by
-            name, ``trl:qwen3``: they leave earlier turns as they were.
-        chat_template_kwargs: Arguments of the template, as ``enable_thinking: false``.
-        thoughts: Whether earlier answers are read with their thoughts. ``refuse`` takes a template that leaves answers
-            as they were sampled, and no other; ``keep`` leaves them as sampled whatever the template would do; ``drop``
-            takes the thoughts of earlier answers out, and then every turn is trained on as a sequence of its own.
-        template_date: What a template reads as today's date (``YYYY-MM-DD``), the same in all of a run.
-        context_length: 0 takes the model's own limit.
+        revision: Revision of the model, if ``path`` is a hub id.
+        dtype: Type of the weights: ``float32`` or ``bfloat16``. For training use ``float32`` with
+            ``mixed_precision=bf16``: bfloat16 weights are too coarse for small learning rates.
+        chat_template: A Jinja file that replaces the tokenizer's chat template, or the name of one of TRL's training
+            templates, such as ``trl:qwen3``, which do not rewrite earlier turns.
+        chat_template_kwargs: Arguments of the chat template, such as ``enable_thinking: false``.
+        thoughts: Whether later prompts contain the thoughts of earlier answers. ``refuse`` rejects a chat template that
+            rewrites earlier answers; ``keep`` leaves answers as sampled, whatever the template does; ``drop`` removes
+            earlier thoughts and trains on every turn as a separate sequence.
+        template_date: Date (``YYYY-MM-DD``) that the chat template reads as today's, the same throughout a run.
+        context_length: Maximum length of prompt and answer in tokens; 0 takes the model's own limit.
         lora: Low-rank adapters.
-        attention: transformers' attention implementation; ``None`` for its choice.
+        attention: Name of the attention implementation in transformers; ``None`` lets transformers choose.
     """
 
     path: str = MISSING
@@ -87,7 +87,7 @@ class ModelConfig:
         check_numbers(self, "model", not_negative="context_length")
         refuse_unknown(self.dtype, ("float32", "bfloat16"), "model.dtype")
         refuse_unknown(self.thoughts, ("refuse", "keep", "drop"), "model.thoughts")
-        # A date alone, in one form: ISO knows 20260131 and 2026-W05-6 too, which templates are not written for.
+        # Accept only YYYY-MM-DD: fromisoformat also takes 20260131 and 2026-W05-6, which chat templates cannot parse.
         form = re.fullmatch(r"\d{4}-\d\d-\d\d", self.template_date)
         try:
             date.fromisoformat(self.template_date if form else "")
@@ -100,9 +100,9 @@ class ModelConfig:
         )
 
     def refuse_missing(self) -> None:
-        """Raises ``FileNotFoundError`` if the path is a folder's, not a hub id, and no model is there."""
+        """Raises ``FileNotFoundError`` if the path is a folder and not a hub id, and holds no model."""
         path = Path(self.path)
-        # An id of the hub is a name, or an owner's and a name.
+        # A hub id is <name> or <owner>/<name>.
         is_id = not self.path.startswith((".", "/", "~")) and path.parts[:1] != ("models",) and len(path.parts) < 3
         if (not is_id or path.is_dir()) and not (path / "config.json").exists():
             if (path / "policy" / "config.json").exists():
@@ -118,23 +118,24 @@ class ModelConfig:
 
 @dataclass
 class EngineConfig:
-    """What samples.
+    """The engine that samples episodes.
 
     Args:
         name: ``hf`` (the trained model itself), ``vllm`` (in this process), ``vllm_http`` (served replicas), or
-            another of :data:`rl.backends.engines.ENGINES`.
-        max_batch_size: Rows decoded together.
-        stop_strings: Texts that end an answer, beside the end tokens of the model and its template.
-        dtype: For ``vllm``: of the engine's weights; ``None`` takes the trainer's precision.
-        gpu_memory_utilization: For ``vllm`` on a GPU: part of its memory that the engine may take.
-        enforce_eager: For ``vllm``: no CUDA graphs; slower to sample, quicker to start.
-        prefix_caching: For ``vllm``: a second attempt does not read its first one again.
-        sleep_level: For ``vllm`` on a GPU: 0 stays awake during updates, 1 moves the weights to the host, 2 drops them.
-        options: For ``vllm``: further arguments of its ``LLM``; an engine of your own reads its options here.
-        urls: For ``vllm_http``: base addresses of the replicas.
-        weights_dir: For ``vllm_http``: a folder that trainer and replicas share; weights travel through it.
-        retries: For ``vllm_http``: how often a request is tried again, on the next replica.
-        timeout_s: For ``vllm_http``: seconds that a request may take.
+            another name in :data:`rl.backends.engines.ENGINES`.
+        max_batch_size: Maximum number of rows decoded together.
+        stop_strings: Texts that end an answer, in addition to the end tokens of the model and its chat template.
+        dtype: For ``vllm``: type of the engine's weights; ``None`` takes the trainer's precision.
+        gpu_memory_utilization: For ``vllm`` on a GPU: fraction of the GPU memory that the engine may use.
+        enforce_eager: For ``vllm``: disable CUDA graphs; sampling is slower, the start is faster.
+        prefix_caching: For ``vllm``: reuse cached prefixes, so that a second attempt does not prefill the first again.
+        sleep_level: For ``vllm`` on a GPU: 0 stays awake during updates, 1 moves the weights to the host, 2 discards
+            them.
+        options: For ``vllm``: further arguments of vLLM's ``LLM``; a user-defined engine reads its options here.
+        urls: For ``vllm_http``: base URLs of the replicas.
+        weights_dir: For ``vllm_http``: a folder that the trainer and the replicas share, used to transfer weights.
+        retries: For ``vllm_http``: how often a failed request is retried, each time on the next replica.
+        timeout_s: For ``vllm_http``: time limit of a request in seconds.
     """
 
     name: str = "hf"
@@ -158,7 +159,7 @@ class EngineConfig:
             positive="max_batch_size gpu_memory_utilization timeout_s",
             not_negative="retries sleep_level",
         )
-        # An option of another engine is refused where it would do nothing; engines of one's own may read any.
+        # Refuse options that the chosen engine does not read. A user-defined engine may read any of them.
         local, served = (
             "dtype gpu_memory_utilization enforce_eager prefix_caching sleep_level options",
             "urls weights_dir",
@@ -186,25 +187,29 @@ class EngineConfig:
 class EnvConfig:
     """The environment.
 
+    Where one of the fields from ``attempts`` to ``between_options`` is 0, ``None`` or empty, the environment's own
+    default holds.
+
     Args:
-        name: Short name, used in paths.
+        name: Short name of the environment, used in paths.
         id: A registered environment id.
-        attempts: K. The environment's author chooses this and the next eight where they are 0, ``None`` or empty.
-        feedback: What the policy is told between attempts, a name in :data:`envs.FEEDBACK`.
-        feedback_options: That function's own options.
+        attempts: Maximum number of attempts per episode, K; 0 takes the environment's default.
+        feedback: What the policy is told between attempts: a name in :data:`envs.FEEDBACK`.
+        feedback_options: Options of the feedback function.
         prompts: Version of the prompt texts.
-        prompts_text: Single texts in place of that version's, such as ``system``; see :class:`envs.prompts.Prompts`.
-        stop_rule: When an episode ends before its last attempt, a name in :data:`envs.STOP_RULES`.
-        stop_rule_options: That function's own options.
-        between: Who speaks between attempts, a name in :data:`envs.BETWEEN`.
-        between_options: That function's own options.
-        group_reward: Rewards of training episodes that need their whole group, a name in
-            :data:`rl.group_rewards.GROUP_REWARDS`; ``None`` leaves the environment's.
-        group_reward_options: That function's own options.
-        max_new_tokens: Token limit of each attempt; the last entry holds for further attempts.
-        dataset: Which data set, for task sets that hold many (``reasoning_gym``).
-        options: Further arguments of the task set, or of an environment of gymnasium.
-        seeds: For an environment of gymnasium, whose tasks are seeds: how many each split has.
+        prompts_text: Single prompt texts that replace those of the version, such as ``system``; see
+            :class:`envs.prompts.Prompts`.
+        stop_rule: When an episode ends before its last attempt: a name in :data:`envs.STOP_RULES`.
+        stop_rule_options: Options of the stop rule.
+        between: Who speaks between attempts: a name in :data:`envs.BETWEEN`.
+        between_options: Options of the function in ``between``.
+        group_reward: Reward of training episodes that is computed from their whole group: a name in
+            :data:`rl.group_rewards.GROUP_REWARDS`; ``None`` keeps the environment's rewards.
+        group_reward_options: Options of the group reward.
+        max_new_tokens: Token limit of each attempt; the last entry holds for all later attempts.
+        dataset: Name of the data set, for task sets that hold several (``reasoning_gym``).
+        options: Further arguments of the task set or of the gymnasium environment.
+        seeds: For a gymnasium environment, whose tasks are seeds: number of seeds in each split.
     """
 
     name: str = MISSING
@@ -232,14 +237,16 @@ class EnvConfig:
         refuse(bool(unknown), f"env.seeds: unknown split {', '.join(unknown)}; use {', '.join(Split)}")
 
     def settled(self) -> "EnvConfig":
-        """With the choice of the environment's author wherever nothing is given.
+        """This config with the environment's own defaults wherever nothing is given; the result is validated.
 
         Raises:
             UnknownNameError: If there is no such environment, feedback, stop rule or version of prompts.
             TypeError: If the task set has no such option.
-            ValueError: If a function has no such option, or nobody says how many turns an episode has.
+            ValueError: If a function has no such option, or the number of attempts is given neither here nor by the
+                environment.
         """
-        # What is given wins, then what the environment's author chose; only the result can be checked by name.
+        # Given values win over the environment's defaults. Names are checked afterwards, so that the defaults are
+        # checked too.
         envs.refuse_unknown_options(self.id, self.task_options)
         chosen = envs.settings(self.id, {name: getattr(self, name) or None for name in EPISODE}, self.task_options)
         refuse(not chosen["attempts"], f"env.attempts: {self.id} does not say how many turns an episode has at most")
@@ -255,7 +262,7 @@ class EnvConfig:
         if found.prompts is not None:
             get_prompts(found.prompts, found.prompts_text)
         if found.group_reward is not None:
-            from rl.group_rewards import GROUP_REWARDS  # with torch, which only runs need
+            from rl.group_rewards import GROUP_REWARDS  # imports torch, which the bare schema does not need
 
             GROUP_REWARDS.options(found.group_reward, found.group_reward_options)
             refuse(
@@ -274,14 +281,14 @@ class EnvConfig:
         return found
 
     def changed(self, changes: Any, key: str = "env") -> "EnvConfig":
-        """Another environment, settled: what differs, in place of what is here; inner mappings are merged.
+        """A settled copy of this config with some fields changed; inner mappings are merged.
 
         Args:
-            changes: Keys and values like those of ``env``.
-            key: What the changes stand under, for errors.
+            changes: The fields that differ, with the keys of ``env``.
+            key: Config key under which the changes were given, for error messages.
 
         Raises:
-            ValueError: For a key or a value that an environment cannot have, by its whole key.
+            ValueError: For an unknown key or an invalid value; the message names the whole key.
         """
         refuse(
             not isinstance(changes, Mapping),
@@ -304,10 +311,10 @@ class EnvConfig:
 
     @property
     def task_options(self) -> dict[str, Any]:
-        """Arguments of the task set, ``dataset`` among them where one is named."""
+        """Arguments of the task set: ``options``, and ``dataset`` if it is given."""
         return self.options | ({"dataset": self.dataset} if self.dataset is not None else {})
 
     def token_budget(self, attempts: int) -> int:
-        """The most tokens that the given number of attempts can sample."""
+        """Maximum number of tokens that the given number of attempts can sample."""
         limits = self.max_new_tokens
         return sum(limits[min(k, len(limits) - 1)] for k in range(attempts))

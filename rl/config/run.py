@@ -15,17 +15,19 @@ from rl.health import refuse_checks
 
 @dataclass
 class BudgetConfig:
-    """How much is sampled and learned.
+    """How much is sampled and trained.
 
     Args:
-        episodes: Sampled episodes of the run; steps follow from it.
-        tokens: Sampled tokens of the run instead; 0 for none. A run ends with the first batch that reaches it.
-        updates: Optimiser steps of the run instead; 0 for none. An offline method then still samples ``episodes``.
-        keep_episodes: Episodes of each step that are written to disk.
-        keep_last: How many checkpoints are kept.
-        health: Limits of the checks of :data:`rl.health.CHECKS` by check, ``{cut_off: {above: 0.2}}``; all of them are
-            on, with limits of their own, and ``null`` switches one off.
-        stop_on: Checks that end the run when they find something; otherwise they only say so.
+        episodes: Number of episodes that the run samples; the number of steps follows from it.
+        tokens: Budget in sampled tokens, used instead of ``episodes``; 0 for no such budget. The run ends with the
+            first batch that reaches it.
+        updates: Budget in optimiser steps, used instead of ``episodes``; 0 for no such budget. An offline method still
+            samples ``episodes``.
+        keep_episodes: Number of episodes of each step that are written to disk.
+        keep_last: Number of most recent checkpoints that are kept.
+        health: Limits of the health checks in :data:`rl.health.CHECKS`, such as ``{cut_off: {above: 0.2}}``. All
+            checks run with default limits; ``null`` switches a check off.
+        stop_on: Health checks that end the run when they find a problem; all others only report it.
     """
 
     episodes: int = 81920
@@ -50,22 +52,23 @@ class BudgetConfig:
 
 @dataclass
 class TrainingConfig(BudgetConfig):
-    """How much online training, and what happens between its steps.
+    """How much online training there is, and what happens between its steps.
 
     Args:
         tasks_per_step: Tasks per rollout batch.
-        curriculum: Which tasks are drawn, by their running pass rates: a name in :data:`rl.curriculum.CURRICULA`.
-        curriculum_options: The curriculum's own options, such as ``low``, ``high``, ``smoothing``, ``explore``.
+        curriculum: How training tasks are selected by their running pass rates: a name in
+            :data:`rl.curriculum.CURRICULA`.
+        curriculum_options: Options of the curriculum, such as ``low``, ``high``, ``smoothing``, ``explore``.
         validate_every: Steps between validations; 0 for none.
         select: Which policy is evaluated at the end and kept: ``last``, or ``best``, the one with the highest
-            validation accuracy at the last attempt; never chosen on test tasks.
-        save_every: Steps between checkpoints, from which ``resume`` goes on exactly; 0 for none.
+            validation accuracy at the last attempt. Test tasks are never used for the choice.
+        save_every: Steps between checkpoints, from which ``resume`` continues exactly; 0 for none.
         save_every_updates: Optimiser steps between checkpoints, also inside a rollout batch; 0 for none.
-        max_failed_fraction: A step with more failed episodes than this stops the run.
-        max_sampler_gap: A mean gap between trainer and sampler log-probs above this, in nats per token, stops the run;
-            0 never does.
-        nonfinite: What an optimiser step with a loss or gradient that is not finite does: ``stop`` the run, or ``skip``
-            the step, counted as ``optim/skipped``. It is never taken.
+        max_failed_fraction: The run stops at a step in which a larger fraction of the episodes failed.
+        max_sampler_gap: The run stops if the mean gap between trainer and sampler log-probs, in nats per token, exceeds
+            this; 0 for no limit.
+        nonfinite: What happens at an optimiser step whose loss or gradient is not finite: ``stop`` ends the run,
+            ``skip`` leaves the step out and counts it in ``optim/skipped``.
     """
 
     tasks_per_step: int = 128
@@ -91,7 +94,7 @@ class TrainingConfig(BudgetConfig):
         refuse_unknown(self.select, ("last", "best"), "training.select")
         refuse_unknown(self.nonfinite, ("stop", "skip"), "training.nonfinite")
         if self.curriculum != "uniform" or self.curriculum_options:
-            from rl.curriculum import CURRICULA  # with torch, which the bare schema does not need
+            from rl.curriculum import CURRICULA  # imports torch, which the bare schema does not need
 
             CURRICULA.options(self.curriculum, self.curriculum_options)
         refuse(
@@ -102,23 +105,25 @@ class TrainingConfig(BudgetConfig):
 
 @dataclass
 class EvalConfig:
-    """What is measured.
+    """What is evaluated.
 
     Args:
-        split: ``test`` or ``validation``.
-        n_tasks: 0 for all.
-        greedy: One greedy episode per task.
+        split: Tasks to evaluate on: ``test`` or ``validation``.
+        n_tasks: Number of tasks; 0 for all.
+        greedy: Whether to play one greedy episode per task.
         samples_per_task: Sampled episodes per task; 0 for none.
-        temperature: Of the sampled episodes.
-        max_attempts: Greedy episodes of this many attempts too, to see whether accuracy goes on rising; 0 for none.
-        fixed_first: Validations also measure second attempts at the base's first attempts, on so many training and
-            validation tasks; 0 for none.
-        transfer: Other environments to be evaluated on, by a name of your choice: what differs from ``env``, as in
-            ``{longer: {options: {min_terms: 5}}}``.
-        controls: Play greedy second attempts again with something taken away or exchanged, to see what they use.
-        only_controls: Which of :data:`rl.analysis.controls.CONTROLS`; empty for all of them.
-        conversations: A file or folder of conversations from elsewhere that are evaluated in place of the model's own
-            (:mod:`rl.recorded`); they are the sampled episodes.
+        temperature: Sampling temperature of the sampled episodes.
+        max_attempts: Also play greedy episodes with this many attempts, to see whether accuracy continues to rise; 0
+            for none.
+        fixed_first: At each validation also measure second attempts that follow the base model's first attempts, on
+            this many training and this many validation tasks; 0 for none.
+        transfer: Further environments to evaluate on, each under a name of your choice with the fields that differ from
+            ``env``, as in ``{longer: {options: {min_terms: 5}}}``.
+        controls: Whether to play greedy second attempts again with part of their prompt removed or exchanged, to
+            measure what they depend on.
+        only_controls: Names of the controls to play, from :data:`rl.analysis.controls.CONTROLS`; empty for all.
+        conversations: File or folder of existing conversations that are evaluated as the sampled episodes, instead of
+            sampling from the model (:mod:`rl.recorded`).
     """
 
     split: str = "test"
@@ -159,15 +164,15 @@ class EvalConfig:
 
 @dataclass
 class TrackingConfig:
-    """Where metrics go besides ``metrics.jsonl``.
+    """Where metrics are logged besides ``metrics.jsonl``.
 
     Args:
-        backends: Any of ``tensorboard``, ``wandb``, ``trackio``, each of which must be installed, or of what else is in
-            :data:`rl.backends.trackers.TRACKERS`.
-        project: Their project name.
-        conversations: How many conversations a table shows, on those dashboards that have tables or texts and in
-            ``conversations.jsonl``; 0 for no tables.
-        conversations_every: Steps between two tables.
+        backends: Names in :data:`rl.backends.trackers.TRACKERS`, such as ``tensorboard``, ``wandb`` or ``trackio``; the
+            package of each must be installed.
+        project: Project name on the tracking backends.
+        conversations: Number of conversations in a logged table, in ``conversations.jsonl`` and on dashboards that show
+            tables or texts; 0 for no tables.
+        conversations_every: Steps between two tables of conversations.
     """
 
     backends: list[str] = field(default_factory=list)
@@ -181,7 +186,7 @@ class TrackingConfig:
             refuse_idle(self, "tracking", "conversations_every", "tracking.conversations=0")
         if not self.backends:
             refuse_idle(self, "tracking", "project", "tracking.backends is empty")
-        if self.backends:  # accelerate takes a second to load
+        if self.backends:  # imported only if needed: accelerate takes a second to load
             from rl.backends.trackers import TRACKERS
 
             for name in self.backends:
@@ -190,11 +195,12 @@ class TrackingConfig:
 
 @dataclass
 class HubConfig:
-    """Where the policy goes when the run is done, beside its folder.
+    """Where the policy is uploaded at the end of the run.
 
     Args:
-        repo: ``<owner>/<name>`` on the Hugging Face hub; ``None`` keeps the policy here. A card goes with it.
-        private: Whether a repository that is not there yet is made a private one.
+        repo: Repository ``<owner>/<name>`` on the Hugging Face hub, for the policy and a model card; ``None`` uploads
+            nothing.
+        private: Whether a repository that does not exist yet is created as private.
     """
 
     repo: str | None = None
@@ -210,15 +216,15 @@ class HubConfig:
 
 @dataclass
 class RunConfig:
-    """What every entry point shares.
+    """Settings that all entry points share.
 
     Args:
-        seed: Every random draw of the run is derived from it.
-        threads: Torch threads; 0 leaves torch's own choice.
-        runs_dir: Where run folders go: ``<runs_dir>/<name>/<time>``.
+        seed: Seed from which every random draw of the run is derived.
+        threads: Number of torch threads; 0 lets torch choose.
+        runs_dir: Folder for run folders, which are named ``<runs_dir>/<name>/<time>``.
         name: Name of this kind of run.
-        data_dir: Folder of published data sets, each in a folder of its own (``gsm8k/``, ``math500/`` ...).
-        plugins: Modules to import before the config is checked, so that what they register has a name.
+        data_dir: Folder of published data sets, each in its own subfolder (``gsm8k/``, ``math500/`` ...).
+        plugins: Modules to import before the config is checked, so that names that they register are known.
     """
 
     seed: int = 0
@@ -238,12 +244,12 @@ class RunConfig:
 
 @dataclass
 class TrainConfig(RunConfig):
-    """``experiments.train``: online RL.
+    """Config of ``experiments.train``: online RL.
 
     Args:
-        resume: ``auto`` goes on with the newest unfinished run of the same name, config and data that no process is at
-            work on; a folder with that run, or with the one of this config in that sweep.
-        hub: Where the policy is uploaded to, if anywhere.
+        resume: ``auto`` continues the newest unfinished run of the same name, config and data that no process is
+            working on; a folder continues the run in it, or, for the folder of a sweep, the run of this config.
+        hub: Where the policy is uploaded, if anywhere.
     """
 
     resume: str | None = None
@@ -255,11 +261,11 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class SFTConfig(RunConfig):
-    """``experiments.sft``: an offline arm.
+    """Config of ``experiments.sft``: an offline method.
 
     Args:
-        resume: As for ``experiments.train``; whole rounds are kept.
-        hub: Where the policy is uploaded to, if anywhere.
+        resume: ``auto`` or a folder, as for ``experiments.train``; the run continues after its last complete round.
+        hub: Where the policy is uploaded, if anywhere.
     """
 
     resume: str | None = None

@@ -1,4 +1,4 @@
-"""The benchmarks beside TRL run to their end on the embedded model; their figures are for quiet machines."""
+"""The benchmarks against TRL run to their end on the embedded model; speed needs a quiet machine and is not tested."""
 
 import json
 import os
@@ -34,6 +34,6 @@ def test_both_sides_are_measured_on_the_same_work(name, tmp_path):
     results = json.loads((tmp_path / "runs" / "benchmarks" / f"{name}.json").read_text())["results"]
     for side in ("ours", "trl"):
         assert results[side]["seconds_per_step"] > 0
-        # 16 episodes of two turns, three and seven tokens at most
+        # 16 episodes of two turns with at most three and seven tokens.
         assert 16 * 2 <= results[side]["sampled_tokens_per_step"] <= 16 * 10
         assert results[side]["peak_memory_gib"] > 0.1

@@ -1,4 +1,4 @@
-"""The GPU's benchmark runs on a machine without one, and goes on where something is missing."""
+"""The benchmark for GPUs also runs on a machine without a GPU, and continues where TRL, time or memory is lacking."""
 
 import json
 import os
@@ -27,7 +27,8 @@ def test_every_row_is_measured_on_the_same_work(tmp_path):
     most = 2 * size.tasks * GROUP * size.new_tokens
     assert [one["row"]["side"] for one in stored["results"]] == ["ours", "trl", "ours"]
     for one in stored["results"]:
-        # the short answers of the warm-up are over; a word in 512 ends an answer early
+        # The measured step must not have the short token limit of the warm-up. A full step samples fewer tokens than
+        # the most possible only because one word in 512 ends an answer early.
         assert 0.8 * most < one["found"]["sampled_tokens_per_step"] <= most
         assert one["found"]["update_tokens_per_second"] > 0
         assert one["found"]["peak_memory_gib"] > 0.1

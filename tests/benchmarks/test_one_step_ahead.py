@@ -1,4 +1,4 @@
-"""The halves of a training step that ``benchmarks.one_step_ahead`` measures can be asked for again and again."""
+"""Each half of a training step that ``benchmarks.one_step_ahead`` measures can be repeated and then ended."""
 
 from multiprocessing import Pipe
 from threading import Thread

@@ -1,4 +1,4 @@
-"""Who speaks between attempts: what is asked, what is paid, what the solver is told, and when an episode ends there."""
+"""Roles between attempts, such as a verifier: their requests and rewards, what the solver hears, and early endings."""
 
 from dataclasses import dataclass
 
@@ -35,8 +35,8 @@ def make(between, attempts=2, texts=TEXTS, **kwargs):
         (RIGHT, "wrong", 0.0, False),
         (WRONG, "right", 0.0, True),
         (WRONG, "wrong", 1.0, False),
-        (WRONG, "It looks Right , but no: WRONG.", 1.0, False),  # the last word decides
-        (RIGHT, "wrongly said, so right", 1.0, True),  # a part of a word is no word
+        (WRONG, "It looks Right , but no: WRONG.", 1.0, False),  # the last verdict word decides
+        (RIGHT, "wrongly said, so right", 1.0, True),  # "wrongly" does not count as "wrong"
         (RIGHT, "rightly so", 0.0, False),
         (RIGHT, "", 0.0, False),
     ],
@@ -63,12 +63,12 @@ def test_the_verifier_reads_the_dialogue_and_the_solver_reads_the_verdict():
     request = Message("user", "wrong | check")
     assert (messages, "role" in info) == ((request,), False)
     messages, _, _, _, info = env.step(RIGHT)
-    # The second verifier is a new one: it reads the attempts and what was told, not the first one's question.
+    # The second verifier reads the attempts and what the solver was told, but not the question to the first verifier.
     assert info["role"] == "verifier 2"
     dialogue = (opening, Message("assistant", WRONG), request, Message("assistant", RIGHT))
     assert messages == (*dialogue, Message("user", "is it"))
     env.step("wrong")
-    *_, terminated, _, info = env.step(WRONG)  # the last attempt is judged by nobody
+    *_, terminated, _, info = env.step(WRONG)  # no verifier judges the last attempt
     assert (terminated, info["stop_reason"]) == (True, StopReason.ATTEMPTS_USED)
 
 
@@ -140,7 +140,7 @@ def test_public_tests_end_an_episode_whatever_the_hidden_ones_say():
     task = next(task for task in env.tasks if task.info["slots"][0] == "*3")
     a, b, constant, d = task.gold.split()[1:]
     another = f"def {a} {b} c{(int(constant[1]) + 1) % 10} {d}"
-    lucky = task.gold.replace(a, "a*7")  # f(0) does not notice
+    lucky = task.gold.replace(a, "a*7")  # wrong, but the public test f(0) passes
     for response, public, ends in (("nothing", None, False), (another, False, False), (lucky, True, True)):
         env.reset(options={"task": task})
         _, reward, terminated, _, info = env.step(response)

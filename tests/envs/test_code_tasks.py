@@ -1,4 +1,4 @@
-"""Code task sets: every solution passes, every stub fails, and nothing of a hidden test gets into an observation."""
+"""Code task sets: every solution passes, every stub fails, and no part of a hidden test gets into an observation."""
 
 import ast
 import random
@@ -57,7 +57,7 @@ def test_every_solution_passes_and_every_stub_fails(name):
 
 @pytest.mark.slow
 def test_all_974_tasks_of_mbpp_can_be_judged():
-    """Those in no split (prompt examples, duplicates) too: none is beyond the judge, and no stub passes."""
+    """Every solution passes and every stub fails, also for the tasks in no split (prompt examples, duplicates)."""
     make("mbpp")
     from envs.rows import read_rows
     from envs.tasks.mbpp import tests_of
@@ -147,7 +147,8 @@ def test_what_a_program_sees_of_hidden_tests_is_not_in_the_observation(name):
     for case in tests.hidden:
         assert not case.args[0] or str(case.args[0]) not in text
     shown = [str(case.args[0]) for case in tests.public]
-    assert "SAW" not in text or "SAW []" in text or any(each in text for each in shown)  # what the question shows
+    # A program may print the inputs of public tests, which the question shows anyway.
+    assert "SAW" not in text or "SAW []" in text or any(each in text for each in shown)
 
 
 def test_a_public_failure_is_described():
@@ -161,7 +162,10 @@ def test_a_public_failure_is_described():
 
 
 def test_right_and_wrong_get_the_same_words_when_public_tests_pass():
-    """The text must not tell a right program from one that only passes the shown tests."""
+    """The feedback after a right program equals the feedback after one that passes only the shown tests.
+
+    A difference would reveal the results of the hidden tests to the policy.
+    """
     env = make("tinycode", n_train=5, n_validation=5, n_test=5)
     env.reset(options={"task": env.tasks[0]})
     public = {repr(case.args[0]): case.expected for case in env.task.info["tests"].public}
@@ -257,7 +261,7 @@ def test_tinycode_splits_share_no_behaviour_and_no_step_is_idle():
 
 
 def test_humaneval_needs_only_the_function():
-    """As in the official harness, the imports and helpers of the prompt are there."""
+    """A response without the imports and helpers of the prompt passes, as in the official harness."""
     env = make("humaneval")
 
     def function_alone(task):

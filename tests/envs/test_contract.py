@@ -1,4 +1,4 @@
-"""The contract, over every registered environment; and broken environments, to see that it can fail."""
+"""Every registered environment keeps the contract, and ``check_env`` refuses environments that break it."""
 
 import itertools
 import json
@@ -17,10 +17,10 @@ _counter = itertools.count()
 
 DATA = ROOT.parent / "shared" / "data"
 FILES = {f"errata/{name}-v1": DATA / name for name in ("humaneval", "mbpp", "gsm8k")} | {"errata/math-v1": DATA}
-"""Task sets that read a file which is not in the repository."""
+"""Environments whose tasks are read from files outside the repository, with the paths of these files."""
 
 
-# The tasks of verifiers are in a package that is installed by who uses it (tests/interop).
+# The tasks of errata/verifiers-v1 are in a package that users install themselves; tests/interop tests it.
 @pytest.mark.parametrize("env_id", [one for one in envs.specs() if one != "errata/verifiers-v1"])
 def test_env_contract(env_id, tmp_path):
     if env_id == "errata/rows-v1":
@@ -181,7 +181,7 @@ def test_words_that_the_model_has_no_token_for_are_caught(modchain):
 
 def test_roles_between_attempts_are_played_too():
     envs.register("good/between-v1", Good, prompts="math-v1", between="verify", prompts_text={"task": "{question}"})
-    with pytest.raises(ContractError, match="boxed"):  # the request still asks for a box
+    with pytest.raises(ContractError, match="boxed"):  # the request for a second attempt still asks for a box
         check_env("good/between-v1")
     check_env("good/between-v1", prompts_text={"task": "{question}", "retry": "again"})
 

@@ -1,4 +1,4 @@
-"""Countdown: exact values, each number once, nothing of a policy's text is evaluated."""
+"""Countdown: values are exact, each given number may be used once, and no text of the policy runs as code."""
 
 import time
 from dataclasses import replace
@@ -21,11 +21,11 @@ TASK = Task("x", "?", "", {"numbers": [3, 4, 5], "target": 23})
         (r"\boxed{3 + 4 \times 5}", Verdict.CORRECT),
         (r"\boxed{3 + 4 \cdot 5 = 23}", Verdict.CORRECT),
         (r"\boxed{3 + 4*5 = 24}", Verdict.WRONG),
-        (r"\boxed{23}", Verdict.WRONG),  # the target is not an expression of the numbers
-        (r"\boxed{4*5+3+0}", Verdict.WRONG),  # a number that was not given
-        (r"\boxed{4*5+3*4/4}", Verdict.WRONG),  # 4 three times
+        (r"\boxed{23}", Verdict.WRONG),  # the target itself is not one of the given numbers
+        (r"\boxed{4*5+3+0}", Verdict.WRONG),  # 0 was not given
+        (r"\boxed{4*5+3*4/4}", Verdict.WRONG),  # uses 4 three times
         (r"\boxed{3+20}", Verdict.WRONG),
-        (r"\boxed{35-4*3}", Verdict.WRONG),  # digits are not glued together
+        (r"\boxed{35-4*3}", Verdict.WRONG),  # 3 and 5 may not be joined to 35
         (r"\boxed{-3+4*5}", Verdict.WRONG),
         (r"\boxed{4*5+3} or \boxed{3+4*5}", Verdict.AMBIGUOUS),
         ("4*5+3", Verdict.NO_ANSWER),
@@ -46,7 +46,7 @@ def test_every_form_takes_the_solution(form):
 
 
 def test_values_are_exact():
-    assert compute("8/(3-8/3)") == (Fraction(24), [8, 3, 8, 3])  # 24.000000000000004 with floats
+    assert compute("8/(3-8/3)") == (Fraction(24), [8, 3, 8, 3])  # floats would give 23.99999999999999
     assert compute(plain(r"\frac{\frac{8}{2}}{3}")) == (Fraction(4, 3), [8, 2, 3])
     assert compute("1/0") is None
 

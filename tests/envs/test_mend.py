@@ -1,4 +1,4 @@
-"""``mend``: what is told is what both sides of the written equation come to, and only the task's own one is paid."""
+"""``mend``: feedback states the values of both sides of the written equation; only the task's equation is rewarded."""
 
 import random
 import re
@@ -23,7 +23,7 @@ def mend(request):
 
 
 def respond(mend, task, number):
-    """A response with this number, in the notation of the task."""
+    """A response with this number in place of ``x``, in the notation of the task."""
     equation = task.info["equation"].replace("x", str(number))
     return f"try {equation}" if task.question == task.info["equation"] else in_form(equation, "boxed")
 
@@ -73,7 +73,7 @@ def _limits(mend):
 def test_an_equation_of_another_task_is_worth_nothing_even_if_it_holds(mend):
     task, other = mend.load(Split.TEST)[:2]
     score = mend.verify(task, mend.gold_response(other))
-    # As far as can be seen it is right.
+    # The equation holds, so the public check passes; the score is 0 only because the equation is another task's.
     assert (score.value, score.reason, score.public) == (0.0, "other_equation", True)
     right = str(other.info["terms"][3])
     assert _numbers(score.observation) in (["0"], [right, right])
@@ -109,7 +109,7 @@ def test_a_mended_equation_is_right_whatever_number_was_there():
     [
         "",
         "3* (9 +2) -5 =3* (13)",
-        "try by1 3* (9 +2) -5 =3* (13)",  # a step needs the word that announces it
+        "try by1 3* (9 +2) -5 =3* (13)",  # only a response that begins with "fix" may have a step
         "fix 3* (9 +2) -5 =3* (13)",
         "try 3* (9 +2) -5 =3* (13) try",
         "try 3* (-9 +2) -5 =3* (13)",
@@ -163,8 +163,8 @@ TERMS = (3, 2, -5, 28)
         (r"$3 \cdot (9 + 2) - 5 = 28$", 1.0),
         ("3(9.0 + 2) - 5 = 28", 1.0),
         ("3((9) + 2) - 5 = 28", 1.0),
-        ("3(18/2 + 2) - 5 = 28", 1.0),  # as everywhere in rewards.math, a fraction is a number
-        ("3(4+5 + 2) - 5 = 28", 0.0),  # and a sum is none
+        ("3(18/2 + 2) - 5 = 28", 1.0),  # a fraction counts as a number, as everywhere in rewards.math
+        ("3(4+5 + 2) - 5 = 28", 0.0),  # a sum does not count as a number
         ("3(8 + 2) - 5 = 25", 0.0),
         ("3(x + 2) - 5 = 28", 0.0),
         ("33 - 5 = 28", 0.0),
@@ -259,7 +259,8 @@ def test_a_reckoned_attempt_comes_to_its_number_and_is_exchanged_with_it(factors
         assert taskset.verify(task, right).verdict is Verdict.CORRECT
         slip = taskset.slipped(task, rng)
         assert taskset.verify(task, taskset.reckoned(task, slip)).verdict is Verdict.WRONG
-        # Another attempt for control C5 reckons as the own one does, and with one and the same number.
+        # Control C5 swaps in another attempt. The other attempt must show its steps exactly if the original does, and
+        # its steps must lead to the number that it states.
         other = taskset.other_attempt(task, right, rng)
         number = other.split(":")[0].split(" = ")[1]
         assert other == taskset.reckoned(task, number) != right

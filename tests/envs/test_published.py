@@ -1,4 +1,4 @@
-"""Published data: from a folder or the hub, what was read is written down, leaks between splits are taken out."""
+"""Published data come from a folder or the hub, are recorded with their hashes, and do not leak between splits."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def test_what_was_read_is_known_by_content(gsm8k):
     taskset.load(Split.TEST)
     (read,) = taskset.provenance
     assert read.sha256 == hashlib.sha256((folder / "test.jsonl").read_bytes()).hexdigest()
-    assert (read.rows, read.licence, read.as_published) == (1, "MIT", False)  # these are not the published rows
+    assert (read.rows, read.licence, read.as_published) == (1, "MIT", False)  # the rows differ from the published ones
 
 
 def test_the_hub_gives_the_same_tasks(gsm8k, monkeypatch):

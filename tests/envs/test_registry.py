@@ -34,7 +34,7 @@ def test_registration_needs_a_free_versioned_id():
 
 
 def test_prompts_never_change_under_their_name():
-    PROMPTS.register("toy-v1")(get_prompts("toy-v1"))  # the same texts are fine
+    PROMPTS.register("toy-v1")(get_prompts("toy-v1"))  # registering the same texts again is allowed
     with pytest.raises(ValueError, match="registered already"):
         PROMPTS.register("toy-v1")(Prompts("{question}", "again", "right", "wrong"))
     with pytest.raises(KeyError, match=r"unknown.*toy-v1"):
@@ -55,5 +55,6 @@ def test_a_small_generator_says_so():
 
 def test_neighbouring_seeds_share_few_tasks():
     tasks = [{t.question for t in make_taskset("errata/modchain-v1", {"seed": s}).load("train")} for s in (0, 1)]
-    # Two-step chains are few (4,840), so some recur; added-up seeds would share nearly everything.
+    # There are only 4,840 two-step chains, so some recur by chance. If the seed were added to the index of a task,
+    # neighbouring seeds would share nearly all tasks.
     assert len(tasks[0] & tasks[1]) / len(tasks[0]) < 0.4

@@ -1,4 +1,4 @@
-"""``repair``: what a word means is what the sandbox's Python does, and what is told is what came out."""
+"""``repair``: the words of a program mean what Python in the sandbox computes, and feedback states the real result."""
 
 import random
 
@@ -46,7 +46,7 @@ def test_a_mended_program_is_right_whatever_constant_was_there(repair):
     [
         "",
         "def a*7 b+4 c5",
-        "def 3 1 a*7 b+4 c5 d*3",  # a comment needs the word that announces it
+        "def 3 1 a*7 b+4 c5 d*3",  # only a program that begins with "fix" may have a comment
         "fix a*7 b+4 c5 d*3",
         "def a*1 b+4 c5 d*3",
         "def a*7 b+4 c5 d*2",  # two has no inverse modulo 10

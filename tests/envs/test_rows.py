@@ -1,4 +1,4 @@
-"""Questions from files as people have them: every format, encoding and column name, and what is wrong with rows."""
+"""``rows`` reads users' files in many formats, encodings and column names, and reports what is wrong with a row."""
 
 import gzip
 import json

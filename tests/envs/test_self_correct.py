@@ -28,7 +28,7 @@ def test_two_attempts_and_the_same_words_after_right_and_wrong():
         requests.append((messages, reward))
     (after_right, right), (after_wrong, wrong) = requests
     assert (right, wrong) == (1.0, 0.0)
-    assert after_right == after_wrong == (Message("user", "check"),)  # intrinsic: nothing leaks
+    assert after_right == after_wrong == (Message("user", "check"),)  # the request must not reveal the verdict
     messages, reward, terminated, _, info = env.step(env.taskset.gold_response(env.task))
     assert (messages, reward, terminated, info["stop_reason"]) == ((), 1.0, True, StopReason.ATTEMPTS_USED)
 
@@ -118,7 +118,7 @@ def test_an_authors_choice_holds_unless_another_is_given():
     assert envs.settings("test/shouts-v1", {"feedback": None, "feedback_options": None})["feedback_options"] == {
         "mark": "?"
     }
-    envs.make("test/shouts-v1", feedback="none")  # the options of the author's function go with it
+    envs.make("test/shouts-v1", feedback="none")  # drops the options too, which belong to the author's function
     with pytest.raises(TypeError, match="did you mean 'attempts'"):
         envs.register("test/typo-v1", object, atempts=5)
 
@@ -204,7 +204,7 @@ def test_an_action_is_a_text_of_an_episode_that_was_begun(env_id, action):
     env.reset(seed=1)
     with pytest.raises(TypeError, match="a response must be text, got"):
         env.step(action)
-    env.step("x")  # the episode goes on
+    env.step("x")  # the refused action has not ended the episode
 
 
 def test_names_do_where_enums_are():
@@ -227,7 +227,7 @@ def test_gymnasium_renders():
         ("4", Verdict.NO_ANSWER),
         (": 4 4", Verdict.NO_ANSWER),
         ("# 7 1 4 4 4", Verdict.CORRECT),
-        ("# 1 1 1 1 4", Verdict.CORRECT),  # the answer is graded, not the way to it
+        ("# 1 1 1 1 4", Verdict.CORRECT),  # only the answer is graded, not the steps
         ("# 7 1 4 4", Verdict.NO_ANSWER),
         ("# 7 1 4 4 4 5", Verdict.NO_ANSWER),
         (": \u0664", Verdict.NO_ANSWER),  # an Arabic-Indic 4 is not in the accepted form
@@ -241,7 +241,7 @@ def test_modchain_verifier(response, verdict):
 
 
 def test_modchain_arithmetic():
-    # 3 +4 = 7, 7 *7 = 49 -> 9, set to 2, 2 + 5 = 7, nothing
+    # Modulo 10: 3 + 4 = 7, 7 * 7 = 49 -> 9, set to 2, 2 + 5 = 7, and an empty step.
     from envs.tasks.modchain import worked_response
 
     assert worked_response("3 +4 *7 =2 +5 _") == "# 7 9 2 7 7"

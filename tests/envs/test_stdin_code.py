@@ -1,4 +1,4 @@
-"""Whole programs: small files in each published format, and the generated set."""
+"""Task sets of whole programs: small files in each published format, and the generated task set."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""``sums``: what is said after an answer is its miss, and the correction that is demonstrated follows from it."""
+"""``sums``: feedback states by how much an answer misses, and a demonstrated correction follows from that number."""
 
 import random
 

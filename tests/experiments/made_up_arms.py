@@ -1,4 +1,4 @@
-"""An arm of another module that needs no model, and does what it is told."""
+"""An arm from a plugin module that needs no model and performs one scripted action, such as crashing."""
 
 import json
 import os
@@ -19,7 +19,7 @@ class MadeUpOptions:
 @ARMS.register("made_up", options=MadeUpOptions)
 @dataclass
 class MadeUp:
-    """Writes down its devices, then does what it is told."""
+    """Writes down its visible devices, then performs the action ``does``; it fails or sleeps at the first try only."""
 
     name: str
     config: RunConfig
@@ -37,7 +37,7 @@ class MadeUp:
         (folder / "devices").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "unset"))
         report(self.does, 0.5, {})
         while self.does == "meet" and len(list(folder.parent.parent.glob("*/*/devices"))) < 2:
-            time.sleep(0.05)  # until another job is at work too
+            time.sleep(0.05)  # until another job has started, too
         if self.does == "sleep" and is_first_try:
             time.sleep(600)
         if self.does == "raise" and is_first_try:

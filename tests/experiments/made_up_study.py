@@ -1,4 +1,4 @@
-"""A study without a model: its numbers are a function of arm and seed."""
+"""A study without a model, whose numbers are a function of arm and seed."""
 
 from dataclasses import dataclass
 

@@ -12,7 +12,7 @@ from tests.experiments.test_evidence import DATA, GOLDEN
 
 
 def main() -> None:
-    """Every exhibit of the stored run, as JSON."""
+    """Writes every exhibit of the stored run as JSON."""
     with tempfile.TemporaryDirectory() as place:
         with tarfile.open(DATA / "small_comparison.tar.gz") as archive:
             archive.extractall(place, filter="data")

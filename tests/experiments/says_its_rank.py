@@ -1,4 +1,4 @@
-"""A plugin that leaves a file for every process that imports it."""
+"""A plugin that makes a file, named by rank and number of processes, for every process that imports it."""
 
 import os
 from pathlib import Path

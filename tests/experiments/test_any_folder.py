@@ -1,4 +1,4 @@
-"""The report of folders that no comparison wrote, and of exhibits and rates that were added from outside."""
+"""Reports of folders that were not written by a comparison, and exhibits and rates that are added by other modules."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.experiments.test_evidence import stored as comparison  # noqa: F401
 
 
 def run(folder, arm, seed, rows, **config):
-    """A run's folder as ``experiments.train`` leaves it."""
+    """Writes a run's folder as ``experiments.train`` leaves it."""
     place = folder.parent / "arms" / arm / f"seed_{seed}"
     stored(folder.parent, arm, seed, rows)
     shutil.move(place, folder)
@@ -35,7 +35,7 @@ def run(folder, arm, seed, rows, **config):
 
 
 def test_a_sweep_becomes_a_report_with_an_arm_for_every_point(tmp_path):
-    """Two learning rates and two seeds, as Hydra numbers them: four runs, two arms, told apart by what differs."""
+    """Four runs over two learning rates and two seeds become two arms, named by the config key in which they differ."""
     for job, (lr, seed) in enumerate([(0.1, 0), (0.1, 1), (0.5, 0), (0.5, 1)]):
         rows = rows_with("SCoRe", seed, 40 if lr == 0.1 else 2, 1)
         run(tmp_path / "multirun" / "2026" / str(job), "SCoRe", seed, rows, algorithm={"optim": {"lr": lr}})
@@ -61,7 +61,7 @@ def test_one_run_alone_and_several_beside_each_other(tmp_path):
 
 
 def test_seeds_that_not_every_arm_has_are_told_apart_from_the_means(tmp_path):
-    """While a comparison goes on, or where a seed crashed: rates are of the shared seeds, and the reader is told."""
+    """If arms have finished different seeds, as after a crash, rates use the shared seeds and the report says so."""
     for arm, seed in (("RLOO", 0), ("RLOO", 1), ("STaR", 0)):
         run(tmp_path / f"{arm}{seed}", arm, seed, rows_with(arm, seed, 10 * seed, 0))
     (said,) = Store(tmp_path).notes
@@ -89,7 +89,7 @@ def test_a_folder_without_a_finished_run_says_so(tmp_path):
 
 
 def episodes_of(attempts, seed):
-    """Ten tasks, the even ones right at the last attempt only; some are right at once and stop there."""
+    """Ten tasks: 1 and 6 are right at once and stop; of the others, even ones are right at the last attempt alone."""
     rows = []
     for i in range(10):
         correct = (True,) if i % 5 == 1 else (False,) * (attempts - 1) + (i % 2 == 0,)
@@ -126,7 +126,7 @@ def test_any_number_of_attempts_makes_a_report(tmp_path, attempts, goal):
 
 
 def test_two_folders_are_compared_arm_by_arm(tmp_path):
-    """The second one fixes 20 tasks more; both were played on the same 100 tasks."""
+    """The second folder fixes 20 more of the same 100 tasks; folders with different tasks are refused."""
     for name, n_fixed, lr in (("one", 20, 0.1), ("two", 40, 0.5)):
         run(tmp_path / name, "SCoRe", 0, rows_with("SCoRe", 0, n_fixed, 0), algorithm={"optim": {"lr": lr}})
     store = Store([tmp_path / "one", tmp_path / "two"])

@@ -1,4 +1,4 @@
-"""What is said about an environment and a model before a run."""
+"""What ``experiments.check`` reports about an environment and a model before a run."""
 
 import json
 
@@ -17,7 +17,7 @@ TOY += ["env.options.verify_options.stated=': {}'"]
 
 
 def checked(capsys, *overrides):
-    """What is printed, and whether a run would go wrong."""
+    """Runs ``experiments.check``; returns what it prints, and whether it reports something that must be changed."""
     register_schemas()
     with initialize_config_dir(CONFIGS, version_base=None):
         cfg = typed(compose("check", open_free_mappings(overrides, CheckConfig)))
@@ -30,7 +30,7 @@ def checked(capsys, *overrides):
 
 
 def chains(n):
-    """Questions in the words of the embedded base, and their answers."""
+    """Rows with ``n`` questions in the words of the embedded model, and their answers."""
     steps = [(i // 9 % 10, i % 9 + 1, i // 90 + 1) for i in range(n)]
     return [{"question": f"{a} +{b} +{c} _ _ _", "answer": (a + b + c) % 10} for a, b, c in steps]
 

@@ -1,4 +1,4 @@
-"""What a user types wrongly: it is refused in a sentence, before anything is loaded or left behind."""
+"""Wrong input from a user is refused in one sentence, if possible before torch is loaded, and leaves no folder."""
 
 import importlib.util
 import json
@@ -51,7 +51,7 @@ def test_a_home_behind_a_key_is_one(monkeypatch):
 
 
 def refusal(entry, *overrides):
-    """What is printed when a config is refused."""
+    """Composes a config that must be refused and returns the message that a user would see."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONFIGS, version_base=None), pytest.raises(Exception) as caught:  # noqa: PT011
         typed(compose(entry, open_free_mappings(overrides, _ENTRY_POINTS[entry])))
@@ -96,7 +96,7 @@ def refusal(entry, *overrides):
 )
 def test_a_key_that_is_not_there_is_refused_whole_with_the_nearest(entry, key, value, near, sign):
     if key.startswith("hydra") and sign:
-        return  # no part of what is composed here; see the commands below
+        return  # hydra's keys are not composed here; the commands below cover them
     text = refusal(entry, f"{sign}{key}={value}")
     assert text.startswith(f"unknown key {key!r}; did you mean {near!r}?")
     assert "append" not in text
@@ -251,14 +251,14 @@ finally:
         (["experiments.train", "--help"], "python -m experiments.list"),
         (["experiments.sft", "offline.iteration=3"], "'offline.iterations'"),
         (["experiments.evaluate", "evaluation.limit=8"], "'evaluation.limit'"),
-        (["experiments.play", "--help"], "Which of them, in which order."),
+        (["experiments.play", "--help"], "Random seed that selects the tasks and their order."),
         (["experiments.pretrain_tiny", "step=3"], "'steps'"),
         (["experiments.compare", "env=rows", "env.options.path=./nowhere.jsonl"], "there is no such file or folder"),
         (["experiments.tune", "trials=0"], "error: trials=0: must be positive"),
         (["experiments.train", "training.episodes=0"], "error: training.episodes=0: must be positive"),
         (["experiments.compare", "arms.score.optim.lr=-1"], "error: arms.score.optim.lr=-1.0: must be positive"),
         (["experiments.compare", "arms.star.iterations=0"], "error: arms.star.iterations=0: must be positive"),
-        (["experiments.compare", "arms.dpo.beta=-1"], "error: arms.dpo.beta=-1.0: must be positive"),  # not included
+        (["experiments.compare", "arms.dpo.beta=-1"], "error: arms.dpo.beta=-1.0: must be positive"),  # not in include
         (["experiments.compare", "arms.dpo.rule=stars"], "arms.dpo.rule=stars: unknown; did you mean 'star'?"),
         (["experiments.compare", "arms.scroe.optim.lr=1"], "arms.scroe: there is no such arm; did you mean 'score'?"),
         (["experiments.tune", "arms.mine.kind=onlin"], "arms.mine: there is no such arm"),

@@ -1,4 +1,4 @@
-"""The comparison end to end, tiny; its statistics from made-up rows; resume and refusal."""
+"""A tiny comparison end to end, with resume and refusal, and the statistics of comparisons on made-up rows."""
 
 import json
 import shutil
@@ -43,14 +43,14 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
     (folder,) = (tmp_path / "compare").iterdir()
     for name in ("report.html", "exhibits/T1.md", "exhibits/F1.png", "comparison.json", "config.yaml", "run.json"):
         assert (folder / name).stat().st_size > 0
-    # every arm, equal sampled episodes, a row per (arm, seed, mode, task, sample)
+    # Every arm has finished with the same number of sampled episodes and one row per (arm, seed, mode, task, sample).
     results = {path.parent: json.loads(path.read_text()) for path in folder.glob("arms/*/*/result.json")}
     assert len(results) == 1 + 2 * 2
     assert {r["totals"]["episodes"] for r in results.values() if r["arm"] != "base"} == {192}
     for job, result in results.items():
         rows = read_jsonl(job / "rows.jsonl")
         keys = {(r["arm"], r["seed"], r["mode"], r["task_id"], r["sample"]) for r in rows}
-        assert len(rows) == len(keys) == 20 * (1 + 3 + 1 + 2 + 1)  # greedy, controls, longer, two samples, elsewhere
+        assert len(rows) == len(keys) == 20 * (1 + 3 + 1 + 2 + 1)  # greedy, controls, longer, samples, transfer
         assert {r["arm"] for r in rows} == {result["arm"]}
         assert (job / "policy" / "model.safetensors").exists()
     for word in ("SCoRe", "STaR", "base", "episodes/s", "sampling", "verification", "update", "report:"):
@@ -60,7 +60,7 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
         assert word in page
     assert set(json.loads((folder / "comparison.json").read_text())) == {"greedy", "sampled"}
 
-    # one job is lost; the same command goes on and runs only that
+    # If the result of one job is lost, the resumed comparison runs only this job.
     lost = folder / "arms" / "score" / "seed_1" / "result.json"
     before = lost.read_text()
     lost.unlink()
@@ -73,7 +73,7 @@ def test_the_whole_comparison_and_its_resume(tmp_path):
     changed = compare(tmp_path, TWO, f"resume={folder}", "arms.star.optim.lr=0.5")
     assert changed.returncode == 2
     assert "optim.lr" in changed.stdout
-    assert (folder / "run.json").read_text() == kept  # the next resume is not asked for what was refused
+    assert (folder / "run.json").read_text() == kept  # a refused change must not be stored for the next resume
 
 
 def stored(folder, arm, seed, rows):
@@ -90,7 +90,7 @@ def stored(folder, arm, seed, rows):
 
 
 def compared(folder, names=(), order=()):
-    """The greedy comparison of a folder of made-up runs, with a config like a comparison's."""
+    """The greedy comparison of a folder of made-up runs, after writing a config like that of a real comparison."""
     arms = {arm: {"name": name} for arm, name in (dict.fromkeys(order, None) | dict(names)).items() if arm != "base"}
     arms = {arm: {"name": node["name"] or arm} for arm, node in arms.items()}
     write_text(folder / "config.yaml", json.dumps({"env": {"name": "made up"}, "arms": arms, "include": list(arms)}))
@@ -98,7 +98,7 @@ def compared(folder, names=(), order=()):
 
 
 def rows_with(arm, seed, n_fixed, n_broken, n=100):
-    """Tasks 0..n-1, half of them right at first; the first wrong ones are fixed, the first right ones broken."""
+    """Rows of ``n`` tasks, half right at first; ``n_fixed`` wrong ones become right, ``n_broken`` right ones wrong."""
     rows = []
     for i in range(n):
         first = i % 2 == 1
@@ -137,7 +137,7 @@ def test_the_numbers_of_a_comparison(folder):
 
 def test_the_sentences_say_what_the_intervals_say(folder):
     text = "\n".join(verdicts(compared(folder, {"winner": "Filtered SFT"}, ORDER)))
-    assert "Filtered SFT: answers better the second time" in text  # whoever wins is named, whatever was hoped for
+    assert "Filtered SFT: answers better the second time" in text  # the winner is named whichever arm it is
     assert "worse: makes its answers worse" in text
     assert "flat: the interval of delta includes zero" in text
     assert "3 of 3 seeds failed" in text
@@ -191,7 +191,7 @@ def test_the_ranking_is_true_of_ties_zeros_and_losses(tmp_path, deltas, sentence
 
 
 def test_no_sentence_hangs_on_the_last_bits(folder, monkeypatch):
-    """The same rows with rates that are off by what another order of summation gives: word for word the same."""
+    """Rounding errors, as another order of summation gives them, must not change a word of the verdicts."""
     before = verdicts(compared(folder, {}, ORDER))
     exact = Bootstrap.draws
     for noise in (1e-8, -1e-8):
@@ -212,7 +212,7 @@ def test_no_sentence_hangs_on_the_last_bits(folder, monkeypatch):
     ],
 )
 def test_the_report_says_whether_an_arm_corrects_or_answers_again(folder, without, others, sentence):
-    """40 of 100 second attempts are mended; under a control so many of them as the case says."""
+    """The second attempt fixes 40 of 100 tasks; under the controls it fixes ``without`` and ``others`` of them."""
     for seed in (0, 1, 2):
         rows = rows_with("winner", seed, 40, 0)
         for mode, n_fixed in (("without_first", without), ("others_first", others), ("told_verdict", 50)):
@@ -225,7 +225,7 @@ def test_the_report_says_whether_an_arm_corrects_or_answers_again(folder, withou
     assert winner.losses["without_first"].mean == pytest.approx((40 - without) / 100)
     text = "\n".join(verdicts(comparison))
     assert sentence in text
-    assert text.count("C1)") + text.count("C2)") <= 2  # arms without controls say nothing of them
+    assert text.count("C1)") + text.count("C2)") <= 2  # only the arm with controls mentions them
     assert not comparison.arm("flat").controls
 
 
@@ -241,11 +241,11 @@ def test_a_crashed_seed_is_shown_and_left_out(folder):
 
 
 def test_a_job_that_crashes_is_reported_and_the_others_go_on(tmp_path):
-    # A rule that keeps nothing: after "no" training, greedy-like sampling never turns a wrong answer right.
+    # At this temperature, the untrained policy never turns a wrong answer right, so the rule keeps nothing.
     nothing_else = ["cross=0", "evaluation.samples_per_task=0", "evaluation.fixed_first=0"]
     done = compare(tmp_path, "executor=here", "seeds=[0]", "arms.star.temperature=0.01", *nothing_else)
     assert done.returncode == 2, done.stdout + done.stderr
-    said = " ".join((done.stdout + done.stderr).split())  # lines are as long as the folder's name wants them
+    said = " ".join((done.stdout + done.stderr).split())  # line breaks depend on the folder's name
     assert "star/0 crashed" in said
     assert "none of 192 episodes passes the rule" in said
     assert "STaR: no finished run" in said

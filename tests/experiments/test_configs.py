@@ -1,4 +1,4 @@
-"""Every config composes with every program that takes it, and every key and name says what it is."""
+"""Every config composes with every program that takes it, and every config key and registered name is described."""
 
 import ast
 import re
@@ -94,22 +94,23 @@ def test_every_experiment_composes(experiment):
 
 
 def printed_commands():
-    """Every command of an entry point that a page prints, in blocks and in tables, without what only runs know."""
+    """Every command of an entry point that a docs page prints in a code block or table, as program and overrides."""
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = page.read_text().replace("\\\n", " ")
-        # A plan is in front of another program, with options of its own.
+        # experiments.plan stands before the name of another program and takes plan.* options besides.
         text = re.sub(r" plan\.\S+", "", text.replace("experiments.plan ", "experiments."))
         for entry, rest in re.findall(r"python -m experiments\.(\w+)([^`\n]*)", text):
             arguments = shlex.split(re.sub(r"<[^>]*>", "placeholder", rest), comments=True)
             given = [one for one in arguments if "=" in one and not one.startswith("-") and not one.endswith("=...")]
-            foreign = any(one.startswith("plugins=") or "my_" in one for one in arguments)  # run by their pages' tests
+            # Commands that need files of their page are run by that page's own tests.
+            foreign = any(one.startswith("plugins=") or "my_" in one for one in arguments)
             if entry in _ENTRY_POINTS and given and not foreign:
                 yield pytest.param(entry, given, id=f"{page.stem}: {entry} {' '.join(given)}"[:90])
 
 
 @pytest.mark.parametrize(("entry", "given"), printed_commands())
 def test_every_printed_command_composes(entry, given, tmp_path):
-    first = [one if re.search(r"[\[{]", one) else one.split(",")[0] for one in given]  # of a sweep
+    first = [one if re.search(r"[\[{]", one) else one.split(",")[0] for one in given]  # the first job of a sweep
     cfg = OmegaConf.to_object(compose(entry, open_free_mappings(first, _ENTRY_POINTS[entry])))
     if entry == "compare":
         assert plan(cfg, tmp_path)
@@ -122,7 +123,7 @@ def test_every_debug_config_composes(entry, debug, tmp_path):
     assert cfg.name.startswith("debug")
     assert cfg.training.episodes < 10_000
     if entry == "compare":
-        assert plan(cfg, tmp_path)  # all arms of the default comparison can spend this budget alike
+        assert plan(cfg, tmp_path)  # raises if an arm cannot spend this budget exactly
 
 
 def test_what_there_is_is_listed_with_a_line_each_and_without_torch():
@@ -141,7 +142,7 @@ def test_what_there_is_is_listed_with_a_line_each_and_without_torch():
         "env.prompts",
     } <= set(found)
     assert {"local", "here", "submitit", "ray"} == set(found["executor"])
-    # Other tests of this process may have registered more than the list's own process knows.
+    # Other tests may have registered names in this process that the list's own process does not know.
     for key, lookup in (("algorithm.loss", LOSSES), ("algorithm.advantage", ADVANTAGES), ("offline.rule", KEEP_RULES)):
         own = {name for name, value in lookup.items() if value.__module__.startswith("rl.")}
         assert found[key].keys() == own
@@ -179,7 +180,7 @@ def test_the_comparison_holds_typed_arms():
     assert isinstance(cfg.arms["star"], schema.OfflineConfig)
     assert isinstance(cfg.arms["score"], schema.AlgorithmConfig)
     assert cfg.arms["star"].optim.lr == 2e-3
-    assert set(cfg.include) < set(cfg.arms)  # the default comparison, and every other algorithm by name
+    assert set(cfg.include) < set(cfg.arms)  # other algorithms can be included by name
     assert all(isinstance(cfg.arms[name], schema.AlgorithmConfig) for name in ("ppo", "turn_ppo", "grpo", "dapo"))
 
 
@@ -231,7 +232,7 @@ def test_help_says_something_of_every_key(entry):
     "overrides", [f"env={env}" for env in ("repair", "mend", "modchain", "addition")] + ["debug=default"]
 )
 def test_the_process_of_every_job_reads_the_config_that_its_comparison_wrote(overrides, tmp_path):
-    """What a comparison takes for all of its arms none of its jobs may refuse, the base least of all."""
+    """A config that a comparison accepts must not be refused by the process of any of its jobs, such as the base's."""
     jobs = plan(typed(compose("compare", [overrides])), tmp_path)
     for job in jobs:
         if job.seed == min(one.seed for one in jobs if one.arm.name == job.arm.name):  # seeds differ in nothing else

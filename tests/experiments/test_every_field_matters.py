@@ -1,7 +1,7 @@
-"""No config field is without effect: a run reads it, or refuses it where it can do nothing.
+"""Every config field has an effect: a run reads it, or the config is refused where the field could do nothing.
 
-Real runs on the embedded model, a few steps each, record which field of which config object is read outside the schema
-itself (which only checks values and copies them). A field that no run reads is an option that reaches nothing.
+Real runs of a few steps on the embedded model record which config fields are read outside the schema (which only
+validates and copies values). A field that no run reads would be an option without effect.
 """
 
 import ast
@@ -36,25 +36,25 @@ from tests.conftest import ROOT
 from tests.helpers import modchain_config
 
 SCHEMA = [cls for cls in vars(schema).values() if is_dataclass(cls)]
-# "<string>" is what dataclasses generate: to be shown in a message or compared is not to be read.
+# "<string>" is the code that dataclasses generate: printing or comparing a config object does not use its fields.
 COPIERS = ("rl/config/", "dataclasses.py", "omegaconf", "copy.py", "experiments/cli.py", "rl/checkpoint.py", "<string>")
 SERVED = {
-    # Read by the engines that need a vLLM, whose own tests start them (tests/rl/test_engine_vllm*.py).
+    # Read by the vLLM engines, which are started by their own tests (tests/rl/test_engine_vllm*.py).
     "EngineConfig": {
         "dtype", "enforce_eager", "gpu_memory_utilization", "options", "prefix_caching", "retries", "sleep_level",
         "timeout_s", "urls", "weights_dir",
     },
-    # Read by the program around a run: where its folder goes, what a resumed one may find, what it mirrors to.
+    # Read by the program around a run: where its folder is, which run it resumes, where its policy is uploaded.
     "TrainConfig": {"name", "resume", "runs_dir", "data_dir", "plugins", "hub"},
     "SFTConfig": {"name", "resume", "plugins", "runs_dir", "data_dir", "hub"},
-    # Read when a run is done (tests/experiments/test_push.py).
+    # Read after a run has finished (tests/experiments/test_push.py).
     "HubConfig": {"repo", "private"},
     "RunConfig": {"name", "plugins", "runs_dir", "data_dir"},
-    # A name in paths and tables; the others are read by the config itself, which hands out what they come to.
+    # The name appears in paths and tables; the other fields are read by the config itself, which derives values.
     "EnvConfig": {"name", "dataset", "options"},
     "AlgorithmConfig": {"advantage", "advantage_options", "loss", "loss_options", "stages", "terms"},
-    # Read where there are adapters (tests/rl/test_policy.py), a tracker (tests/rl/test_tracking.py), or a step that is
-    # not finite (tests/rl/test_interruptions.py).
+    # Read only with adapters (tests/rl/test_policy.py), with a tracker (tests/rl/test_tracking.py), or after a
+    # non-finite step (tests/rl/test_interruptions.py).
     "LoraConfig": {"alpha", "targets"},
     "TrackingConfig": {"project"},
     "TrainingConfig": {"nonfinite"},
@@ -63,7 +63,7 @@ SERVED = {
 
 @contextmanager
 def reads(found):
-    """Adds ``(class, field)`` to a set whenever a config object is read outside the schema."""
+    """Adds ``(class, field)`` to ``found`` whenever a field of a config object is read outside the schema."""
     saved = {}
     for cls in SCHEMA:
         names = {item.name for item in fields(cls)}
@@ -88,7 +88,7 @@ def reads(found):
 
 
 def reachable(cls):
-    """The config classes that hang below an entry point's."""
+    """An entry point's config class and all config classes that are nested in it."""
     found, queue = [], [cls]
     while queue:
         node = queue.pop()
@@ -100,7 +100,7 @@ def reachable(cls):
 
 
 def unread(cls, found, idle=()):
-    """Fields below an entry point that nothing read, but for those that this kind of run has no use for."""
+    """Fields below an entry point that no run has read, except those in ``SERVED`` and those in ``idle``."""
     expected = {(node.__name__, item.name) for node in reachable(cls) for item in fields(node)}
     served = {(name, field) for name, names in SERVED.items() for field in names}
     return sorted(expected - found - served - set(idle))
@@ -204,7 +204,7 @@ def test_an_evaluation_reads_every_field(tmp_path):
     ],
 )
 def test_programs_read_the_fields_of_their_own(cls, modules):
-    """``cfg.<field>`` stands in the program's file for every field of its config."""
+    """A program ignores none of its options: ``cfg.<field>`` occurs in its modules for every field of its config."""
     read = set()
     for module in modules.split():
         tree = ast.parse((ROOT / "experiments" / f"{module}.py").read_text(encoding="utf-8"))
@@ -213,7 +213,7 @@ def test_programs_read_the_fields_of_their_own(cls, modules):
             for node in ast.walk(tree)
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "cfg"
         }
-    free = {"name", "resume", "runs_dir", "data_dir", "plugins"}  # read by the YAML files: where folders are
+    free = {"name", "resume", "runs_dir", "data_dir", "plugins"}  # read outside of these modules
     assert {item.name for item in fields(cls)} - read - free == set()
 
 

@@ -1,4 +1,4 @@
-"""Every table and figure from a stored run, against stored numbers; some of them against numbers worked out by hand."""
+"""Tables and figures of a stored run equal stored numbers, and some of them numbers that are computed here."""
 
 import gzip
 import json
@@ -20,13 +20,13 @@ from tests.conftest import ROOT
 
 DATA = ROOT / "tests" / "data"
 GOLDEN = DATA / "small_comparison.json.gz"
-"""Made from the stored run by ``python -m tests.experiments.make_golden``; look at what changed."""
+"""Made from the stored run by ``python -m tests.experiments.make_golden``; review the changes after making it anew."""
 _NUMBER = re.compile(r"[+-]?\d[\d,]*\.?\d*(?:e[+-]?\d+)?")
 
 
 @pytest.fixture(scope="session")
 def stored(tmp_path_factory):
-    """Seven arms, two seeds, 40 test tasks, 18,432 episodes: a real run, without its weights."""
+    """Folder of a real run without its weights: seven arms, two seeds, 40 test tasks, 18,432 episodes."""
     place = tmp_path_factory.mktemp("stored")
     with tarfile.open(DATA / "small_comparison.tar.gz") as archive:
         archive.extractall(place, filter="data")
@@ -43,7 +43,7 @@ def _float(text):
 
 
 def assert_same(found, expected, where):
-    """Equal up to rounding: numbers within 1e-4, those in sentences and cells within a last digit."""
+    """Asserts equality up to rounding: floats within 1e-4, numbers in texts within about one unit of the last digit."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys(), where
         for key in expected:
@@ -67,7 +67,7 @@ def assert_same(found, expected, where):
 def test_every_id_is_there_with_the_numbers_of_the_stored_run(exhibits):
     expected = json.loads(gzip.decompress(GOLDEN.read_bytes()))
     assert list(exhibits) == ids() == list(expected)
-    # One folder; and it had no feedback, so there was no error to exchange; nor did it count errors by kind.
+    # T6 needs two folders, C4 and C5 an environment whose feedback contains an error, F14 errors counted by kind.
     assert [one.id for one in exhibits.values() if isinstance(one, Absent)] == ["T6", "F14", "C4", "C5"]
     for name, exhibit in exhibits.items():
         assert_same(exhibit.to_json(), expected[name], name)
@@ -96,7 +96,7 @@ def test_figures_are_written_as_vector_and_pixels_tables_as_csv_and_markdown(exh
 
 
 def test_the_main_table_is_made_of_plain_means(stored, exhibits):
-    """acc@t1, fixed of wrong and tokens of SCoRe, counted again from the raw rows."""
+    """The main table reports plain means: three rates of SCoRe equal those computed here from the raw rows."""
     rows = [
         row
         for seed in (0, 1)
@@ -144,7 +144,7 @@ def test_the_fit_finds_a_known_curve_and_refuses_flat_or_short_ones():
     found = fit_sigmoid(n, np.concatenate([[20.0], truth(n[1:])]))
     assert found.ceiling == pytest.approx(80, abs=0.5)
     assert found.steepness == pytest.approx(2, abs=0.05)
-    assert truth(np.array([3000.0]))[0] == 50.0  # half way
+    assert truth(np.array([3000.0]))[0] == 50.0  # the midpoint between floor and ceiling
     assert fit_sigmoid(n, np.full(8, 20.0)) is None
     assert fit_sigmoid(n[:4], np.array([20.0, 40, 60, 80])) is None
 
@@ -170,11 +170,11 @@ def test_the_page_carries_as_many_episodes_as_it_is_told_evenly(stored):
     assert len(everything) == sum(not row.failed for row in store.rows)
     few = choose(store, 700)
     assert len(few) == 700
-    assert sum(row.mode == "greedy" for row, _ in few) == 15 * 40  # greedy ones first
+    assert sum(row.mode == "greedy" for row, _ in few) == 15 * 40  # greedy episodes are chosen first
     assert {row.arm for row, _ in few} == set(store.arms)
     content = pack(store, 700)
     training = [body for body in content.bodies if len(body) > 5]
-    assert len(training) == 60  # thirty of either of two online runs
+    assert len(training) == 60  # thirty from each of two online runs
     step, turns, advantages = (training[-1][5][name] for name in ("step", "turns", "advantages"))
     assert step > 0
     assert [len(turn[1]) for turn in turns] == [len(turn) for turn in advantages] or len(advantages) < len(turns)

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own: devices, deaths, retries, and the same rows wherever they run."""
+"""Executors run jobs in processes of their own: devices, crashes, retries, and the same rows with every executor."""
 
 import json
 import signal
@@ -28,7 +28,7 @@ PLUGIN = made_up_arms.__name__
 
 @pytest.fixture
 def make_jobs(tmp_path):
-    """Jobs of an arm of another module, one for each thing to do."""
+    """Builds jobs of an arm from a plugin module, one for each action in ``doings``."""
     env, model = EnvConfig(name="x", id="errata/modchain-v1"), ModelConfig(path=str(ROOT / "models" / "modchain"))
     config = RunConfig(name="x", env=env, model=model, plugins=[PLUGIN])
 
@@ -54,7 +54,7 @@ def run(jobs, name="local", retries=0, **options):
 @pytest.mark.parametrize(
     ("options", "seen"),
     [
-        ({}, {"0", "1"}),  # two slots, a GPU each
+        ({}, {"0", "1"}),  # two slots with one GPU each
         ({"jobs_per_gpu": 2}, {"0", "1"}),
         ({"gpus": ["1"], "jobs_per_gpu": 2}, {"1"}),
         ({"gpus": []}, {""}),
@@ -100,7 +100,7 @@ def test_a_job_of_several_gpus_is_started_by_accelerate(make_jobs, monkeypatch):
     (job.folder / "job.json").write_text((job.folder / "job.json").read_text().replace("made_up", "online"))
     start_job(job.folder, n_gpus=4)
     alone, launched = commands
-    assert "--num_processes=4" not in alone  # no such arm trains in several processes
+    assert "--num_processes=4" not in alone  # a made_up arm never trains in several processes
     assert alone[1:] == ["-m", "experiments.job", str(job.folder)]
     assert launched[2] == "accelerate.commands.launch"
     assert launched[-3:] == ["--module", "experiments.job", str(job.folder)]
@@ -131,11 +131,11 @@ def test_an_executor_that_is_stopped_leaves_no_process(make_jobs):
     executor = EXECUTORS["local"](LocalOptions(workers=2), jobs[0].folder)
     tasks = executor.submit([job.folder for job in jobs])
     while not all((job.folder / "devices").exists() for job in jobs[:2]):
-        assert not any(job.error for job in jobs)  # a job that crashed at its start would be waited for for ever
+        assert not any(job.error for job in jobs)  # a job that crashed at its start would make this loop endless
         time.sleep(0.05)
     executor.stop()
     assert all(task.done() for task in tasks)
-    assert not jobs[2].is_done  # it had not begun, and does not begin now
+    assert not jobs[2].is_done  # it was still queued and must not be started now
     assert not processes_of(jobs[0].folder.parents[2])
 
 
@@ -157,7 +157,7 @@ SMALL = [
 @pytest.mark.slow(60)
 @pytest.mark.timeout(900)
 def test_every_executor_gives_the_same_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.report.write_report", lambda *_: None)  # the same for all, and slow
+    monkeypatch.setattr("experiments.report.write_report", lambda *_: None)  # slow, and not compared here
     register_schemas()
     rows = {}
     for name, options in (("local", {}), ("submitit", {"cluster": "local"}), ("ray", {"init": {"num_cpus": 2}})):
@@ -167,7 +167,7 @@ def test_every_executor_gives_the_same_rows(tmp_path, monkeypatch):
         compare(replace(cfg, executor_options=options), folder)
         paths = [*folder.glob("arms/*/*/rows.jsonl"), *folder.glob("cross/*/cross.json")]
         rows[name] = {str(path.relative_to(folder)): path.read_text() for path in paths}
-        assert len(rows[name]) == 3  # base, SCoRe, the table of who corrects whom
+        assert len(rows[name]) == 3  # base, SCoRe, and the table of who corrects whom
         assert not processes_of(folder)
     assert rows["submitit"] == rows["local"]
     assert rows["ray"] == rows["local"]
@@ -193,7 +193,7 @@ def test_resuming_finishes_a_killed_job_and_takes_further_arms_and_seeds(tmp_pat
         run(include=["a", "b"], seeds=[0])
     assert done() == {"b/seed_0", "base/seed_0"}
     before = (tmp_path / "arms" / "b" / "seed_0" / "result.json").stat().st_mtime_ns
-    with pytest.raises(UserError, match="1 job crashed: a/1"):  # the further seed dies in its turn
+    with pytest.raises(UserError, match="1 job crashed: a/1"):  # the added seed dies at its own first try
         run(include=["b"], seeds=[1])
     assert done() == {"a/seed_0", "b/seed_0", "b/seed_1", "base/seed_0"}
     run(include=["b"], seeds=[1])
@@ -246,7 +246,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_job_of_two_devices_trains_in_two_processes(undisturbed, tmp_path, monkeypatch):
-    """Two made-up GPUs on a machine without one: the two processes that accelerate starts talk over gloo."""
+    """A job with two devices is one run that two processes share; as the GPUs are made up, the processes use gloo."""
     (tmp_path / "ranks").mkdir()
     monkeypatch.setenv("TEST_RANKS", str(tmp_path / "ranks"))
     monkeypatch.setattr("experiments.executors.visible_gpus", lambda: ["0", "1"])
@@ -254,7 +254,7 @@ def test_a_job_of_two_devices_trains_in_two_processes(undisturbed, tmp_path, mon
     assert run([job], gpus=["0", "1"], gpus_per_job=2, threads=1) == {}, (job.folder / "job.log").read_text()
     assert {path.name for path in (tmp_path / "ranks").iterdir()} == {"0 of 2", "1 of 2"}
     rows = (job.folder / "rows.jsonl").read_text().splitlines()
-    assert len(rows) == len(undisturbed["rows.jsonl"].splitlines())  # the processes share the tasks
+    assert len(rows) == len(undisturbed["rows.jsonl"].splitlines())  # no task is evaluated by both processes
     assert json.loads((job.folder / "result.json").read_text())["totals"]["episodes"] == 2048
     assert not processes_of(tmp_path)
 
@@ -271,7 +271,7 @@ def test_a_preempted_job_is_queued_again_and_ends_with_the_same_numbers(way, und
             def report(what, share, metrics):
                 if what == "training" and not sent:
                     process = next(one for one in processes_of(job.folder) if "experiments.job" in one.cmdline())
-                    if way == "signal to submitit":  # as Slurm's --signal does
+                    if way == "signal to submitit":  # as Slurm does with --signal
                         process.parent().send_signal(signal.SIGUSR2)
                     else:
                         process.send_signal(signal.SIGUSR1)

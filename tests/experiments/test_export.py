@@ -1,4 +1,4 @@
-"""What is exported, against the files it was made of, with a real comparison and a made-up study."""
+"""Exports agree with the files that they are made from, for a real comparison and a made-up study."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from tests.experiments.test_evidence import stored  # noqa: F401
 
 @pytest.fixture(scope="module")
 def small(stored, tmp_path_factory):  # noqa: F811
-    """Two of the arms, an online one with training episodes and an offline one, one seed each."""
+    """Folder with one seed of two arms of the stored run: an online arm with training episodes and an offline arm."""
     place = tmp_path_factory.mktemp("exported")
     for arm in ("score", "star"):
         (place / "arms" / arm).mkdir(parents=True)
@@ -55,7 +55,7 @@ def test_training_episodes_carry_an_advantage_of_every_token(told, small):
 
 
 def test_inspect_logs_say_what_the_rows_say(small):
-    """Their fields; the real package reads them in ``make test-interop``."""
+    """Checks the fields of the logs; ``make test-interop`` checks that the real package can read them."""
     paths = export(small, "inspect")
     logs = [json.loads(path.read_text()) for path in paths]
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d_[^_]+_[0-9a-f]{32}\.json$", path.name) for path in paths)
@@ -80,7 +80,7 @@ def test_a_data_set_that_datasets_opens(small, told):
 
 def test_tables_as_csv_and_latex(small, monkeypatch):
     written = dict(tables(small))
-    monkeypatch.setattr("experiments.export.tables", lambda folder: written.items())  # once is enough
+    monkeypatch.setattr("experiments.export.tables", lambda folder: written.items())  # do not make them twice
     assert {"T1", "T5"} <= set(written)
     paths = {path.name: path for path in [*export(small, "csv"), *export(small, "latex")]}
     for name, table in written.items():

@@ -1,4 +1,4 @@
-"""Run folders: nobody shares one, nobody joins a living run, and only what fits is gone on with."""
+"""Run folders: no two runs share one, no process enters that of a live run, and only a matching run is resumed."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def choose(cfg, tmp_path, kind="train", **more):
 
 
 def leave(folder):
-    """As if the process had ended."""
+    """Releases the folder's lock, as if the process of its run had ended."""
     folders._held.pop(folder.resolve()).release()
     return folder
 
@@ -62,7 +62,7 @@ def test_auto_goes_on_with_the_newest_of_the_same_identity_that_nobody_works_on(
     other_seed = leave(choose(config(tmp_path, seed=1), tmp_path))
     leave(choose(config(tmp_path, lr=0.5), tmp_path))
     auto = config(tmp_path, "auto")
-    assert choose(auto, tmp_path).name == "now_4"  # both are alive
+    assert choose(auto, tmp_path).name == "now_4"  # both matching runs are alive
     leave(first)
     leave(second)
     assert choose(auto, tmp_path) == second
@@ -86,7 +86,7 @@ def test_auto_passes_over_runs_on_other_data(tmp_path):
 
 
 def test_what_a_run_is_made_of_is_not_looked_for_in_the_whole_working_folder(tmp_path, monkeypatch):
-    """Other runs there remove checkpoints while somebody looks."""
+    """Walking the working folder would raise, since other runs may remove their checkpoints at the same time."""
 
     def vanish(folder, pattern):
         raise FileNotFoundError(folder)
@@ -116,7 +116,7 @@ def test_a_folder_is_only_taken_if_it_holds_a_run_of_this_kind_and_config(tmp_pa
     with pytest.raises(LockedError, match=f"in use by process {os.getpid()}"):
         named(tmp_path, folder)
     leave(folder)
-    with pytest.raises(ResumeError, match=r"optim\.lr"):  # though there is no checkpoint yet
+    with pytest.raises(ResumeError, match=r"optim\.lr"):  # even though there is no checkpoint yet
         named(tmp_path, folder, lr=0.5)
     with pytest.raises(ResumeError, match="seed"):
         named(tmp_path, folder, seed=5)
@@ -164,9 +164,9 @@ def test_a_sweep_goes_on_job_by_job(tmp_path):
             cfg = config(tmp_path, resume, seed=seed)
             assert leave(choose_folder(cfg, "train", tmp_path / "test" / "now_multirun", "x", sweep=True)) == jobs[seed]
     one = leave(choose_folder(config(tmp_path, str(sweep), seed=1), "train", tmp_path, "x"))
-    assert one == jobs[1]  # a single job by the folder of its sweep
+    assert one == jobs[1]  # a single run finds its job in the folder of the sweep
     more = leave(choose_folder(config(tmp_path, str(sweep), seed=3), "train", tmp_path, "3", sweep=True))
-    assert more == sweep / "3"  # a seed that is added
+    assert more == sweep / "3"  # an added seed gets a new folder in the sweep
     with pytest.raises(ResumeError, match="no run in it"):
         choose_folder(config(tmp_path, str(sweep), seed=4), "train", tmp_path, "x")
 
@@ -182,7 +182,7 @@ def test_a_sweep_of_studies_goes_on_study_by_study(tmp_path):
     for resume in ("auto", str(sweep)):
         assert job("collapse", "0", resume) == first
         assert job("skills", "1", resume, seeds=(10, 11, 12), executor_options={"workers": 1}) == second
-    assert job("self_edits", "2", str(sweep)) == sweep / "2"  # which was not begun
+    assert job("self_edits", "2", str(sweep)) == sweep / "2"  # a study that was not begun before
     assert job("skills", "1", "auto", size="smoke") == tmp_path / "now" / "1"  # another size is another study
 
 
@@ -192,14 +192,14 @@ def test_a_job_of_a_sweep_that_a_cluster_starts_again_goes_on_in_its_folder(tmp_
 
     first = job(0)
     other = leave(job(0))
-    assert other.name == "0_1"  # another sweep of the same second: the first one is alive
+    assert other.name == "0_1"  # a live first job means that this is another sweep, begun in the same second
     leave(first)
     assert leave(job(0)) == first
     assert leave(job(1)).name == "0_2"
 
 
 def holder(folder):
-    """A process that holds the folder."""
+    """Starts a process that holds the lock of the folder."""
     code = (
         f"import sys; from pathlib import Path; from experiments.folders import Lock; Lock(Path({str(folder)!r}));"
         "print('held', flush=True); sys.stdin.read()"
@@ -240,7 +240,7 @@ def test_a_lock_of_another_machine_lives_by_its_heartbeat(tmp_path, monkeypatch)
     os.utime(path, (old, old))
     lock = Lock(tmp_path)
     assert not lock.lost
-    (tmp_path / f".lock.{lock._number + 1}").write_text("{}")  # this process slept, and another one took over
+    (tmp_path / f".lock.{lock._number + 1}").write_text("{}")  # as if another process took over while this one slept
     assert lock.lost
     lock.release()
 

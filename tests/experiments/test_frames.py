@@ -1,4 +1,4 @@
-"""Every episode of a folder as a frame, against the files it was made of."""
+"""The data frame of a folder's episodes agrees with the files that it is made from."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The page about other tools runs as printed: exports of a stored comparison, conversations, a trainer of TRL."""
+"""The docs page on other tools runs as printed: exports of a stored comparison, conversations, and a trainer of TRL."""
 
 import json
 import shlex

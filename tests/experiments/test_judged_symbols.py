@@ -1,4 +1,4 @@
-"""The world and the layout of actor and judge, by hand."""
+"""The world of judged symbols and the token layout of actor and judge, against values by hand."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def test_worth_is_the_mean_quality_of_the_symbols():
     prompts, responses = np.array([0, 4]), np.array([[2, 3, -1, -1], [5, -1, -1, -1]])
     assert world.worth(prompts, responses) == pytest.approx([world.quality[0, 2:4].mean(), world.quality[4, 5]])
     assert lengths(responses).tolist() == [2, 1]
-    assert max(world.alike(world.scrambled)) < 0.1  # over all prompts, and in the mean over them
+    assert max(world.alike(world.scrambled)) < 0.1  # for single prompts, and for their mean
     assert world.alike(np.arange(judged_symbols.SYMBOLS)) == pytest.approx((1.0, 1.0))
     n = judged_symbols.CONTEXTS
     assert sorted([*world.train, *world.test]) == list(range(n * n))

@@ -1,4 +1,4 @@
-"""Many processes, many runs: launch configs, sweeps, cluster scripts."""
+"""Runs of several processes and many runs at once: accelerate configs, launchers, sweeps and cluster scripts."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_accelerate_reads_its_configs(path):
 @pytest.mark.parametrize("sharded", [[], ["--use_fsdp", "--fsdp_version=2"]], ids=["ddp", "fsdp2"])
 def test_two_processes_are_started_where_there_is_no_gpu(sharded, tmp_path):
     script = tmp_path / "says.py"
-    # A file for each process: what two processes print can come out mixed.
+    # Each process makes a file, since the printed lines of two processes can be mixed.
     script.write_text(
         "import os, pathlib; rank, size = os.environ.get('RANK'), os.environ.get('WORLD_SIZE')\n"
         "pathlib.Path(__file__).with_name(f'{rank} of {size}').touch()"

@@ -1,4 +1,4 @@
-"""Misread sums: questions, beliefs and sets of four, and what is for tests alone."""
+"""Misread sums: questions and beliefs by hand, sets of four options, and questions that are reserved for tests."""
 
 import numpy as np
 

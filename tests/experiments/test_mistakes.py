@@ -1,5 +1,7 @@
-"""Mistakes of a new user: each ends with a sentence that names the key or value and what to do, or says it of a
-run that goes through; no traceback, and no folder of a run in which nothing was done."""
+"""Mistakes of a new user are answered by one sentence that names the key or value and the remedy.
+
+A refused run prints no traceback and leaves no folder; a run that finishes in spite of a mistake warns about it.
+"""
 
 import errno
 import importlib
@@ -29,12 +31,12 @@ def shaky(*_):
 
 
 def full(path, *_, **__):
-    """A disk without room."""
+    """Replaces ``Path.write_text`` as if the disk had no space left."""
     raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
 
 def no_template(folder):
-    """A model as many base models are published: without a chat template."""
+    """Arguments with a model that has no chat template, as many published base models."""
     shutil.copytree(TOY, folder / "base")
     (folder / "base" / "chat_template.jinja").unlink()
     return [*SHORT, "model=path", f"model.path={folder / 'base'}"]
@@ -51,13 +53,13 @@ def no_tokenizer(folder):
 
 
 def of_a_run(folder):
-    """The folder of a run, in which the policy is a folder of its own."""
+    """Arguments that name the folder of a run as the model, instead of the policy's folder in it."""
     shutil.copytree(TOY, folder / "run" / "policy")
     return [*SHORT, "model=path", f"model.path={folder / 'run'}"]
 
 
 def rows(folder, **options):
-    """A file of one's own, in the words of the embedded model."""
+    """Arguments with a data file of the user, in words that the embedded model knows; ``options`` are the env's."""
     steps = [(i // 9 % 10, i % 9 + 1, i // 90 + 1) for i in range(60)]
     lines = [json.dumps({"question": f"{a} +{b} +{c} _ _ _", "answer": (a + b + c) % 10}) for a, b, c in steps]
     (folder / "my.jsonl").write_text("\n".join(lines))
@@ -73,7 +75,7 @@ def rows(folder, **options):
 
 
 def output(folder, program, name, *made):
-    """Where something is to be written last, beside what stands there already."""
+    """Arguments of a program that writes to ``name`` at its end, where the files ``made`` exist already."""
     for path, text in made:
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(text)
@@ -181,7 +183,7 @@ REFUSED = {
 
 @pytest.fixture
 def started(tmp_path, monkeypatch, capsys):
-    """What a program prints in one line, and its status; what it does not catch, which would be a traceback, fails."""
+    """Runs a program; returns its output as one line, and its status. An exception that it does not catch is raised."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("rl.backends.engines.find_spec", lambda _: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -216,7 +218,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_folder(mistake, started, tmp_pa
 
 
 def forked(folder, arguments, **env):
-    """The same in a process of its own: what a plugin registers, and processes that meet, are for a whole process."""
+    """The same in a process of its own, since plugins and process groups would change the process of the tests."""
     env = os.environ | {"PYTHONPATH": str(folder)} | env
     done = programs.run(*arguments, f"runs_dir={folder / 'runs'}", env=env)
     said = " ".join((done.stdout + done.stderr).split())
@@ -229,7 +231,7 @@ def test_feedback_that_raises(tmp_path):
     assert "100% of the episodes failed, more than training.max_failed_fraction=10%. First: task" in said
     assert "RuntimeError('nothing to say')" in said
     assert status == 2
-    # The validation before the first step was played: it is kept, and says what failed.
+    # The validation before the first step was run, so the folder is kept and its metrics say what failed.
     assert list(tmp_path.glob("runs/*/*/metrics.jsonl"))
 
 

@@ -1,4 +1,4 @@
-"""Requests that a model writes by itself: the rule of what is usable, the meters, and writing with random weights."""
+"""Requests that a model writes by itself: which are usable, measures of diversity, and writing with random weights."""
 
 import math
 
@@ -15,7 +15,7 @@ from rl.rendering import Renderer
         ("What is the capital of France?", True),
         ("I'm planning a trip to Japan next year.", True),
         ("Write a short story about a dog.", True),
-        ("The dog sat down on the mat.", False),  # a statement
+        ("The dog sat down on the mat.", False),  # asks for nothing
         ("what is the capital of France?", False),
         ("Why not?", False),
         ("What does `x = {1: 2}` mean in Python?", False),

@@ -1,4 +1,4 @@
-"""Own answers to additions and verdicts on them: with a model of random weights, whose numbers are counted by hand."""
+"""A model's own answers to additions and its verdicts on them, with stub models whose numbers are known."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from experiments.own_verdicts import Chat, additions, beliefs
 
 
 class Tokenizer:
-    """Characters; Yes and No are words. Answers are looked up by what the model samples."""
+    """Stub tokenizer: Yes and A are token 1, No and B token 2; sampled tokens 0 to 2 stand for three whole answers."""
 
     pad_token, eos_token, pad_token_id, padding_side = None, "<e>", 0, "right"
 
@@ -46,7 +46,8 @@ class Model:
 def test_the_last_number_counts_and_each_answer_is_asked_about():
     tokenizer = Tokenizer()
     found = additions(Chat(Model(), tokenizer, at_once=4), n=3, k=3, seed=0)
-    assert found.answers.tolist() == [[-1, 7, 12], [-1, -1, 7], [12, -1, -1]]  # batches of 4 begin anew
+    # The stub model repeats no idea, 7, 12 and starts anew in each batch of 4 answers.
+    assert found.answers.tolist() == [[-1, 7, 12], [-1, -1, 7], [12, -1, -1]]
     assert np.isinf(found.odds[found.answers < 0]).all()
     assert found.odds[found.answers >= 0].tolist() == [1.0, 2.0, 5.0, 6.0]
     assert (found.right == (found.answers == found.gold[:, None])).all()
@@ -55,7 +56,7 @@ def test_the_last_number_counts_and_each_answer_is_asked_about():
 
 
 class Believer(Tokenizer):
-    """Every own answer is 7; a verdict's odds are higher for what contains a 7, and A is always preferred a little."""
+    """Stub tokenizer with which every own answer is 7, verdicts favour answers of 7, and A is slightly preferred."""
 
     def __call__(self, texts, return_tensors, padding, add_special_tokens):
         said = [text.partition("Answer with the number only.")[2] for text in texts]

@@ -1,4 +1,4 @@
-"""Passages: lines of an edit, and what it tells rightly, by hand."""
+"""Passages: how an edit is cut into lines, and how many attributes it tells rightly, by hand."""
 
 import numpy as np
 

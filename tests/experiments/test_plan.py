@@ -1,4 +1,4 @@
-"""What a run is expected to cost, and what it came to."""
+"""The estimated cost of a run, its comparison with the actual cost, and the memory formulas behind it."""
 
 import json
 import time
@@ -57,7 +57,7 @@ def offline(folder):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """An online run that was planned, in its folder, and the estimate."""
+    """A finished online run with a stored estimate; returns the estimate and the run's folder."""
     folder = tmp_path_factory.mktemp("plan")
     cfg = replace(online(folder), env=online(folder).env.settled())
     estimate, _ = calibrate(cfg, OPTIONS, {})
@@ -72,7 +72,7 @@ def test_the_run_keeps_its_estimate_and_says_what_it_came_to(trained):
     estimate, run = trained
     found, result = json.loads((run / "plan.json").read_text()), json.loads((run / "result.json").read_text())
     assert found["actual"]["seconds"] == result["seconds"]
-    # The second stage has larger groups: one more batch of it would be too much.
+    # 80 of the budget of 96: a batch of the second stage has 32 episodes, so another one would exceed the budget.
     assert estimate.episodes == result["totals"]["episodes"] == 80
     assert estimate.updates == result["totals"]["updates"]
     assert estimate.responses == result["totals"]["responses"]
@@ -91,7 +91,7 @@ def test_the_run_keeps_its_estimate_and_says_what_it_came_to(trained):
     file = StringIO()
     rows = [[f"{'a' * 15} x 3", line[1], *["12 min\n11 min\n+2 %"] * 2, "0.71 GiB", "1,234,567"]]
     print_table(planned.PLANNED, rows, Console(file=file, width=80))
-    assert file.getvalue().count("each run") == 1  # one table, not several below each other
+    assert file.getvalue().count("each run") == 1  # the header appears once, so the table was not split
     assert dict(zip(names, planned.compared(run), strict=True))["optimiser steps"][3] == "+0 %"
 
 
@@ -105,20 +105,21 @@ def test_calibrating_leaves_nothing_behind(trained):
 def test_an_offline_method_is_counted_by_what_its_rule_keeps(tmp_path):
     cfg = replace(offline(tmp_path), env=offline(tmp_path).env.settled())
     estimate, _ = calibrate(cfg, OPTIONS, {"validation": [[0, 0], [1, 1]], "evaluation": [[0, 0], [1, 1], 100.0, 0.5]})
-    assert estimate.costs["validation"] == [3.0, 3.0]  # before, and after each round; what was measured is used again
+    # 3 validations, before training and after each of 2 rounds; the known 1 s of each is not measured again.
+    assert estimate.costs["validation"] == [3.0, 3.0]
     assert estimate.costs["evaluation"] == [8.0, 8.0]
     before = time.process_time()
     result = run_offline(cfg, tmp_path, lambda *_: None)
-    assert 0 < result.cpu_seconds <= time.process_time() - before  # not what the process had done before it
+    assert 0 < result.cpu_seconds <= time.process_time() - before  # without what this process used before the run
     assert estimate.episodes == result.totals["episodes"] == 128
     assert estimate.updates == pytest.approx(result.totals["updates"], rel=0.5)
     assert estimate.gradient_tokens == pytest.approx(result.totals["gradient_tokens"], rel=0.5)
-    assert not (tmp_path / "plan.json").exists()  # none was kept
+    assert not (tmp_path / "plan.json").exists()  # no estimate was stored for this run
 
 
 def test_counting_alone_takes_answers_as_long_as_they_may_be(tmp_path):
     found = counted(replace(online(tmp_path), env=online(tmp_path).env.settled()), PlanConfig(calibrate=False))
-    # As the run itself: the second stage has larger groups, so that one more batch of it would be too much.
+    # 80 of the budget of 96, as in the run itself: another batch of the second stage would exceed the budget.
     assert (found.episodes, found.responses, found.sampled_tokens) == (80, 160, 800)
     assert found.updates == 2 * (3 + 1)
     assert not found.costs
@@ -139,7 +140,7 @@ def test_the_parts_of_memory_are_those_of_the_config(tmp_path):
     assert memory(cfg, SIZES, LOAD, processes=4, sharded=True).update["optimiser"] == 2000
     lora = memory(cfg, replace(SIZES, adapters=10), LOAD)
     assert lora.update["optimiser"] == 80
-    assert "reference" not in lora.update  # the policy without its adapters is the base
+    assert "reference" not in lora.update  # the policy without its adapters serves as the reference
     critic = replace(
         cfg, algorithm=replace(cfg.algorithm, advantage="gae", critic=replace(cfg.algorithm.critic, kind="separate"))
     )
@@ -150,8 +151,8 @@ def test_the_parts_of_memory_are_those_of_the_config(tmp_path):
     assert memory(replace(cfg, algorithm=again), SIZES, LOAD).update["activations"] < found.update["activations"]
     assert memory(cfg, SIZES, LOAD).peak == max(sum(found.update.values()), sum(found.sampling.values()))
     tuning = memory(offline(tmp_path), SIZES, LOAD)
-    assert tuning.update["logits"] > found.update["logits"]  # of every token, and in float32 again
-    # A large head is only computed where a token is learned: 10 of 22.
+    assert tuning.update["logits"] > found.update["logits"]  # of all tokens, and also in float32
+    # With a large vocabulary, logits are computed for learned tokens alone: 10 of 22.
     large = replace(SIZES, vocabulary=LARGE_HEAD)
     small = replace(SIZES, vocabulary=LARGE_HEAD - 1)
     of = [memory(offline(tmp_path), one, LOAD).update["logits"] / one.vocabulary for one in (large, small)]
@@ -162,21 +163,24 @@ def test_the_parts_of_memory_are_those_of_the_config(tmp_path):
 
 
 def test_turns_that_have_ended_wait_however_few_rows_are_decoded_together(tmp_path):
-    cfg, room = online(tmp_path), 2 * 2 * 8 * 4 * (1.25 * 17 + 16)  # bytes of a row's first turn, with what is behind
+    # Bytes of a row's first turn, with the message after it (17 tokens) and the cache's spare columns.
+    cfg, room = online(tmp_path), 2 * 2 * 8 * 4 * (1.25 * 17 + 16)
     load = replace(LOAD, rows=300)
-    # Rows that end while others go on are held in the whole batch's cache: twice their room, all halves together.
+    # A stored row keeps its whole batch's cache in memory. Whenever half of a batch has ended, the rest goes into a
+    # copy, so all these caches together take twice the rows' own room.
     assert kept_turns(1024, SIZES, load, True) == kept_turns(32, SIZES, load, True) == 600 * room
-    # A single turn waits in vain; what is left of the batch that is decoded is counted with that batch.
+    # With a single turn, stored rows are never used again. The rows of the batch that is being decoded are left out
+    # here, because they are counted with that batch.
     single, of_one = replace(load, answers=[5]), 2 * 2 * 8 * 4 * (1.25 * 15 + 16)
     assert kept_turns(1024, SIZES, single, True) == 300 * of_one
     assert kept_turns(200, SIZES, single, True) == 400 * of_one
-    # What is held ends at the engine's limit, which does not count the room behind.
+    # The store stops at the engine's limit, which does not count the spare columns.
     many = replace(load, rows=10**9)
     assert kept_turns(32, SIZES, many, True) == pytest.approx(MAX_BYTES * (1.25 * 17 + 16) / 17)
     few = replace(cfg, engine=replace(cfg.engine, max_batch_size=32))
     kept, fewer = (memory(one, SIZES, load).sampling["key-value cache"] for one in (cfg, few))
     assert kept - fewer == pytest.approx(268 * 2 * 2 * 8 * 4 * (1.25 * 22 + 16))
-    # A later turn reads what was said since; a first one its prompt: three tensors of both widths, in float32.
+    # A later turn reads only the new tokens, a first turn its whole prompt: three float32 tensors of both widths.
     later, first = (memory(cfg, SIZES, one).sampling["reading prompts"] for one in (load, single))
     assert (later, first) == (300 * 3 * 3 * (32 + 8) * 4, 300 * 10 * 3 * (32 + 8) * 4)
 
@@ -185,13 +189,15 @@ def test_the_store_of_a_batch_whose_rows_end_one_after_another_is_as_large_as_pl
     model, tokenizer, *_ = modchain
     ends = set(range(0, len(tokenizer), 3))
     engine, sizes = HFEngine(model, ends, 0), Sizes.of(ModelConfig(path=str(ROOT / "models" / "modchain")))
-    # So hot that every token is as likely: about a third of the rows ends at each step.
+    # At this temperature all tokens are equally likely and a third of them are stops, so a third of the rows ends at
+    # each step.
     engine.submit([Request(i, (1, 2, 3, 4, 5, 6), 24, 1000.0, seed=i) for i in range(256)])
     mean = sum(len(one.action_ids) for one in engine.step()) / 256
     batches = {id(one.layers): one.layers for one in engine._store.kept.values()}.values()
     held = sum(x.untyped_storage().nbytes() for layers in batches for pair in layers for x in pair)
     assert len(batches) > 3
-    # The parts that went on are copies: more is held than the rows' own room, and no more than twice that.
+    # Rows that continue do so in a copy of the cache, so the store holds more than the rows' own room, but at most
+    # twice as much, which is what the plan assumes.
     planned_bytes = kept_turns(1024, sizes, Load(6, [mean, 1], 0, rows=256, update_rows=1), True)
     assert 0.6 < held / planned_bytes <= 1
 
@@ -200,7 +206,7 @@ def test_weights_that_are_packed_to_decode_are_a_second_copy(tmp_path):
     cfg, packed = online(tmp_path), replace(SIZES, packed=900)
     long = replace(cfg, env=replace(cfg.env, max_new_tokens=[64]))
     assert memory(long, packed, LOAD).sampling["weights to decode with"] == 3600
-    assert "weights to decode with" not in memory(cfg, packed, LOAD).sampling  # not for few tokens
+    assert "weights to decode with" not in memory(cfg, packed, LOAD).sampling  # packing does not pay off for few tokens
     assert "weights to decode with" not in memory(long, packed, LOAD, on_cpu=False).sampling
 
 
@@ -235,7 +241,7 @@ def test_what_makes_a_run_smaller_is_ordered_by_what_it_saves(tmp_path, monkeypa
         "fused_head",
     ]
     assert all(line.split("=")[0].startswith(("algorithm.optim.", "algorithm.", "model.", "engine.")) for line in lines)
-    room = estimate.peak_memory - 0.6  # the first saves more, the last does not
+    room = estimate.peak_memory - 0.6  # GiB: the first change saves more, the last one less
     some = list(smaller(Planned("x", cfg, 1, estimate), estimate.peak_memory, 1, room, options, _OPTIONS))
     fits = [line.endswith("(then it fits)") for line in some]
     assert (fits[0], fits[-1]) == (True, False)

@@ -1,4 +1,4 @@
-"""Posed sums: lines by hand, what is held out, and a corpus with errors."""
+"""Posed sums: token lines by hand, sums that are held out, and a corpus with a given share of errors."""
 
 import numpy as np
 

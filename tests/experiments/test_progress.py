@@ -1,4 +1,4 @@
-"""What a person reads in a terminal: tables that fit, budgets and failures that are said, Ctrl-C that says where."""
+"""What a person reads in a terminal: tables that fit, notes on budgets and failures, and what to do after Ctrl-C."""
 
 import os
 import re
@@ -80,7 +80,7 @@ def test_a_budget_that_is_no_multiple_of_a_step_is_said():
         "training.episodes=1500 is no multiple of training.tasks_per_step * algorithm.group_size, so this run samples "
         "1,024 episodes"
     )
-    # Whole batches of the algorithm's groups, but not of the stage's own, larger ones.
+    # The budget is a multiple of a batch with the algorithm's groups, but not of one with the stage's larger groups.
     large = asked(episodes=3072)
     large.algorithm.stages = {"main": StageConfig(group_size=16)}
     assert "leaves 1,024 over" in uneven_budget(large)
@@ -104,7 +104,7 @@ def test_a_stage_for_which_the_budget_has_no_step_is_said():
     assert skipped_stages(asked(1, 1, updates=2)) == (
         "training.updates=2 has no step for algorithm.stages.stage1: give at least training.updates=4"
     )
-    # A stage with large groups may use up what the next one would begin with.
+    # A stage with large groups can use up the budget that the next stage needs for its first step.
     assert "stages.stage2: give at least training.episodes=4096" in skipped_stages(
         asked(1, 1, group_size=24, episodes=3072)
     )
@@ -155,7 +155,7 @@ def test_ctrl_c_while_modules_load_is_one_line(capsys, tmp_path):
 
 @pytest.fixture
 def listens():
-    """A shell's background job, as a test may be, ignores Ctrl-C and hands that on; a terminal's job does not."""
+    """Makes this process react to Ctrl-C, which is ignored if the tests run as a shell's background job."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -194,7 +194,7 @@ def test_an_end_from_outside_says_where_the_run_is_and_how_it_goes_on(
 
 
 def test_a_run_that_is_stopped_within_a_comparison_says_how_the_comparison_goes_on(tmp_path, monkeypatch, capsys):
-    """With executor=here: the run notes the signal, saves, and leaves; its own folder is none to go on with."""
+    """With executor=here a signal reaches a run of the comparison; only the comparison's folder can be resumed."""
 
     def run(cfg):
         with open_run(cfg, "compare") as folder:

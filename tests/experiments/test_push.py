@@ -1,4 +1,4 @@
-"""Policies to the hub, which is replaced here: the card says what a reader must know, and nothing is lost."""
+"""Upload of policies to a stub hub: the card says what a reader must know, and a failed upload loses nothing."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 
 class Hub:
-    """What the hub was asked for."""
+    """Stub of ``HfApi`` that records the calls, and raises ``fails`` on upload."""
 
     def __init__(self, fails=None):
         self.calls, self._fails = [], fails

@@ -1,4 +1,4 @@
-"""What the page on Python prints runs as printed, and configs made by keyword are those of the command line."""
+"""The code of the docs page on Python runs as printed, and configs from keywords equal those of the command line."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 from tests.helpers import episode
 from tests.test_docs import blocks
 
-SMOKE = {  # what is printed, and what is run in its place
+SMOKE = {  # code of the page, and smaller code that is run in its place
     '"episodes": 1024, "tasks_per_step": 16': '"episodes": 64, "tasks_per_step": 8',
     'seeds=[0, 1], executor="here", training={"episodes": 12288}': (
         'seeds=[0], executor="here", training={"episodes": 192, "tasks_per_step": 8}, threads=1, cross=0, '
@@ -28,7 +28,7 @@ SMOKE = {  # what is printed, and what is run in its place
 
 def test_the_page_on_python_runs_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "write_report", lambda *_: None)  # the page of a comparison has tests of its own
+    monkeypatch.setattr(report, "write_report", lambda *_: None)  # slow, and tested elsewhere
     (tmp_path / "models").symlink_to(ROOT / "models")
     scope, shown, used = {}, [], set()
     for code in blocks(ROOT / "docs" / "python_api.md", "python"):

@@ -1,4 +1,4 @@
-"""Families of questions: real pairs, and the rule of form and the oracle by hand."""
+"""Families of questions: real pairs are well-formed and right; the form and the right answer of one pair by hand."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: the first screen, links, filters, episodes, figures, keyboard, themes; no complaint."""
+"""The report page works in a real browser: first screen, links, filters, episodes, figures, keyboard and themes."""
 
 import shutil
 import time
@@ -19,12 +19,12 @@ pytestmark = [pytest.mark.slow, NEEDS_CHROMIUM]
 
 @pytest.fixture(scope="module")
 def page(stored, tmp_path_factory):  # noqa: F811
-    """The report of the stored run."""
+    """The report page of the stored run, with the episodes' texts in files beside it."""
     folder = tmp_path_factory.mktemp("page") / "run"
     shutil.copytree(stored, folder)
     store = Store(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pages, "INLINE_BYTES", 0)  # texts lie beside the page, as those of a large one do
+        patch.setattr(pages, "INLINE_BYTES", 0)  # as for a large report, no text is in the page
         page_of(store, build(store), 50_000).write(folder / "report.html")
     return folder / "report.html"
 
@@ -39,7 +39,7 @@ def browser(page, tmp_path_factory):
 
 
 def wait(condition, seconds=300):
-    """Until it holds; a busy machine may take long."""
+    """Waits until ``condition()`` is true and returns its value; the limit is generous for busy machines."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := condition():
@@ -82,7 +82,7 @@ def test_filtering_by_transition_and_reading_an_episode(browser):
     assert "right" in attempts[1].get_attribute("class")
     assert browser.find_elements("css selector", "#detail del")
     assert browser.find_elements("css selector", "#detail ins")
-    # The two attempts can be read back from the marks: nothing is lost in the difference.
+    # The episode names the file and line that it was read from.
     link = browser.find_element("css selector", "#detail a")
     assert "rows.jsonl, line " in link.text
     choose(browser, "transition", "any")
@@ -136,7 +136,7 @@ def test_searching_finds_text_in_tasks_and_attempts(browser):
 
 
 def test_panels_fit_their_place(browser):
-    """Wide and narrow: no plot is wider than its panel, no panel wider than the page."""
+    """On wide and narrow screens, no plot is wider than its panel and no panel wider than the page."""
     for width in (1500, 420):
         browser.set_window_size(width, 1100)
         click(browser, browser.find_elements("css selector", "#figure-tabs button")[0])
@@ -185,7 +185,7 @@ def test_the_keyboard_is_enough(browser):
 
 
 def test_light_and_dark(browser):
-    """The page and what plotly draws on it."""
+    """The theme key recolours the page and the plots on it, and pressing it again restores all colours."""
 
     def colours():
         return browser.execute_script(
@@ -202,7 +202,7 @@ def test_light_and_dark(browser):
 
 
 def test_texts_are_read_when_they_are_asked_for(browser, page):
-    """A fresh page has read no text; the list holds a screenful of elements."""
+    """A page of many episodes stays fast: it loads texts only for an opened episode and renders a part of the list."""
     browser.get(page.as_uri())
     wait(lambda: browser.find_element("tag name", "body").get_attribute("data-ready"))
     assert browser.execute_script("return state.shards.size") == 0
@@ -300,7 +300,7 @@ def test_filters_are_taken_away_together(browser):
 
 
 def test_a_wide_table_is_whole_on_paper(browser):
-    """Every column of the main table stands on paper, and no sheet has more than a page holds."""
+    """A printed table loses no column: it is split into sheets of at most 9 columns, which is what a page holds."""
     sheets = browser.execute_script(
         """const read = (table) => [...table.querySelectorAll("thead th")].map((cell) => cell.textContent);
         return sheetsOf(exhibits.find((item) => item.id === "T1")).map(read)"""
@@ -337,7 +337,7 @@ def test_who_is_pointed_at_stands_out(browser):
 
 
 def test_nobody_is_kept_out(browser):
-    """Wide, narrow and dark: axe finds nothing serious."""
+    """The page is accessible: axe finds no serious violation, and neither wide nor narrow screens scroll sideways."""
     for width, dark in ((1500, False), (420, True)):
         browser.set_window_size(width, 1100)
         browser.execute_script("setTheme(arguments[0])", "dark" if dark else "light")

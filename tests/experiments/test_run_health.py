@@ -1,4 +1,4 @@
-"""A run that is not well says so, writes it down and goes on; it stops where it was asked to, and can be resumed."""
+"""An unhealthy run reports and records it and continues; it stops only if ``stop_on`` says so, and can be resumed."""
 
 import json
 from dataclasses import replace
@@ -58,11 +58,11 @@ def test_what_is_wrong_is_said_once_written_down_and_shown(tmp_path, capsys):
 def test_a_run_stops_on_a_check_only_if_it_is_told_to_and_goes_on_without(tmp_path):
     with pytest.raises(RunStoppedError, match=r"training.stop_on=\['cut_off'\]: 100 % of the attempts are cut off"):
         run_online(cut_off_run(stop_on=["cut_off"]), tmp_path, quiet)
-    assert (tmp_path / "checkpoints").exists()  # what is done is kept
+    assert (tmp_path / "checkpoints").exists()  # the run can be resumed
     assert not (tmp_path / "result.json").exists()
     before = findings(tmp_path)
     assert run_online(cut_off_run(), tmp_path, quiet).totals["episodes"] == 48
-    assert findings(tmp_path)[: len(before)] == before  # what was found is known still, and not begun again
+    assert findings(tmp_path)[: len(before)] == before  # earlier findings are kept as they were
 
 
 def test_an_evaluation_says_what_its_rates_say(tmp_path):

@@ -1,4 +1,4 @@
-"""The other entry points, from the command line, on the embedded model."""
+"""Entry points other than the comparison, run from the command line on the embedded model."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def test_train_then_evaluate_the_policy(tmp_path):
 
 @pytest.mark.slow
 def test_multirun_sweeps(tmp_path):
-    small = [argument for argument in SMALL if "tasks_per_step" not in argument]  # rounds have no steps
+    small = [argument for argument in SMALL if "tasks_per_step" not in argument]  # offline rounds have no steps
     done = run("sft", "-m", f"runs_dir={tmp_path}", "offline=star_plus,pair_sft", "offline.iterations=1", *small)
     assert done.returncode == 0, done.stdout + done.stderr
     results = sorted((tmp_path / "sft").glob("*_multirun/*/result.json"))
@@ -75,7 +75,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path):
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
-        # A shell's background job, as this test may be, ignores Ctrl-C and hands that on; a terminal's job does not.
+        # A shell's background job, as this test may be, ignores Ctrl-C, and its children would inherit this.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     while process.poll() is None:
@@ -84,7 +84,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path):
             break
         time.sleep(0.2)
     output = ""
-    for _ in range(4):  # again, if the first one fell into a moment that swallows it, but not while it still saves
+    for _ in range(4):  # the signal can get lost, so it is sent again, but late enough for the program to save
         process.send_signal(signal.SIGINT)
         try:
             output, _ = process.communicate(timeout=60)
@@ -101,9 +101,9 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path):
 def test_a_person_can_write_a_program_of_several_lines():
     program = "```python\ndef f(xs):\n    return xs[99]\n```\n"
     done = run("play", "env=tinycode", input=2 * program)
-    assert "IndexError" in done.stdout  # what the shown tests gave, between the attempts
+    assert "IndexError" in done.stdout  # the result of the visible tests, shown between the attempts
     assert "answer def f(xs):" in done.stdout
-    assert "return xs[99]" in done.stdout  # brackets are not taken for markup
+    assert "return xs[99]" in done.stdout  # rich would read brackets as markup
     assert "1 episode," in done.stdout
 
 

@@ -1,4 +1,4 @@
-"""The frame of studies: what runs, what is kept, what is written; with a study that has no model."""
+"""The code that all studies share, tested with a study without a model: what is run, resumed, written and refused."""
 
 import json
 import re
@@ -109,7 +109,7 @@ def test_every_size_of_every_study_is_in_range_and_every_count_has_one():
             if type(value) is int:
                 with pytest.raises(ValueError, match=rf"settings\.{key}=-1: use "):
                     settings_of(study, {key: -1})
-        # Texts name settings that there are.
+        # Sentences and captions must name only settings that exist.
         for text in [one.sentence for one in study.CLAIMS] + [getattr(one, "caption", "") for one in study.EXHIBITS]:
             assert "{" not in text.format(**asdict(settings_of(study, {})))
     assert found == {name for name in STUDIES if name != "made_up"}

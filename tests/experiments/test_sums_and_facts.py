@@ -1,4 +1,4 @@
-"""Subset sums and facts: the oracle by hand, and what training never sees."""
+"""Subset sums and facts: the oracle on answers by hand, and tasks that training never sees."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The page of the thesis: from made-up studies and a comparison to points, a table and a sentence that follows them."""
+"""The thesis page: points, a table and a sentence that follow from made-up studies and a made-up comparison."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def described(monkeypatch):
 def test_the_page_follows_the_folders(tmp_path, described):
     gain, says, word = 0.2, "1 contradicts it (Made up)", "contradicts"
     study(tmp_path / "study", "made_up", "tiny", -gain, 1_000)
-    study(tmp_path / "study", "made_up", "tiny", gain, 2_000)  # the newest counts
+    study(tmp_path / "study", "made_up", "tiny", gain, 2_000)  # the newest run of this size counts
     study(tmp_path / "study", "made_up", "smoke", -gain, 3_000)
     comparison(tmp_path / "compare", {"star": 0.45, "score": 0.9})
     cfg = ThesisConfig(

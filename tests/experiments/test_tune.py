@@ -1,4 +1,4 @@
-"""Tuning: what is varied, that every arm gets as many trials, what is chosen, and going on where it stopped."""
+"""Tuning: what is varied, that all arms get equally many trials, which trial is chosen, and resuming."""
 
 import json
 import math
@@ -29,7 +29,7 @@ class Ended:
 
 @EXECUTORS.register("pretend")
 class Pretend:
-    """Trains nothing: the smaller the distance of an arm's rate from 4e-4, the better it is; above 2e-3 it crashes."""
+    """Executor that trains nothing: a trial is best at a learning rate of 4e-4, and crashes above 2e-3."""
 
     threads = 1
 
@@ -84,11 +84,11 @@ def test_every_arm_gets_as_many_trials_and_the_best_is_written(make, tmp_path):
     assert (record["trials"], record["seeds"], record["objective"]) == (5, [1000, 1001], "last_accuracy")
     assert record["tuned"] > record["untuned"] == pytest.approx(1 - math.log10(2.5), abs=1e-4)
 
-    # What a comparison makes of the file: the winner's values, and the trial's seeds refused.
+    # A comparison takes the winner's values from the file and refuses the seeds that were used for tuning.
     there = [f"hydra.searchpath=[file://{tmp_path}]", "tuned=mine", "include=[star,score]"]
     arms = make(*there, program="compare").arms
     assert arms["star"].optim.lr == found[0].winner().changed["optim"]["lr"]
-    assert arms["star"].optim.schedule == "linear"  # what was not varied is as it was
+    assert arms["star"].optim.schedule == "linear"  # not varied, so unchanged
     with pytest.raises(Exception, match="star was tuned with 1001"):
         make(*there, "seeds=[0,1001]", program="compare")
 
@@ -121,7 +121,7 @@ def test_goes_on_where_it_stopped_and_may_be_given_more_trials(make, tmp_path):
     found = tune(long, tmp_path)
     crashed = {trial.jobs[0].arm.name for study in found for trial in study.trials if math.isnan(trial.value("delta"))}
     new = {f"{arm}.{i}" for arm in ("star", "score") for i in (3, 4, 5)}
-    assert new <= set(STARTED) <= new | crashed  # what had crashed is tried again
+    assert new <= set(STARTED) <= new | crashed  # crashed trials are run again
     whole = tune(long, tmp_path / "elsewhere")
     assert [t.drawn for one in found for t in one.trials] == [t.drawn for one in whole for t in one.trials]
 
@@ -253,4 +253,4 @@ def test_a_real_tuning_of_two_arms(tmp_path):
     assert set(tuned.tuning) == {"star", "naive_multiturn"}
     assert "| star | 1 |" in (folder / "trials.md").read_text()
     text = Path(tmp_path / "tuned.yaml").read_text()
-    assert text.startswith("# @package _global_\n# What experiments.tune chose")
+    assert text.startswith("# @package _global_\n# Values that experiments.tune chose")

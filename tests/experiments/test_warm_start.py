@@ -1,4 +1,4 @@
-"""A warm start learns what is demonstrated, every attempt of it and nothing else, and leaves a model to go on with."""
+"""A warm start learns the tokens of the demonstrated attempts and nothing else, and saves a model for later runs."""
 
 import json
 import random
@@ -51,7 +51,7 @@ def test_it_learns_saves_and_evaluates(tmp_path):
     folder.mkdir()
     result = warm_start(config(output=str(tmp_path / "model")), folder, lambda what, share, rates: losses.append(what))
     with Display(console) as display:
-        display.summary(result, folder)  # which has no episodes of training to tell of
+        display.summary(result, folder)  # works although there are no training episodes
     assert result.notes["conversations"] == 32
     assert result.notes["steps"] == 4
     assert result.greedy["n"] == 8

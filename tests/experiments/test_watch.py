@@ -1,4 +1,4 @@
-"""The live view reads what runs write, whole or half."""
+"""The live view shows runs that are still being written, including a last line that is incomplete."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def test_a_run_is_shown_with_its_newest_numbers_and_episodes(folder):
     assert "▁▄█" in text or "▁▅█" in text
     assert "validation at step 3: acc@t1 50.0 %, acc@t2 50.0 %, delta +50.0 points" in text
     assert "transitions of 3 kept episodes of step 3: i->c 1  c->i 1  c->c 0  i->i 1" in text
-    assert "[bold]b" in text  # a task is text, not markup
+    assert "[bold]b" in text  # the text of a task must not be read as markup
     (folder / "result.json").touch()
     assert "finished" in shown(run_view(folder, 0))
 
@@ -55,7 +55,7 @@ def test_half_a_line_is_not_read(folder):
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "policy/lo')
     assert [row["step"] for row in tail(folder / "metrics.jsonl")] == [1, 2, 3, 3]
-    assert [row["step"] for row in tail(folder / "metrics.jsonl", 150)] == [3]  # only the file's end
+    assert [row["step"] for row in tail(folder / "metrics.jsonl", 150)] == [3]  # reads the last 150 bytes
     assert tail(folder / "nothing.jsonl") == []
 
 

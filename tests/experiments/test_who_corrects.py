@@ -1,4 +1,4 @@
-"""C1 to C5 tell three policies apart that are all better the second time, or say that they are not."""
+"""Controls C1 to C5 tell a policy that corrects its attempt from those that answer anew, copy, or use only errors."""
 
 import json
 import random
@@ -26,22 +26,22 @@ N = 40
 
 
 def first(task, number):
-    """Nine of ten constants are wrong."""
+    """The first attempt of every policy, with a random constant: nine of ten constants are wrong."""
     return written(task.info["slots"], random.Random(f"first/{number}").randrange(10))
 
 
 def anew(task, attempt, got, want):
-    """Knows the answer the second time, whatever stands before it."""
+    """Gives the right answer at the second attempt, whatever is in the prompt."""
     return task.gold
 
 
 def copies(task, attempt, got, want):
-    """Repeats what stands there."""
+    """Repeats the attempt in its prompt; if there is none, gives the right answer."""
     return attempt or task.gold
 
 
 def repairs(task, attempt, got, want):
-    """Reckons with the constant that stands there and with what is said to have come out."""
+    """Computes the right constant from the attempt in its prompt and the result that the feedback reports for it."""
     constant = re.search(r"c(\d)", attempt)
     if constant is None or not got.isdigit():
         return written(task.info["slots"], 0)
@@ -50,14 +50,14 @@ def repairs(task, attempt, got, want):
 
 
 def reads_the_gold(task, attempt, got, want):
-    """Needs what is said, but nothing of its own: right where it is told the own result and recognises it."""
+    """Ignores its attempt and uses only the error: right if the feedback reports the result of its first attempt."""
     results = [str(run(written(task.info["slots"], constant), 0)) for constant in range(10)]
     return task.gold if got in results and got == str(run(first(task, task.id), 0)) else written(task.info["slots"], 0)
 
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """The comparison's line of every policy, played in the real environment with the real sandbox."""
+    """The comparison's arm of each policy by name, and the store; policies act in the real environment and sandbox."""
     folder = tmp_path_factory.mktemp("policies")
     config = modchain_config()
     config.model = ModelConfig(path=str(ROOT / "models" / "repair"))
@@ -129,7 +129,7 @@ def test_a_policy_that_repairs_uses_both(judged):
 
 
 def test_a_policy_that_needs_the_error_alone_does_not_correct(judged):
-    """What it was told gives the answer away, so that its own attempt is of no use to it."""
+    """The feedback gives the answer away, so using the error is no evidence that the policy corrects its attempt."""
     line = judged[0]["reads_the_gold"]
     said = does_it_correct(line.losses)
     assert line.losses["other_error"].low > 0

@@ -1,4 +1,4 @@
-"""F14 and its sentences, from made-up runs of an arm whose errors are new and of one that makes those it is taught."""
+"""Figure F14 and its sentences, from made-up runs: one arm makes new errors, another makes those it was trained on."""
 
 import json
 
@@ -20,7 +20,7 @@ VALIDATION = {"eval/validation/n": 10.0}
 
 
 def write(folder, arm, own, lines):
-    """A finished run: greedy rows with these errors, and these lines of metrics."""
+    """Writes a finished run of ``arm`` whose greedy rows have the errors ``own``, and its metrics ``lines``."""
     place = folder / arm
     place.mkdir()
     (place / "rows.jsonl").write_text("".join(json.dumps(row.to_json()) + "\n" for row in rows_of(**own)))
@@ -117,4 +117,4 @@ def test_runs_of_both_kinds_write_down_what_they_were_trained_on(tmp_path):
         assert len(found) == n
         assert all(sum(at.own.values()) <= 10 and sum(at.seen.values()) for at in found)
     (kept,) = read_jsonl(folders[1] / "rounds.jsonl")
-    assert sum(kept["errors"].values()) == kept["kept"]  # pairs answer wrong attempts alone
+    assert sum(kept["errors"].values()) == kept["kept"]  # every pair begins with a wrong attempt

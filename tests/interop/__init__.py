@@ -1,1 +1,1 @@
-"""With the real packages of other frameworks, in environments of their own: make test-interop."""
+"""Tests with the real packages of other frameworks, each in a virtual environment of its own: make test-interop."""

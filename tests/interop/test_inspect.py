@@ -1,4 +1,4 @@
-"""Exported logs, read by the real Inspect."""
+"""The real Inspect reads every exported log, with the same texts and verdicts as the stored episodes."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""An environment behind a real server of OpenEnv, played here; rewards are those that the server pays."""
+"""An environment on a real OpenEnv server can be played through ``errata/openenv-v1``, with the server's rewards."""
 
 import contextlib
 import socket
@@ -8,7 +8,7 @@ import time
 import gymnasium
 import pytest
 
-import envs  # noqa: F401  registers
+import envs  # noqa: F401  registers the environments
 
 pytestmark = pytest.mark.interop
 

@@ -1,4 +1,4 @@
-"""Our environments in verifiers and its task sets here, with the real package; scores equal on the same responses."""
+"""Our environments run in the real verifiers package and its task sets run here, with equal scores for a response."""
 
 import asyncio
 import sys
@@ -54,7 +54,7 @@ def ours():
 
 
 def traced(vf, task, *texts):
-    """The trace of a rollout in which the model says this."""
+    """The scored trace of a rollout in which the model gives these texts, one per turn."""
     nodes = [vf.MessageNode(message=vf.UserMessage(content=task.data.prompt_text))]
     for text in texts:
         nodes.append(vf.MessageNode(parent=len(nodes) - 1, message=vf.AssistantMessage(content=text), sampled=True))

@@ -1,4 +1,4 @@
-r"""Math grading as a table: gold, what stands in the box, verdict, and why. ``R`` rows give whole responses."""
+r"""Math grading as a table: gold, boxed answer, verdict and reason; rows of ``_whole`` hold a whole response."""
 
 from dataclasses import dataclass
 

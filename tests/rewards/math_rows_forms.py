@@ -1,4 +1,4 @@
-r"""More rows: where expressions are defined, texts longer than any formula, and forms that a plausible user tries."""
+r"""More rows for math grading: domains of expressions, texts longer than any formula, and other plausible notations."""
 
 from tests.rewards.math_rows import A, C, W, _boxed
 from tests.rewards.math_rows_pairs import _each

@@ -1,4 +1,4 @@
-r"""More rows, by the kind of thing an answer is: every kind with several members, paid and refused."""
+r"""More rows for math grading, by kind of answer; every kind has several rows, correct and wrong ones."""
 
 from tests.rewards.math_rows import A, C, W, _boxed
 

@@ -1,4 +1,4 @@
-r"""More rows, as pairs of gold and answer that share a verdict and a reason."""
+r"""More rows for math grading: pairs of gold and answer, in groups that share a verdict and a reason."""
 
 from tests.rewards.math_rows import C, W, _boxed
 

@@ -1,4 +1,4 @@
-r"""How five families of models state an answer, boxed and by sentence. ``%s`` is the answer as LaTeX."""
+r"""How five families of models state an answer, by accepted form; ``%s`` stands for the answer as LaTeX."""
 
 BOXED = {
     "qwen": "Adding both sides gives the result.\n\nThus, the answer is:\n\\[\n\\boxed{%s}\n\\]",

@@ -1,4 +1,4 @@
-"""Other ways to write the same answer, made by rule."""
+"""Rewrites an answer by rule into other ways to state the same answer."""
 
 import re
 from fractions import Fraction
@@ -7,20 +7,24 @@ _SIMPLE = re.compile(r"(-?)\\d?frac\{(\d+)\}\{(\d+)\}")
 
 
 def spacing(gold):
-    """Thin spaces around operators and inside brackets, sized brackets."""
+    """The answer with thin spaces around plus signs, and with sized brackets."""
     text = re.sub(r"(?<=[\d}x]) ?\+ ?", r" \\, + \\; ", gold)
     return text.replace("(", "\\left( ").replace(")", " \\right)") if "\\left" not in gold and "[" not in gold else text
 
 
 def fractions(gold):
-    """``\\frac`` for ``\\dfrac`` and the other way round."""
+    """The answer with ``\\frac`` in place of ``\\dfrac``, or the reverse."""
     if "\\dfrac" in gold:
         return gold.replace("\\dfrac", "\\frac")
     return gold.replace("\\frac", "\\dfrac")
 
 
 def decimal_or_fraction(gold):
-    """An exact decimal for a fraction that has one, a fraction for a decimal."""
+    """The same number in another form.
+
+    A fraction becomes an exact decimal of at most six digits, or is expanded by 2 if it has none. A decimal becomes a
+    fraction, and an integer gets ``.0``. Any other answer stays as it is.
+    """
     match = _SIMPLE.fullmatch(gold)
     if match:
         value = Fraction(int(match[2]), int(match[3])) * (-1 if match[1] else 1)
@@ -35,13 +39,13 @@ def decimal_or_fraction(gold):
 
 
 def trailing_text(gold):
-    """A unit or a full stop behind it."""
+    """The answer followed by a unit and a full stop if it is a number, else between dollar signs and a full stop."""
     is_number = re.fullmatch(r"-?[\d.]+|-?\\d?frac\{\d+\}\{\d+\}|-?\d*\\sqrt\{\d+\}", gold)
     return f"{gold} \\text{{ units}}." if is_number else f"${gold}$."
 
 
 def rephrasings(gold):
-    """Five responses that give the answer: (what was changed, accepted form, response)."""
+    """Five responses that state the answer, each as (what was changed, accepted form, response)."""
     boxed = "So we get \\boxed{%s}, as wanted."
     return [
         ("spacing", "boxed", boxed % spacing(gold)),

@@ -1,8 +1,8 @@
-"""Honest whole programs, one habit each, with an input: what CPython prints for it is what must be paid.
+"""Honest whole programs, one habit each, with an input: the output that CPython prints must be graded as correct.
 
 ``SCRIPTS`` maps the habit to program and input. The expected output and status come from CPython itself when the tests
-run. Here they read, write and end; ``scripts_interpreter.py`` has threads, modules and the interpreter,
-``scripts_functions.py`` functions that are called.
+run. The programs here read, write and end in various ways. ``scripts_interpreter.py`` has programs about threads,
+modules and the interpreter; ``scripts_functions.py`` has functions that tests call.
 """
 
 SUM = "3\n10 20 30\n"
@@ -180,7 +180,7 @@ SCRIPTS = {
         "import os, sys\nprint('a', flush=True)\nr, w = os.pipe()\nsaved = os.dup(1)\nos.dup2(w, 1)\nprint('b', flush=True)\nos.dup2(saved, 1)\nprint(os.read(r, 9))\n",
         "",
     ),
-    # Ends.
+    # Ending.
     "sys.exit()": ("import sys\nprint('x')\nsys.exit()\n", ""),
     "sys.exit(0)": ("import sys\nprint('x')\nsys.exit(0)\n", ""),
     "sys.exit(None)": ("import sys\nprint('x')\nsys.exit(None)\n", ""),

@@ -1,4 +1,4 @@
-"""Honest functions: habit, program, a test as an assertion. Some are wrong, and Python says so too."""
+"""Honest functions by habit: a program and an assertion that tests it; some fail their test under CPython too."""
 
 FUNCTIONS = {
     "addition": ("def f(a, b): return a + b", "assert f(1, 2) == 3"),

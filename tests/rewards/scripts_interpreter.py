@@ -1,4 +1,4 @@
-"""Honest whole programs that start threads, import modules or look at the interpreter, as in ``scripts.py``."""
+"""Honest whole programs, as in ``scripts.py``, that start threads, import modules or inspect the interpreter."""
 
 from tests.rewards.scripts import SUM
 

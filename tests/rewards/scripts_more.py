@@ -1,4 +1,4 @@
-"""More habits of honest programs: contests, the library, classes. As in ``scripts.py``, CPython says what is right."""
+"""More habits of honest programs: contests, the standard library, classes; as in ``scripts.py``, CPython decides."""
 
 SCRIPTS = {
     'lru_cache dfs': ('import sys\nfrom functools import lru_cache\nsys.setrecursionlimit(10**6)\n@lru_cache(None)\ndef f(n):\n    return n if n < 2 else f(n-1) + f(n-2)\nprint(f(int(input())))\n', '300\n'),

@@ -1,4 +1,4 @@
-"""Grading of programs: functions, scripts, arbitrary test code, extraction, what the policy is told."""
+"""Grading of programs: functions, scripts, arbitrary test code, partial credit, and what the policy is told."""
 
 import ast
 
@@ -98,7 +98,7 @@ def test_the_judge_gets_exceptions_changed_arguments_classes_and_modules():
 
 
 def test_modules_of_the_tests_come_from_the_library():
-    """A program that brings a ``math`` of its own, whose isclose says yes, gains nothing."""
+    """A program that defines its own ``math``, whose isclose always returns True, gains nothing."""
     cheat = "class math:\n    isclose = staticmethod(lambda a, b: True)\ndef f(x):\n    return 0\n"
     assert judged(cheat, ("assert math.isclose(f(3), 9.0)",), "", ()).verdict == "wrong"
     assert judged("def f(x):\n    return x * x\n", ("assert math.isclose(f(3), 9.0)",), "", ()).verdict == "correct"
@@ -254,7 +254,7 @@ def test_the_shared_sandbox_reports_itself():
     assert score_code(fenced("def add(a, b):\n    return a + b"), ADD).verdict is Verdict.CORRECT
 
 
-# One test that kills or hangs its process costs that test alone.
+# A test in which the program kills or hangs its process fails alone; the other tests still count.
 
 FIVE = FunctionTests((Case("f", (0,), 0),), tuple(Case("f", (i,), i) for i in range(1, 5)))
 
@@ -315,7 +315,7 @@ def test_comparisons(compare, expected, actual, same):
 
 
 def test_a_checker_of_the_tasks_author():
-    """Any order will do; a checker that raises says no."""
+    """The author's checker decides, here by accepting any order; a checker that raises counts as a refusal."""
     tests = ScriptTests(
         (("3", "1 2 3"),), compare=lambda expected, actual, stdin: sorted(map(int, actual.split())) == [1, 2, 3]
     )

@@ -1,4 +1,4 @@
-"""Plain data on their way between a program and its supervisor: what arrives, what is equal, what is refused."""
+"""Plain data sent between a program and its supervisor: what arrives intact, what is equal, and what is refused."""
 
 import json
 import time
@@ -29,7 +29,7 @@ def test_plain_data_survive_the_way_there_and_back(value):
 @pytest.mark.parametrize(
     ("expected", "value", "same"),
     [
-        (1, True, True),  # as Python has it
+        (1, True, True),  # 1 == True in Python too
         (1, 1.0, True),
         ([1], (1,), False),
         ([1], [1, 2], False),

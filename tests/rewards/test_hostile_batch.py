@@ -1,4 +1,4 @@
-"""500 items, 50 of them hostile, several times in a row: right, and nothing is left behind."""
+"""Repeated batches of 500 items, 50 of them hostile, are graded correctly and leave nothing behind."""
 
 import os
 import random
@@ -15,13 +15,13 @@ from tests.rewards.programs import HONEST, MARKER, PROGRAMS
 ITEMS, HOSTILE = 500, 50
 CPU_S = 1.0
 WRITTEN = (MARKER, "/tmp/a", "/tmp/big", "/tmp/l", "/tmp/seen", "/tmp/0")
-"""What the hostile programs try to write."""
+"""Files that the hostile programs try to write."""
 TESTS = FunctionTests((Case("double", (2,), 4),), (Case("double", (21,), 42), Case("double", ("ab",), "abab")))
 WRONG = "def double(x):\n    return x + 1\n"
 
 
 def descendants():
-    """Process ids below this one."""
+    """Ids of all processes that descend from this one."""
     children, found = {}, []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -39,7 +39,7 @@ def descendants():
 
 
 def resources():
-    """What could be left behind: processes, descriptors, files, megabytes."""
+    """Counts of what could be left behind: processes, descriptors, files, and megabytes of memory."""
     rss = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     files = sum(os.path.exists(path) for path in WRITTEN)
     return {"processes": len(descendants()), "descriptors": len(os.listdir("/proc/self/fd")), "files": files, "mb": rss}
@@ -54,7 +54,7 @@ def assert_nothing_grew(first, last):
 
 @pytest.fixture(params=[4, pytest.param(20, marks=pytest.mark.soak)])
 def rounds(request):
-    """The first round settles what there is; what every further one leaves behind adds up."""
+    """Number of rounds: the first allocates what is needed anyway, and leaks of the later rounds add up."""
     return request.param
 
 
@@ -84,7 +84,7 @@ def test_programs(rounds):
         assert sandbox.counts["broken"] == 0
     after = resources()
     assert after["processes"] == before["processes"]
-    assert after["descriptors"] <= before["descriptors"] + 2  # the queue of the thread pool's own
+    assert after["descriptors"] <= before["descriptors"] + 2  # two belong to the queue of the thread pool
     assert after["files"] == before["files"]
 
 
@@ -109,7 +109,7 @@ def test_math_answers(rounds):
         items += [
             (r"2\sqrt{2}", "correct") if i % 2 else (rf"\sqrt{{{3 + i % 5}}}", "wrong") for i in range(ITEMS - HOSTILE)
         ]
-        items.append((r"\sqrt{8}\cdot(\sin^2 x+\cos^2 x)", None))  # one for sympy behind the hostile ones
+        items.append((r"\sqrt{8}\cdot(\sin^2 x+\cos^2 x)", None))  # an honest answer for sympy among the hostile ones
         rng.shuffle(items)
         futures = [math.submit_math(f"\\boxed{{{answer}}}", r"2\sqrt{2}", deadline_s=deadline_s) for answer, _ in items]
         scores = [future.result() for future in futures]
@@ -118,7 +118,8 @@ def test_math_answers(rounds):
                 assert score.verdict == verdict, (answer, score)
             assert score.verdict != "error", score
         settled = settled or resources()
-    # A worker that was just killed and the one that replaces it are counted together, or neither is, for a moment.
+    # For a moment, a killed worker and its replacement are both counted, or neither is. The first count is therefore
+    # raised to the regular number of processes; a count that is too low would look like growth later.
     settled["processes"] = max(settled["processes"], before["processes"] + 1 + (os.cpu_count() or 1))
     assert_nothing_grew(settled, resources())
     pool.shared_pool("rewards.math_worker").close()

@@ -1,4 +1,4 @@
-"""The judge: what its proxies can do, whose fault a failure is, and what a reply may choose (nothing)."""
+"""The judge: proxies behave like objects, failures are blamed on the right side, and replies control nothing."""
 
 import time
 from fractions import Fraction

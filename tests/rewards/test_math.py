@@ -1,4 +1,4 @@
-"""Math grading: the table, MATH-500 in other words, no verdict for another task's gold, and what must not hang."""
+"""Math grading: the table of rows, MATH-500 golds in other notation, golds of other problems, and hostile inputs."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from tests.rewards.rephrase import rephrasings
 
 ROWS = [*math_rows.ROWS, *KINDS, *PAIRS, *FORMS]
 SLOW = (r"\int_0^1 2x\,dx", r"\int_0^1 x+x\,dx")
-"""A pair for sympy: answer and gold."""
+"""An answer and a gold that only sympy can compare."""
 DATA = ROOT.parent / "shared" / "data"
 
 
@@ -68,7 +68,7 @@ def test_no_gold_of_another_problem_is_correct():
     for _ in range(10):
         others = rng.sample(golds, len(golds))
         for gold, other in zip(golds, others, strict=True):
-            # Equal golds of different problems, with or without their unit, are not what is looked for.
+            # Different problems may have the same gold, with or without a unit; such pairs are rightly correct.
             if notate(gold).text == notate(other).text:
                 continue
             if score_math(f"\\boxed{{{other}}}", gold, deadline_s=30).verdict is Verdict.CORRECT:
@@ -88,11 +88,11 @@ def test_no_gold_of_another_problem_is_correct():
     ],
 )
 def test_an_answer_that_takes_for_ever_is_stopped_at_its_deadline(answer, gold):
-    score_answer(*SLOW, deadline_s=60)  # the worker is up
+    score_answer(*SLOW, deadline_s=60)  # starts the worker before time is measured
     started = time.process_time()
     score = score_answer(answer, gold, deadline_s=1.0)
     assert score.verdict in (Verdict.TIMEOUT, Verdict.WRONG)
-    assert time.process_time() - started < 1.0  # of the caller: the worker is killed
+    assert time.process_time() - started < 1.0  # the caller's processor time; the worker is killed
     assert score_answer(r"\sin^2 x+\cos^2 x", "1+0x", deadline_s=60).verdict in (Verdict.CORRECT, Verdict.WRONG)
 
 
@@ -128,7 +128,10 @@ GOLDS = ("7", r"\frac{1}{2}", r"2\sqrt{3}", "x^2+2x+1", "(1,2)", "1,2,3", r"[0,\
 
 
 def test_nothing_that_can_be_written_raises_or_takes_long():
-    """Random and repetitive strings of the notation's own tokens: where parsers hang and recursions explode."""
+    """Grading is quick and raises nothing on random and repetitive strings of the notation's tokens.
+
+    On such strings a parser may hang or a recursion explode.
+    """
     rng = random.Random(0)
     for _ in range(4000):
         if rng.random() < 0.5:
@@ -138,7 +141,7 @@ def test_nothing_that_can_be_written_raises_or_takes_long():
         started = time.process_time()
         decide(text[:600], rng.choice(GOLDS))
         _shown(text[:600])
-        assert time.process_time() - started < 3.0, text  # a twentieth of it, where nothing goes wrong
+        assert time.process_time() - started < 3.0, text  # usually at most a twentieth of this
 
 
 def test_a_gold_that_nothing_understands_is_our_error():

@@ -1,4 +1,4 @@
-"""Programs are parsed by many threads at once."""
+"""Many threads can parse programs at once, although ``ast.parse`` of CPython 3.11 is not safe to call from threads."""
 
 import ast
 import gc
@@ -14,7 +14,10 @@ NESTED = "x = " + "(" * 40 + "1" + " + 1)" * 40
 
 @pytest.fixture
 def threads_take_turns_while_a_tree_is_built():
-    """A collection of garbage at every few new nodes, each of which lets another thread go on."""
+    """Collects garbage at every few new nodes of a tree and lets another thread run each time.
+
+    Threads that parse at the same time would otherwise rarely interrupt each other.
+    """
 
     def let_others(phase, info):
         time.sleep(0)

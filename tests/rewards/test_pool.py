@@ -1,4 +1,4 @@
-"""The pool kills what does not answer, and goes on."""
+"""The pool kills workers that do not answer, replaces them and continues."""
 
 import asyncio
 import os
@@ -28,13 +28,13 @@ def test_answers(pool):
 
 def test_a_hanging_request_is_killed_at_its_deadline(pool):
     assert pool.call({"spin": True}, deadline_s=0.3).status == "timeout"
-    assert pool.call({"sleep": 10**6}, deadline_s=0.1).status == "timeout"  # which takes no processor time
+    assert pool.call({"sleep": 10**6}, deadline_s=0.1).status == "timeout"  # sleeping uses no processor time
     assert pool.call({"echo": 2}, deadline_s=60).status == "ok"
 
 
 def test_deadlines_count_processor_time(pool, monkeypatch):
     monkeypatch.setattr("rewards.pool._PATIENCE", 10**6)
-    assert pool.call({"sleep": 0.6}, deadline_s=0.2).status == "ok"  # as on a machine that is busy otherwise
+    assert pool.call({"sleep": 0.6}, deadline_s=0.2).status == "ok"  # a busy machine delays a worker in the same way
 
 
 def test_a_dying_worker_is_replaced(pool):
@@ -73,7 +73,7 @@ def test_a_dead_template_is_replaced(pool):
     first = pool.call({"pid": True}, 60).value
     pool._template._process.kill()
     pool._template._process.wait()
-    assert pool.call({"exit": 1}, 60).status == "crash"  # if it is still there, it is not afterwards
+    assert pool.call({"exit": 1}, 60).status == "crash"  # ends the first worker in case it outlived its template
     assert pool.call({"pid": True}, 60).value != first
 
 
@@ -114,7 +114,10 @@ def test_a_request_that_was_given_up_does_not_keep_a_pool_from_closing():
 
 
 def test_a_worker_is_killed_once_whoever_asks(monkeypatch):
-    """A pool that closes and the thread that waits for the worker both kill it; the handle must be closed once."""
+    """A worker's handle is closed once, although a closing pool and the thread that waits for the worker both kill it.
+
+    A second close could hit another file that has since received the same descriptor.
+    """
     ours, theirs = socket.socketpair()
     closed = []
     monkeypatch.setattr("rewards.pool.signal.pidfd_send_signal", lambda handle, number: time.sleep(0.05))

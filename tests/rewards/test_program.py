@@ -1,4 +1,4 @@
-"""Which part of a response is run. Each row is a style in which models answer."""
+"""The right part of a response is run as the program; each row is a style in which models answer."""
 
 import time
 
@@ -100,7 +100,7 @@ RIGHT = {
     "table after it": fenced(GOOD) + "| a | b |\n|---|---|\n| 1 | 2 |\n" + fenced("add(1, 2) -> 3\n", ""),
     "bad escape": fenced("PATTERN = '\\d'\n" + GOOD),
     "inputs and outputs": "Input:\n" + fenced("1 2\n", "") + "Output:\n" + fenced("3\n", "") + fenced(GOOD),
-    # Once more, of other hands.
+    # More styles, written by other authors.
     'heading per step': '### Step 1\n' + fenced('x = 1\n') + '### Final code\n' + fenced(GOOD),
     'approach 1 and 2 (2 better)': '**Approach 1: brute force**\n' + fenced('def add(a, b):\n    for _ in range(b): a += 1\n    return a\n') + '**Approach 2: optimal**\n' + fenced(GOOD),
     'corrected after': fenced(BAD) + 'Wait, that is wrong. Here is the corrected version:\n' + fenced(GOOD),

@@ -1,4 +1,4 @@
-"""Programs on a server: a stand-in with SandboxFusion's interface, which runs them in our own sandbox."""
+"""Programs run on a server: a stand-in with SandboxFusion's interface, which runs them in this project's sandbox."""
 
 import json
 import threading
@@ -25,11 +25,11 @@ ODD = {
     "text for a number": (200, {"status": "Success", "run_result": {"execution_time": "long", "stdout": ""}}),
     "moved": (302, {}), "not found": (404, {}), "too many": (429, {}), "not allowed": (401, {}),
 }  # fmt: skip
-"""What a server may send that is no answer: status, or none for no HTTP, and body."""
+"""Invalid answers of a server: HTTP status (``None`` for an answer that is not HTTP) and body."""
 
 
 class StandIn:
-    """Counts requests, can fail on purpose, and knows how many run at once."""
+    """A server that counts requests, fails on demand and records how many requests run at once."""
 
     def __init__(self, sandbox):
         self.sandbox, self.fail, self.seen, self.now, self.most = sandbox, [], 0, 0, 0
@@ -40,7 +40,7 @@ class StandIn:
             def do_POST(self):
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 status, answer = stand_in.answer(self.path, request)
-                if status is None:  # no HTTP at all
+                if status is None:  # the answer is not HTTP
                     self.wfile.write(answer)
                     return
                 body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -158,7 +158,7 @@ def test_whatever_a_server_sends_is_tried_again_and_then_an_error(remote, server
     program = "def double(x):\n    return x + x\n"
     server.fail = [failure] * 2
     assert score_program(program, TESTS, sandbox=remote).verdict == "correct"
-    server.fail = [failure] * 6  # this program and the probe behind it
+    server.fail = [failure] * 6  # three tries of the program, and three of the probe that asks if the server works
     score = score_program(program, TESTS, sandbox=remote)
     server.fail = []
     assert score.verdict == "error"
@@ -193,7 +193,10 @@ def test_half_a_character_in_an_output_harms_nobody(remote):
 
 
 def test_a_program_that_the_server_refuses_alone_is_wrong(remote):
-    """Else a response could make an error of its failure."""
+    """A program that the server refuses counts as wrong if the server still runs others.
+
+    With an error instead, a response could pass its own failure off as the server's.
+    """
     assert score_program("REFUSE = 1\ndef double(x):\n    return 0\n", TESTS, sandbox=remote).verdict == "wrong"
 
 

@@ -1,4 +1,4 @@
-"""The sandbox itself: how it starts, falls back, refuses, and ends."""
+"""The sandbox itself: how it starts, falls back to weaker isolation, refuses to run, and ends."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from rewards.sandbox.supervisor import ROOT as PROJECT
 
 
 def emulated(code: str, denied: str) -> subprocess.CompletedProcess:
-    """Runs code under a filter that refuses the named calls, as a container's or a cluster's would."""
+    """Runs code under a filter that refuses the named system calls, as the filter of a container or cluster would."""
     program = (
         "from rewards.sandbox import kernel, seccomp\n"
         f"steps = seccomp._prologue() + seccomp._refuse({denied!r})\n"
@@ -90,7 +90,10 @@ def test_the_doctor_says_what_would_help():
 
 @pytest.mark.parametrize("mode", ["namespaces", "landlock", "strict"])
 def test_an_ordinary_user_gets_the_same(mode, tmp_path):
-    """From a copy that everybody may read, with a Python that everybody may run."""
+    """The doctor's self-test gives an unprivileged user the same results as root.
+
+    The user runs a copy of the package that everybody may read, with a Python that everybody may run.
+    """
     python = "/usr/bin/python3"
     if os.geteuid() != 0 or not os.path.exists(python):
         pytest.skip("needs root, to become somebody else, and a Python outside of the home folder")
@@ -136,7 +139,7 @@ def test_the_table_of_the_page_is_the_doctors():
 
 def test_the_self_test_can_fail():
     class Open:
-        """A sandbox in which everything succeeds."""
+        """A sandbox that isolates nothing, so that every attempt succeeds."""
 
         mode = Mode.STRICT
 
@@ -159,7 +162,7 @@ def test_the_self_test_never_runs_where_nothing_isolates():
 
 
 def run(sandbox, source, *args):
-    """The reply to ``f(*args)``, or how the process ended."""
+    """The reply to ``f(*args)``, or the ending of a process that did not finish."""
     load = {"kind": "load", "source": source}
     call = {"kind": "calls", "calls": [{"name": "f", "args": [encode(arg) for arg in args], "kwargs": {}}]}
     outcome = sandbox.run(Conversation((load, call), output_after=2), Limits(cpu_s=10.0))
@@ -167,7 +170,7 @@ def run(sandbox, source, *args):
 
 
 def pid_one(server):
-    """Of a fork server in its own namespace; elsewhere its own."""
+    """Process id of pid 1 in the fork server's own namespace, or of the server itself if it has no namespace."""
     children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     return int(children[0]) if children else server.pid
 
@@ -176,7 +179,7 @@ def test_a_fork_server_that_dies_idle_is_replaced():
     with Sandbox(n_workers=1) as sandbox:
         (server,) = sandbox._servers
         os.kill(server.pid, signal.SIGKILL)
-        # Pid 1 of its namespace dies with it, a moment later; until then it would still serve.
+        # Pid 1 of the server's namespace dies a moment after the server; until then it would still run programs.
         gone = select.poll()
         gone.register(server._control, 0)
         assert gone.poll(60_000)
@@ -186,7 +189,10 @@ def test_a_fork_server_that_dies_idle_is_replaced():
 
 @pytest.mark.parametrize("deaths", [1, 9])
 def test_what_happens_to_a_fork_server_while_a_program_runs_is_the_programs_doing(deaths, monkeypatch):
-    """It gets one more chance on a fresh one; a response that could make an error would be learnt."""
+    """A program whose fork server dies runs once more on a fresh server; a second death is the program's failure.
+
+    If the outcome were an error of the sandbox, a policy could learn to cause such errors.
+    """
     from rewards.sandbox import supervisor
 
     left = [deaths]
@@ -215,7 +221,10 @@ def test_a_server_that_cannot_be_started_is_our_failure(monkeypatch):
 
 
 def test_a_pause_of_the_trainer_stops_no_program(monkeypatch):
-    """The program waits for its next request until it is taken for asleep; then it is run again, not called slow."""
+    """A program that is killed as idle because the trainer paused is run again, not counted as too slow.
+
+    While it waits for its next request, the program looks as if it slept.
+    """
     from rewards.sandbox import supervisor
 
     real, pauses = supervisor.Frames.receive, [1.5]
@@ -266,7 +275,7 @@ def test_nothing_is_left_for_the_next_program(name):
         run(sandbox, TRACES[name])
         seen = run(sandbox, LOOK)
         assert untouched["value"][1:] == seen["value"][1:]
-        assert seen["value"][0] <= 4  # the place in the line of programs, not what they did
+        assert seen["value"][0] <= 4  # the process number may count earlier programs, but not the threads they started
         assert sandbox.counts[Ending.BROKEN] == 0
 
 
@@ -338,7 +347,7 @@ def test_a_program_has_no_capability_whoever_started_it(mode):
         reply = run(sandbox, source)
     assert "CapEff:\t0000000000000000" in status
     assert "CapPrm:\t0000000000000000" in status
-    assert reply["value"]["tuple"][0] == -1  # it may not even ask
+    assert reply["value"]["tuple"][0] == -1  # even asking for the capabilities is refused
 
 
 def test_programs_start_from_the_same_random_state():
@@ -354,7 +363,7 @@ def test_limits_refuse_nonsense():
 
 
 def test_every_listed_call_has_a_number_on_both_architectures(monkeypatch):
-    """A name that is mistyped would be left out of the filter without a word."""
+    """Every system call that the filters name is known; a mistyped name would silently be left out of the filter."""
     known = {entry.split(":")[0] for entry in kernel._TABLE.split()}
     for names in (seccomp._BASE, seccomp._NOT_FOR_CHILDREN, seccomp._OPENS_FILES, seccomp._CHANGES_FILES):
         assert not set(names.split()) - known
@@ -374,7 +383,10 @@ def test_another_system_is_named(monkeypatch):
 
 
 def test_the_strict_mode_has_the_parts_of_a_package_that_are_imported_late():
-    """They are read from files, which cannot be opened later; what is refused is an ImportError that says why."""
+    """Parts of a package that are usually imported late are loaded in advance, as strict mode later opens no file.
+
+    Importing any other package raises an ImportError that states the reason.
+    """
     uses = (
         "np.unique([4])[0]", "np.random.default_rng(0).integers(4, 5)", "int(np.fft.fft([4])[0].real)", "np.ma.array([4])[0]",
         "np.polynomial.polynomial.polyval(2, [0, 2])", "np.testing.assert_allclose(1, 1) or 4", "np.char.add('a', 'b') and 4",
@@ -384,7 +396,7 @@ def test_the_strict_mode_has_the_parts_of_a_package_that_are_imported_late():
     program = "import numpy as np\n" + "".join(f"def f{i}():\n    return {use}\n" for i, use in enumerate(uses))
     refused = "def g():\n    try:\n        import scipy\n    except ImportError as error:\n        return str(error)\n"
     with Sandbox(n_workers=1, mode=Mode.STRICT, modules=("numpy",)) as sandbox:
-        assert sandbox.settings == ("STRICT", 2**30, ("numpy",))  # part of the key of a verdict that is remembered
+        assert sandbox.settings == ("STRICT", 2**30, ("numpy",))  # part of the key of a cached verdict
         assert score_program(program, tests, Limits(cpu_s=5.0), sandbox=sandbox).verdict == "correct"
         shown = FunctionTests(public=(Case("g", (), ""),))
         assert "isolation strict opens no file" in score_program(refused, shown, sandbox=sandbox).observation

@@ -1,4 +1,4 @@
-"""The table of programs, in every mode that this machine gives."""
+"""Every program of ``programs.py`` gets its verdict and does no harm, in every mode that this machine supports."""
 
 import fcntl
 import os
@@ -20,20 +20,22 @@ TESTS = FunctionTests(
     hidden=(Case("double", (HIDDEN_ARGUMENT,), HIDDEN_RESULT), Case("double", ("hidden-ab",), "hidden-abhidden-ab")),
 )
 LIMITS, SHORT = Limits(cpu_s=10.0), Limits(cpu_s=0.25)
-"""Rows that end by themselves use up to a tenth of a second: no slow machine makes a time-out of them. The others never
-end, so for them any limit is right.
+"""Limits for programs that end by themselves, and for those that never end.
+
+Programs that end use up to a tenth of a second, so that even a slow machine does not stop them. For programs that never
+end, any limit is right.
 """
 MEMORY = 2**28
-"""Little enough to be filled in a tenth of a second."""
+"""Bytes of memory in a sandbox; few enough that a program fills them in a tenth of a second."""
 MODES = {"N": Mode.NAMESPACES, "L": Mode.LANDLOCK, "S": Mode.STRICT}
 
 
 OF_OTHER_TESTS = ("sem.", "plasma", "ray", "psm_", "torch_", "__KMP")
-"""Shared memory of libraries whose tests run beside these."""
+"""Beginnings of names of shared memory that belongs to libraries in other tests that run at the same time."""
 
 
 def machine():
-    """What a program that gets out could change, as seen from outside."""
+    """State of the machine that a program could change by escaping from the sandbox."""
     files = {path: os.stat(path) for path in (DECOY, os.__file__, "/dev/null", "/dev/zero", "/var/tmp")}
     return {
         "files": {
@@ -52,9 +54,12 @@ def machine():
 
 
 def graded(letter):
-    """Scores of all rows of a mode by name; runs them all at once, in whatever order the workers come to them."""
+    """Runs all rows of a mode at once, in any order, and then an honest program.
+
+    Returns the scores of the rows by name, the score of the honest program, and the machine's state before and after.
+    """
     rows = [row for row in PROGRAMS if letter in row.modes]
-    # The decoy is one file of the machine: modes that are tested at the same time take turns.
+    # All modes use the same decoy file, so processes that test several modes at the same time must take turns.
     lock = open(Path(tempfile.gettempdir()) / "errata-decoy.lock", "w")  # noqa: SIM115
     fcntl.flock(lock, fcntl.LOCK_EX)
     Path(DECOY).write_text("decoy")
@@ -72,7 +77,7 @@ def graded(letter):
 
 
 def missing(letter):
-    """Why this machine does not give a mode; empty if it does."""
+    """Why this machine does not support a mode; empty if it does."""
     try:
         Sandbox(n_workers=1, mode=MODES[letter]).close()
     except SandboxError as error:
@@ -104,7 +109,7 @@ def complaint(row, score):
     return ""
 
 
-# One test a mode, so that each mode is run by one process, and once.
+# A single test per mode, so that one process runs all rows of the mode, and runs them once.
 @pytest.mark.parametrize("letter", MODES)
 def test_every_program_gets_its_verdict_and_leaves_the_machine_as_it_was(letter):
     skip_without(letter)

@@ -1,4 +1,4 @@
-"""Whole programs run as CPython runs them: every habit of the table gets its own output and status."""
+"""Honest programs and functions, each with a habit of its own, get the verdict in the sandbox that CPython gives."""
 
 import contextlib
 import io
@@ -18,12 +18,12 @@ from tests.rewards import scripts, scripts_functions, scripts_interpreter, scrip
 SCRIPTS = scripts.SCRIPTS | scripts_interpreter.SCRIPTS | scripts_more.SCRIPTS
 FUNCTIONS = scripts_functions.FUNCTIONS | scripts_more.FUNCTIONS
 LIMITS = Limits(cpu_s=10.0)
-"""A hundred times what any row uses."""
+"""A hundred times the processor time that any row uses."""
 
 
 @pytest.fixture(scope="module")
 def natively(tmp_path_factory):
-    """What CPython itself makes of each program: its output, and whether it ended well."""
+    """The output of each program under CPython itself, and whether its exit status was 0."""
     folder = tmp_path_factory.mktemp("native")
 
     def run(item):
@@ -47,11 +47,11 @@ def natively(tmp_path_factory):
 MODES = pytest.mark.parametrize(
     "mode", [Mode.NAMESPACES, Mode.LANDLOCK, Mode.STRICT], ids=lambda mode: mode.name.lower()
 )
-"""One test a mode runs all rows and names those that are not as they should be."""
+"""Runs a test once per mode; each test runs all rows and lists those with a wrong verdict."""
 
 
 def complaints(mode, rows, complaint):
-    """What ``complaint(sandbox, row)`` says of each row."""
+    """Runs ``complaint(sandbox, row)`` for all rows in a mode; returns the non-empty results with the rows' names."""
     try:
         sandbox = Sandbox(mode=mode)
     except SandboxError as error:
@@ -86,7 +86,7 @@ def test_the_table_is_large():
 
 
 def natively_passes(program, test):
-    """Python's own verdict; these programs are harmless, so they run right here."""
+    """Whether CPython passes the test; the programs are harmless, so they run in this process."""
     namespace = {"__name__": "solution"}
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), no_input():
@@ -111,7 +111,7 @@ def no_input():
 
 @pytest.fixture(scope="module")
 def natively_passed():
-    """Python's own verdicts. Here only: these programs change what threads share."""
+    """CPython's verdicts by name, found one after the other because the programs change what threads share."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return {name: natively_passes(*row) for name, row in FUNCTIONS.items()}

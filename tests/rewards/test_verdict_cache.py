@@ -1,4 +1,4 @@
-"""Verdicts are kept by what was run, read by other processes, and never kept where the machine may be to blame."""
+"""Cached verdicts are found by what was run, shared between processes, and not kept if the machine may be to blame."""
 
 import multiprocessing
 from dataclasses import replace
@@ -41,7 +41,7 @@ def test_the_second_look_is_read_and_says_so(tmp_path):
         ("x = 2", "t", "s", 2),
         ("x = 1", "other", "s", 2),
         ("x = 1", "t", "other", 2),
-        ("x = = 1", "t", "s", 2),  # no Python: its text counts
+        ("x = = 1", "t", "s", 2),  # the text is the key if it is not valid Python
     ],
 )
 def test_the_parsed_program_its_tests_and_its_limits_are_the_key(tmp_path, program, tests, settings, n_runs):
@@ -89,7 +89,7 @@ class Answers:
 
 
 def test_what_a_sandbox_allows_is_part_of_the_key(tmp_path):
-    """A program that failed for want of a module is run again where the module may be imported."""
+    """A program that failed because a module was missing is run again in a sandbox that allows the module."""
     cache, tests = VerdictCache(tmp_path / "verdicts.sqlite"), FunctionTests(hidden=(Case("f", (), 4),))
     program = "import numpy\ndef f():\n    return int(numpy.sum([4]))"
     without, with_numpy = (Answers(("STRICT", 2**30, modules), x) for modules, x in (((), 0), (("numpy",), 4)))

@@ -1,4 +1,4 @@
-"""Counts in sentences: one row, two rows; and no sentence that counts by hand."""
+"""Nouns agree with their counts ("1 row", "2 rows"), and every sentence with a count takes it from ``counted``."""
 
 import ast
 import itertools

@@ -1,4 +1,4 @@
-"""A worker that does what the request says."""
+"""A worker of a pool that sleeps, exits, raises or the like, as the request tells it."""
 
 import os
 import time

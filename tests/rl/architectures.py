@@ -1,4 +1,4 @@
-"""Tiny models of today's architectures with random weights, large enough that every mistake shows in the log-probs."""
+"""Tiny models of current architectures, with random weights large enough that every mistake shows in the log-probs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +46,8 @@ _MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_
 class Row:
     """An architecture of transformers, the settings of a tiny model, and what is expected of it.
 
-    ``lends`` says that prompts that episodes share, and an episode's earlier turns, are read once.
+    ``lends`` says whether a prompt that episodes share and an episode's earlier turns are read only once; ``error`` is
+    the message with which the architecture is refused, empty if it works.
     """
 
     kind: str

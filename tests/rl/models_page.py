@@ -1,4 +1,4 @@
-"""The docs page of models and templates, from the two tables that the tests run: ``python -m tests.rl.models_page``."""
+"""Writes the docs page of models and chat templates from the tests' tables: ``python -m tests.rl.models_page``."""
 
 from rl.rendering import Renderer, TemplateError
 from tests.conftest import ROOT
@@ -55,7 +55,7 @@ token limit cut off out of the loss.
 
 
 def outcome(row: templates.Row, thoughts: str) -> tuple[str, str]:
-    """What becomes of a template, and of a system prompt with it."""
+    """Two cells of the table: whether a template works with this ``model.thoughts``, and with a system prompt."""
     tokenizer = templates.tokenizer_for(row)
     listed = tokenizer.convert_tokens_to_ids(list(row.listed))
     try:
@@ -68,7 +68,7 @@ def outcome(row: templates.Row, thoughts: str) -> tuple[str, str]:
 
 
 def page() -> str:
-    """The page's text."""
+    """The text of the page."""
     lines = [_HEAD]
     for row in architectures.ROWS:
         works = f"refused: {row.error}" if row.error else "yes"

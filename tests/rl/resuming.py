@@ -1,4 +1,4 @@
-"""Small runs that are interrupted and gone on with."""
+"""Helpers for tests that interrupt small runs and resume them."""
 
 import errno
 import os
@@ -52,7 +52,7 @@ TWICE = AlgorithmConfig(name="twice", group_size=4, epochs=2)
 
 
 class StopHereError(Exception):
-    """What an interruption is here."""
+    """Raised to interrupt a run."""
 
 
 def config(algorithm, **training):
@@ -66,7 +66,7 @@ def config(algorithm, **training):
 
 
 def quiet(*_):
-    """Nobody is told."""
+    """A progress report that goes nowhere."""
 
 
 def online(cfg, folder):
@@ -76,7 +76,12 @@ def online(cfg, folder):
 
 
 def play(cfg, folder, stop_after=None):
-    """Runs to the end, or until so many checkpoints are written; returns the weights or None."""
+    """Runs to the end, or until ``stop_after`` checkpoints are written.
+
+    Returns:
+        The final weights of policy and critic, ``None`` if the run was stopped; and the names of the checkpoints that
+        it wrote.
+    """
     run = online(cfg, folder)
     save, written = run._checkpoints.save, []
 
@@ -117,7 +122,7 @@ def offline(folder, rule="star", report=quiet, **model):
 
 
 def in_step(monkeypatch, step, do):
-    """Does something in the middle of a training step."""
+    """Calls ``do`` within the given training step, before it samples."""
     sample = Trainer._sample
 
     def sampled(self, stage):

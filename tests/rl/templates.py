@@ -1,7 +1,4 @@
-"""Chat templates after the published behaviour of today's models, in words of our own, and what becomes of each.
-
-``specials`` are the special tokens that the model's tokenizer knows beside those named here.
-"""
+"""Chat templates that behave like those of published models, mostly in our own words, and what is expected of each."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +10,7 @@ from rl.rendering import trl_templates
 
 
 def each(user: str, answer: str, start: str = "", system: str | None = None, before: str = "") -> str:
-    """A template that writes every message by itself; ``C`` stands for the content."""
+    """A template that renders every message independently of the others; ``C`` stands for the message's content."""
     written = {"user": user, "assistant": answer, "system": user if system is None else system}
     branches = "".join(
         "{% elif m.role == '" + role + "' %}" + text.replace("C", "{{ m.content }}") for role, text in written.items()
@@ -36,7 +33,19 @@ START = "<|im_start|>assistant\n"
 
 @dataclass(frozen=True)
 class Row:
-    """A template. Without an ``error`` it works as it is; ``keeps`` says that it does with ``model.thoughts=keep``."""
+    """A template and what is expected of it.
+
+    Args:
+        like: Models that have such a template.
+        template: The template.
+        error: Pattern of the refusal; empty if the template works as it is.
+        keeps: Whether the template works with ``model.thoughts=keep``, though it is refused otherwise.
+        system: Pattern of the refusal of a system prompt; empty if system prompts work.
+        kwargs: Arguments of the template.
+        end: Token that ends an answer.
+        listed: Further end tokens, as a model's generation config lists them.
+        tokens: Kind of tokenizer: ``bytes``, ``rstrip`` (special tokens swallow white space) or ``spm``.
+    """
 
     like: str
     template: str
@@ -146,7 +155,7 @@ ROWS = (
 
 
 def tokenizer_for(row: Row) -> PreTrainedTokenizerFast:
-    """One token a byte, and the special tokens of the template; ``spm`` has a dummy prefix as SentencePiece has."""
+    """A tokenizer of bytes and the template's special tokens; ``spm`` is one of characters with a dummy prefix."""
     import re
 
     names = sorted(set(re.findall(r"<[|a-zA-Z_/]{1,30}>|</s>|\[/?INST\]", row.template)) - {"<think>", "</think>"})

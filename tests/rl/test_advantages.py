@@ -1,4 +1,4 @@
-"""From rewards to advantages, with numbers that a reader can check by hand."""
+"""Shaped rewards, returns and advantages against numbers that a reader can check by hand."""
 
 from itertools import product
 from types import SimpleNamespace
@@ -33,27 +33,30 @@ def test_returns_to_go_by_hand():
 
 
 def baseline(name, rows, sum_over=just_here, **options):
-    """Advantages ``[B, K]`` of an estimator without a critic, whose returns are the rewards of a batch."""
+    """Advantages ``[B, K]`` of an estimator without a critic; with ``turn_gamma=0`` returns equal rewards."""
     found = ADVANTAGES[name](rows.rewards, torch.zeros(rows.turn_ids.shape), rows, sum_over, turn_gamma=0.0, **options)
     return found[:, 1:]
 
 
 def test_leave_one_out_by_hand():
-    # group 0: returns 1, 0, 0: 1 - 0 = 1, 0 - 1/2, 0 - 1/2.  group 7: 1, 1: no difference, no gradient
+    # Group 0 has returns 1, 0, 0: 1 - 0 = 1, 0 - 1/2, 0 - 1/2. Group 7 has returns 1, 1: no difference, no gradient.
     got = baseline("rloo", batch([[1.0], [0.0], [0.0], [1.0], [1.0]], [0, 0, 0, 7, 7]))
     assert got.squeeze(1).tolist() == [1.0, -0.5, -0.5, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(("name", "options"), [("rloo", {}), ("grpo", {"scale": True})])
 def test_who_is_compared_with_nobody_has_no_advantage(name, options):
-    """A role may have spoken in one episode of its task alone; whole groups of one are refused by the config."""
+    """A return with no other to compare has advantage 0, as when a role has spoken in only one episode of its task.
+
+    Whole groups of one episode are refused by the config.
+    """
     got = baseline(name, batch([[1.0], [0.0], [1.0]], [0, 0, 7]), **options)
     assert got[:2, 0].tolist() == pytest.approx([1.0, -1.0] if name == "rloo" else [0.7071, -0.7071], abs=2e-4)
     assert got[2].item() == 0.0
 
 
 def test_group_normalised_by_hand():
-    # returns 1, 0: mean 1/2, standard deviation over n - 1 = sqrt(1/2): (1 - 1/2) / 0.7071 = 0.7071
+    # Returns 1, 0 have mean 1/2 and, with n - 1, standard deviation sqrt(1/2): (1 - 1/2) / 0.7071 = 0.7071.
     got = baseline("grpo", batch([[1.0], [0.0]]), scale=True)
     assert got.squeeze(1).tolist() == pytest.approx([0.7071, -0.7071], abs=2e-4)
     assert baseline("grpo", batch([[1.0], [0.0]]), scale=False).squeeze(1).tolist() == [0.5, -0.5]
@@ -69,7 +72,7 @@ def test_batch_baselines_by_hand():
 
 @pytest.mark.parametrize("name", ["reinforce", "reinforce_pp"])
 def test_batch_baselines_count_the_other_processes_too(name):
-    """Two processes with one episode each see the batch of two."""
+    """Batch baselines use the episodes of all processes, so two with one episode each agree with one that has both."""
     rows = batch([[1.0], [0.0]])
     whole = baseline(name, rows)
     for mine, other in ((0, 1), (1, 0)):
@@ -80,18 +83,20 @@ def test_batch_baselines_count_the_other_processes_too(name):
 
 
 def test_an_episode_that_ended_early_counts_in_the_baseline_of_later_turns():
-    # turn 2: returns 1 and (ended after turn 1) 0: 1 - 0 and 0 - 1, not a baseline over the single survivor
+    # Turn 2 has returns 1 and, in the episode that ended after turn 1, 0: 1 - 0 and 0 - 1. A baseline over the
+    # remaining episode alone would have nothing to compare it with.
     rewards = batch([[0.0, 1.0], [1.0, 0.0]], n_turns=[2, 1])
     got, _ = credit(rewards, AlgorithmConfig(name="x"), StageConfig())
     assert got[0].tolist() == [0.0, -1.0, 1.0]
-    assert got[1].tolist() == [0.0, 1.0, 0.0]  # no token of turn 2, so nothing to train there
+    assert got[1].tolist() == [0.0, 1.0, 0.0]  # this episode has no token of turn 2 to train
 
 
 def test_baselines_stay_unbiased_when_the_policy_decides_how_long_an_episode_is():
-    """Enumerates every group of two of a policy that stops or goes on, and compares with the exact gradient.
+    """The expected gradient equals the exact gradient if the policy decides when an episode ends.
 
-    Turn 1: go on with probability p (reward 0.3) or stop (reward 0). Turn 2, if reached: right with probability q
-    (reward 1). A baseline over the survivors alone would pay for going on; see verl's issue 7244.
+    The test enumerates every group of two episodes. Turn 1: continue with probability p (reward 0.3) or stop
+    (reward 0). Turn 2, if reached: right with probability q (reward 1). A baseline over only the episodes that reached
+    turn 2 would reward continuing; see verl's issue 7244.
     """
     theta = torch.tensor([0.2, -0.4], dtype=torch.float64, requires_grad=True)
     p, q = torch.sigmoid(theta)
@@ -142,7 +147,7 @@ def test_gae_over_tokens_by_hand():
 
 
 def test_gae_skips_prompt_tokens_between_turns():
-    # Two turns of one token with two prompt tokens between them; nothing is discounted there.
+    # Two turns of one token with two prompt tokens between them, which are skipped without discount.
     got = gae([1.0, 1.0], [0.0, 9.0, 9.0, 0.5], [0, -1, -1, 1], gamma=0.1, lam=0.1, turn_gamma=0.5, turn_lam=1.0)
     # A(2) = 1 - 0.5 = 0.5;  A(1) = 1 + 0.5 * 0.5 - 0 + 0.5 * 0.5 = 1.5
     assert got == [1.5, 0.0, 0.0, 0.5]
@@ -188,12 +193,12 @@ def test_whitening_looks_at_one_turn_at_a_time():
     turns = torch.tensor([[-1, 0, 1], [-1, 0, 1]])
     got = whiten_turns(advantages, turns, [True, True])
     assert got[:, 1].tolist() == pytest.approx([-0.7071, 0.7071], abs=1e-3)  # mean 2, deviation sqrt(2)
-    assert got[:, 2].tolist() == [0.0, 0.0]  # no difference, no signal
+    assert got[:, 2].tolist() == [0.0, 0.0]  # all equal, so no signal
     assert got[:, 0].tolist() == [0.0, 0.0]
 
 
 def test_whitening_leaves_turns_alone_whose_returns_do_not_differ():
-    """Their advantages are the critic's errors; scaled to a deviation of 1 they would drown what is paid."""
+    """If a turn's returns are equal, its advantages are only critic errors, which whitening would amplify."""
     advantages, turns = torch.tensor([[0.001, 1.0], [0.003, 3.0]]), torch.tensor([[0, 1], [0, 1]])
     got = whiten_turns(advantages, turns, [False, True])
     assert got[:, 0].tolist() == advantages[:, 0].tolist()
@@ -203,17 +208,17 @@ def test_whitening_leaves_turns_alone_whose_returns_do_not_differ():
 
 @pytest.mark.parametrize("advantage", ["gae", "turn_gae"])
 def test_a_tie_among_the_few_who_played_a_turn_is_not_whitened(advantage):
-    """The others ended before it, with the return 0 that nobody is compared with here."""
+    """The return 0 of an episode that ended before a turn is no difference, or critic errors would be whitened."""
     algorithm = AlgorithmConfig(name="x", advantage=advantage, critic=CriticConfig("shared"), whiten=True)
     rows = batch([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], n_turns=[1, 1, 2, 2])
     values = torch.where(rows.response_mask, torch.linspace(0.99, 1.01, 12).view(4, 3), 0.0)
     got, _ = credit(rows, algorithm, StageConfig(), values)
-    assert got[rows.turn_ids == 1].abs().max() < 0.02  # the critic's errors, as small as they are
+    assert got[rows.turn_ids == 1].abs().max() < 0.02  # the critic's errors, not amplified
     assert got[rows.turn_ids == 0].abs().max() > 0.5
 
 
 def test_a_tie_among_those_who_played_is_the_same_on_several_processes():
-    """Two processes with two rows each: the second one's rows did not play the turn."""
+    """Rows that did not play a turn, such as all rows of a second process, do not make the turn's returns differ."""
     returns, played = torch.tensor([[0.5], [0.5], [0.0], [0.0]]), torch.tensor([[True], [True], [False], [False]])
     assert returns_vary(returns, played) == [False]
     assert returns_vary(returns, torch.ones_like(played)) == [True]
@@ -223,7 +228,7 @@ def test_a_tie_among_those_who_played_is_the_same_on_several_processes():
 @pytest.mark.parametrize("advantage", ["gae", "turn_gae"])
 @pytest.mark.parametrize(("turn_gamma", "paid"), [(0.0, False), (0.9, True)])
 def test_a_critic_pays_no_turn_that_nothing_pays(advantage, turn_gamma, paid):
-    """Stage I with PPO: whatever the critic thinks of first attempts, nothing they do is paid, unless credit flows."""
+    """PPO's stage I gives first attempts advantage 0 whatever the critic predicts, unless ``turn_gamma`` is above 0."""
     critic, options = CriticConfig("shared"), {"turn_gamma": turn_gamma}
     algorithm = AlgorithmConfig(name="x", advantage=advantage, advantage_options=options, critic=critic, whiten=True)
     rows = batch([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], tokens_per_turn=2)
@@ -232,7 +237,7 @@ def test_a_critic_pays_no_turn_that_nothing_pays(advantage, turn_gamma, paid):
     assert (got[rows.turn_ids == 0] != 0).any() == paid
     assert (got[rows.turn_ids == 1] != 0).any()
     starts = turn_starts(rows.turn_ids) & (rows.turn_ids == 0)
-    assert turn_gamma or returns[starts].abs().max() < 1e-6  # that an unpaid turn is worth nothing is still learned
+    assert turn_gamma or returns[starts].abs().max() < 1e-6  # the critic still learns that an unpaid turn is worth 0
 
 
 def test_a_bonus_pays_a_turn_without_a_reward_of_its_own():
@@ -247,7 +252,7 @@ def test_a_bonus_pays_a_turn_without_a_reward_of_its_own():
 @pytest.mark.parametrize("whiten", [False, True])
 @pytest.mark.parametrize("advantage", ["rloo", "grpo", "reinforce", "reinforce_pp"])
 def test_a_tie_on_partial_credit_is_no_signal(advantage, whiten, reward):
-    """The mean of equal floats may differ from them in the last bit."""
+    """Equal partial rewards give advantages of exactly 0, though their mean may differ from them in the last bit."""
     rows = batch([[reward, reward]] * 14, group_ids=[0] * 7 + [1] * 7)
     got, _ = credit(rows, AlgorithmConfig(name="x", advantage=advantage, whiten=whiten), StageConfig())
     assert (got == 0).all()
@@ -267,7 +272,7 @@ def test_a_kl_in_the_reward_is_taken_off_its_turn():
 @pytest.mark.parametrize("advantage", ["gae", "turn_gae"])
 @pytest.mark.parametrize("coef", [0.0, 0.1])
 def test_a_kl_in_the_reward_pays_the_turns_that_it_weighs_and_no_other(advantage, coef, whiten):
-    """A critic's error trains no first attempt that neither a reward nor a KL can reach."""
+    """First attempts without a reward are trained only if their KL coefficient is not 0, not by critic errors alone."""
     stage = StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[coef, 0.03], advantage_options={"turn_gamma": 0.0})
     stage = AlgorithmConfig(name="x", advantage=advantage, critic=CriticConfig("shared")).resolve(stage)
     rows = batch([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]], tokens_per_turn=2)
@@ -279,7 +284,7 @@ def test_a_kl_in_the_reward_pays_the_turns_that_it_weighs_and_no_other(advantage
 
 
 def test_dynamic_sampling_does_not_look_at_failed_episodes():
-    """Two of three are right and the third failed: nothing is left to compare."""
+    """A failed episode is no difference: the other two have equal rewards, so the group has no gradient."""
     assert not has_gradient([episode((0.0, 1.0)), episode((0.0, 1.0)), episode((1.0, 0.0), error="x")], SCORE_2)
 
 
@@ -338,4 +343,4 @@ def test_dynamic_sampling_looks_at_every_turn():
 def test_stages_share_the_steps():
     assert stage_spans([1.0, 3.0], 8) == [(0, 2), (2, 8)]
     assert stage_spans([1.0, 1.0, 1.0], 10) == [(0, 3), (3, 7), (7, 10)]
-    assert stage_spans([1.0, 9.0], 1) == [(0, 0), (0, 1)]  # too short a run for its first stage
+    assert stage_spans([1.0, 9.0], 1) == [(0, 0), (0, 1)]  # too short for a step of the first stage

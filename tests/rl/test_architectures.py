@@ -1,4 +1,4 @@
-"""Tiny models of today's architectures through a whole step: right, or refused by name."""
+"""Tiny models of current architectures either sample and train correctly in a whole step, or are refused by name."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tests.rl.architectures import ROWS, save_tiny
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore"),  # transformers' own, about kernels and odd sizes
+    pytest.mark.filterwarnings("ignore"),  # transformers warns of kernels and odd sizes
 ]
 
 

@@ -1,4 +1,4 @@
-"""Attention where heads share keys is that of transformers."""
+"""Attention whose heads share keys computes the same as transformers' attention."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ def test_attention_is_that_of_transformers(n_new, groups, masked, scaling):
     torch.manual_seed(0)
     module = SimpleNamespace(num_key_value_groups=groups, is_causal=True)
     query = torch.randn(5, 2 * groups, n_new, 8)
-    key, value = (torch.randn(5, 2, 20, 8)[:, :, :13] for _ in range(2))  # as in a buffer with room
+    key, value = (torch.randn(5, 2, 20, 8)[:, :, :13] for _ in range(2))  # as in a cache with spare columns
     mask = None
     if masked:
         mask = (torch.arange(13) >= torch.arange(5)[:, None])[:, None, None].expand(5, 1, n_new, 13)

@@ -1,6 +1,6 @@
-"""Does it learn? Two-attempt bandits with production shaping, credit and loss; the policy is a table of logits.
+"""Whether a policy learns: two-attempt bandits with the real shaping, credit and loss; the policy is a table of logits.
 
-These take seconds and show that credit reaches the right turn, which no check of a formula can.
+These tests take seconds and show that credit reaches the right turn, which a check of a formula cannot show.
 """
 
 import pytest
@@ -19,13 +19,13 @@ SECOND_ONLY = named(StageConfig(reward_weights=[0.0, 1.0], kl_coefs=[0.0, 0.0]))
 
 
 def train(algorithm, pays=None, steps=60, n=64):
-    """Two turns of two arms each, with a value per turn; returns P(arm 1) per turn and the values.
+    """Trains on two turns of two arms each, with a value per turn; returns P(arm 1) of each turn and the values.
 
     Args:
-        algorithm: Credit and stages.
-        pays: From the arms ``[n, 2]`` to rewards ``[n, 2]``; by default arm 1 is right at both turns.
-        steps: Optimiser steps.
-        n: Episodes per step.
+        algorithm: Algorithm whose stages and credit assignment are used.
+        pays: Function from arms ``[n, 2]`` to rewards ``[n, 2]``; ``None`` pays 1 for arm 1 at both turns.
+        steps: Number of optimiser steps.
+        n: Number of episodes per step.
     """
     stages = list(algorithm.stages.values())
     logits = torch.zeros(2, 2, requires_grad=True)
@@ -79,7 +79,7 @@ def test_a_negative_bonus_teaches_not_to_correct():
 
 
 def only_if_the_first_was_right(arms):
-    """Turn 2 is paid for what turn 1 did, whatever it does itself."""
+    """Rewards turn 2 for the arm that turn 1 chose, whatever turn 2 chooses itself."""
     return torch.stack([torch.zeros(len(arms)), (arms[:, 0] == 1).float()], dim=1)
 
 
@@ -87,7 +87,7 @@ def only_if_the_first_was_right(arms):
 def test_ppo_credits_the_first_turn_for_what_the_second_one_earns(advantage):
     (first, second), _ = train(ppo(advantage, advantage_options={"turn_gamma": 1.0}), only_if_the_first_was_right)
     assert first > 0.95
-    assert second == pytest.approx(0.5, abs=0.25)  # its own choice earns nothing: it may drift, not be driven
+    assert second == pytest.approx(0.5, abs=0.25)  # its own choice earns nothing, so it may only drift
 
 
 @pytest.mark.parametrize("advantage", ["gae", "turn_gae"])
@@ -111,7 +111,7 @@ def test_every_baseline_learns_both_turns(advantage):
 
 
 def kl_at_the_end(estimator, coef=0.5, steps=400, n=256):
-    """KL(policy || reference) of a bandit of eight arms after training, and at the optimum of reward minus KL."""
+    """KL(policy || reference) of an eight-armed bandit: after training on reward minus KL, and at the exact optimum."""
     reward = torch.linspace(0, 2, 8)
     reference = torch.linspace(1, -1, 8).log_softmax(-1)
     optimum = (reference + reward / coef).log_softmax(-1)

@@ -18,7 +18,8 @@ from tests.helpers import build_trainer, credit, episode, log_step, modchain_con
 
 OPTIONS = {"n_train": 4, "n_validation": 2, "n_test": 2}
 STAGE = StageConfig(reward_weights=[1.0, 1.0], kl_coefs=[0.0, 0.0])
-# Words that the embedded model knows: a quick answer's first word says "right", a worked one's "wrong".
+# Only words that the model in ``models/modchain`` knows: the first word of a quick answer, ``:``, means "right", that
+# of a worked answer, ``#``, means "wrong".
 TEXTS = {"verify": "check", "says_right": ":", "says_wrong": "#", "said": "{words}"}
 
 
@@ -78,7 +79,7 @@ def test_a_verdict_is_compared_with_verdicts_alone(play):
     algorithm = AlgorithmConfig(name="x", stages={"main": STAGE})
     advantages, _ = credit(batch, algorithm, STAGE)
     sums = [[float(advantages[i][batch.turn_ids[i] == k].unique().sum()) for k in range(2)] for i in range(4)]
-    # First attempts are alike; the true verdict beats the false one; a second attempt beats an episode without one.
+    # First attempts are equal; the true verdict beats the false one; a second attempt beats an episode without one.
     assert sums == [[0.0, 1.0], [1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]]
 
 
@@ -89,7 +90,7 @@ def test_a_group_whose_verdicts_differ_has_a_gradient(play):
     assert not has_gradient(differ, STAGE)
     untrue = replace(differ[0], turns=(differ[0].turns[0], replace(differ[0].turns[1], reward=0.0)))
     assert has_gradient([differ[0], untrue], STAGE)
-    assert has_gradient([same[0], play(["WRONG", ":"])[0][0]], STAGE)  # one was not revised
+    assert has_gradient([same[0], play(["WRONG", ":"])[0][0]], STAGE)  # only one of the two was revised
     assert not has_gradient([episode((0.0, 1.0))] * 2, STAGE)
 
 

@@ -1,4 +1,4 @@
-"""Rows of one layout: sampling, supervised steps and the policy gradient, against what can be worked out by hand."""
+"""Rows of one layout: sampling, supervised steps and the policy gradient, against results worked out by hand."""
 
 import copy
 import math
@@ -76,7 +76,7 @@ def test_the_last_tokens_are_learned_and_their_losses_are_the_ones_of_these_plac
     assert learned.tolist() == [[False, False, True, True]] * 2
     of_all = token_losses(model, ids, torch.ones(2, 4, dtype=torch.bool)).reshape(2, 3)
     assert torch.allclose(token_losses(model, *learn_last(ids, 2)).reshape(2, 2), of_all[:, 1:], atol=1e-5)
-    for k in (0, 4):  # nothing to learn, or a first token that nothing predicts
+    for k in (0, 4):  # no token to learn, or the first one, which nothing predicts
         with pytest.raises(ValueError, match=f"k={k}; a row of 4 tokens can learn 1 to 3"):
             learn_last(ids, k)
 
@@ -109,7 +109,7 @@ def test_the_policy_gradient_weighs_logprobs_with_leave_one_out_advantages(model
     by_hand = torch.tensor([1 - 0.25, 0 - 0.75, 0.5 - 0.5, 0.0])
     logs = [
         next_logprobs(model, prompts[:1])[0, action[0]] for action in actions
-    ]  # the end token's own part is added below
+    ]  # the end token's log-prob is added below
     ends = [next_logprobs(model, torch.cat([prompts[i], actions[i, :1]])[None])[0, END] for i in range(2)]
     means = [(logs[0] + ends[0]) / 2, (logs[1] + ends[1]) / 2, logs[2]]
     expected = -sum(a * m for a, m in zip(by_hand, means, strict=False)) / 4

@@ -1,4 +1,4 @@
-"""Runs end where their budget says: sampled episodes, sampled tokens or optimiser steps; probes hold attempts fixed."""
+"""Runs end with their budget of sampled episodes, sampled tokens or optimiser steps; probes fix first attempts."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ def test_a_budget_of_optimiser_steps():
     cfg = modchain_config(algorithm=TWO_STAGES)
     cfg.training = TrainingConfig(updates=8, tasks_per_step=4)
     trainer, _ = build_trainer(cfg)
-    assert run(trainer) == [0, 0, 1, 1]  # two steps a batch
+    assert run(trainer) == [0, 0, 1, 1]  # two optimiser steps per batch
     assert trainer.totals.updates == trainer.n_updates == 8
     assert trainer.totals.episodes == 4 * 16
     assert trainer.totals.responses == 2 * 4 * 16
@@ -97,13 +97,13 @@ def test_offline_budgets():
     assert trainer.totals.episodes == 64
     trainer = offline(TrainingConfig(tokens=2000))
     tokens = [sum(len(turn.action_ids) for e in trainer.collect() for turn in e.turns) for _ in range(2)]
-    assert all(1000 <= n < 1000 + 16 * 4 * 10 for n in tokens)  # a round overdraws by less than 16 groups of 4
+    assert all(1000 <= n < 1000 + 16 * 4 * 10 for n in tokens)  # a round overdraws by less than 16 groups of 4 episodes
     with pytest.raises(ValueError, match="fewer than the rounds"):
         offline(TrainingConfig(updates=1))
 
 
 def test_a_budget_of_tokens_that_nothing_spends_ends_the_run(monkeypatch):
-    """Every episode is broken off before its first token: sampling on would never end."""
+    """If every episode fails before its first token, no token budget is ever spent, so sampling would never end."""
     trainer = offline(TrainingConfig(tokens=2000))
     broken = SimpleNamespace(
         run=lambda plans, temperature: [an_episode((), error="the sandbox is gone") for _ in plans]

@@ -1,4 +1,4 @@
-"""Numbers that no field can have are refused by its key, in every config and in every function's own options."""
+"""Impossible numbers are refused with their key, in every config and in the options of every registered function."""
 
 import math
 from dataclasses import fields, is_dataclass
@@ -78,13 +78,13 @@ LOOKUPS += (GROUP_REWARDS, KEEP_RULES, FEEDBACK, STOP_RULES, BETWEEN, EXECUTORS,
 OPTIONS = {type(lookup.options(name, {})) for lookup in LOOKUPS for name in lookup if not name.startswith("test_")}
 CLASSES = [cls for module in (schema, entry_schema) for cls in vars(module).values() if is_dataclass(cls)]
 CLASSES = list(dict.fromkeys([*CLASSES, PlanConfig, SandboxOptions]))
-CLASSES.remove(entry_schema.ArmsConfig)  # what programs share; each of them checks it with its own
-# By module and name: workers that run the tests in parallel must collect them in the same order.
+CLASSES.remove(entry_schema.ArmsConfig)  # a base class, whose fields are checked with those of each program
+# Sorted by module and name, since workers that run the tests in parallel must collect them in the same order.
 CLASSES += sorted(OPTIONS - {type(None)}, key=lambda cls: (cls.__module__, cls.__qualname__))
 
 
 def numbers(cls):
-    """The numeric fields of a config, and what they hold by default."""
+    """Names and defaults of the numeric fields of a config."""
     default = cls(**BASE.get(cls.__name__, {}))
     for item in fields(cls):
         value = getattr(default, item.name)
@@ -149,14 +149,14 @@ def test_other_values_that_cannot_be(make, message):
         make()
 
 
-# What the schema alone checks, and what packages below this one check by themselves.
+# Left out: configs whose types only OmegaConf's schema checks, and classes of packages with checks of their own.
 TYPED = [cls for cls in CLASSES if cls.__name__ not in ("HubConfig", "PushConfig")]
 TYPED = [cls for cls in TYPED if cls.__module__.split(".")[0] not in ("envs", "rewards")]
 
 
 @pytest.mark.parametrize("cls", TYPED, ids=lambda cls: cls.__name__)
 def test_nothing_but_what_is_declared(cls):
-    """Of python, and of a function's own options, for which OmegaConf has no schema."""
+    """Wrong types are refused even where OmegaConf checks none: in configs made in Python and in function options."""
     base = BASE.get(cls.__name__, {})
     default = cls(**base)
     plain = {name: value for name, value in vars(default).items() if type(value) in (bool, int, float)}

@@ -1,4 +1,4 @@
-"""The controls of self-correction, on the embedded model and on a policy that is known to look at its first attempt."""
+"""The controls of self-correction, with scripted policies that are known to use or ignore their first attempt."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from tests.helpers import build_trainer, modchain_config
 
 
 def rows_of(script, n=10, names=()):
-    """Rows by control, of a scripted policy on the embedded task."""
+    """Episodes of a scripted policy on modchain, and its evaluation rows by control."""
     _, bench = build_trainer(modchain_config())
     tokenizer, renderer = bench.tokenizer, bench.renderer
     engine = ScriptedEngine(script(tokenizer), tokenizer.encode, renderer.end_id)
@@ -49,7 +49,7 @@ def test_each_control_changes_what_stands_before_the_second_attempt():
         return answer
 
     episodes, rows = rows_of(script)
-    # Without feedback nothing is said of the attempt, so there is no error to exchange or to keep.
+    # Without feedback the second prompt names no error, so the controls that exchange or keep an error are not played.
     played = [WITHOUT_FIRST, OTHERS_FIRST, TOLD_VERDICT]
     assert {name: len(found) for name, found in rows.items()} == dict.fromkeys(played, 10)
     assert all(row.arm == "x" and row.seed == 3 for found in rows.values() for row in found)
@@ -69,7 +69,7 @@ def test_each_control_changes_what_stands_before_the_second_attempt():
 
 
 def test_a_policy_that_repeats_its_first_attempt_loses_it_with_it():
-    """It copies what stands before: right where its own attempt was, as right as another's attempt by chance."""
+    """A policy that copies the attempt before it loses its accuracy if that attempt is removed."""
 
     def script(tokenizer):
         def answer(request):
@@ -83,7 +83,7 @@ def test_a_policy_that_repeats_its_first_attempt_loses_it_with_it():
 
     episodes, rows = rows_of(script, n=20)
     own = [episode.turns[-1].reward == 1.0 for episode in episodes]
-    assert [row.correct[-1] for row in rows[OTHERS_FIRST]] == own  # all first attempts are alike
+    assert [row.correct[-1] for row in rows[OTHERS_FIRST]] == own  # all first attempts are equal
     assert any(own)
     assert [row.correct[-1] for row in rows[WITHOUT_FIRST]] != own
 

@@ -1,4 +1,4 @@
-"""Tables of conversations: a file that a person can read, and the dashboards that can show one."""
+"""Tables of conversations, in a readable file and on the dashboards that can show tables."""
 
 import sys
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ def test_a_row_is_a_turn_as_it_was_read_and_said(step):
     rows = conversation_rows(step, 3, bench.tokenizer.decode)
     assert len(rows) == 6
     assert len({row["group"] for row in rows}) == 3, "conversations of different groups"
-    shown = [step.episodes[i] for i in (0, 10, 21)]  # of 32
+    shown = [step.episodes[i] for i in (0, 10, 21)]  # of 32 episodes
     for one, first, second in zip(shown, rows[::2], rows[1::2], strict=True):
         assert [first["attempt"], second["attempt"]] == [1, 2]
         assert first["prompt"].startswith("<|user|>")
@@ -80,7 +80,7 @@ def test_tensorboard_shows_them_as_text(tmp_path):
 
 
 def stand_in(monkeypatch, name, **functions):
-    """A dashboard's package with nothing behind it."""
+    """Replaces a dashboard's package with a stand-in that has the given functions."""
     monkeypatch.setitem(sys.modules, name, SimpleNamespace(**functions, __spec__=SimpleNamespace(), __version__="0"))
     monkeypatch.setattr("importlib.util.find_spec", lambda wanted, *_: wanted)
 
@@ -111,7 +111,7 @@ def test_wandb_and_trackio_get_tables_of_their_own_kind(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_the_real_packages_take_them_offline(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Before the import, when trackio looks where to keep what it is given.
+    # Set before the import, since trackio reads its folder when it is imported.
     for key, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "TRACKIO_DIR": str(tmp_path)}.items():
         monkeypatch.setenv(key, value)
     pytest.importorskip(name)

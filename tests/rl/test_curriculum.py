@@ -1,4 +1,4 @@
-"""Curricula over running pass rates: what is drawn, what is passed over, and that a resumed run draws the same."""
+"""Curricula over running pass rates: which tasks are chosen or skipped, and that a resumed run chooses the same."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ TASKS = [Task(name, name, name) for name in "abcdef"]
 
 
 class Stream(Curriculum):
-    """A curriculum over tasks that come in their order, and the place that it has come to."""
+    """A curriculum over a few tasks that repeat in order, with its current position in this stream."""
 
     def __init__(self, name="pass_rate", options=BAND):
         super().__init__(name, options, lambda position: TASKS[position % len(TASKS)], len(TASKS), seed=0)
@@ -51,7 +51,7 @@ def test_solved_and_hopeless_tasks_are_passed_over_and_counted():
     one.learn([(0, 1.0), (1, 0.0), (2, 0.5), (3, 0.25), (4, 0.9), (5, 0.8)])
     assert drawn(one, 3) == ["c", "d", "f"]
     found = one.metrics()
-    assert found["curriculum/solved_fraction"] == 2 / 6  # a and e of a to f
+    assert found["curriculum/solved_fraction"] == 2 / 6  # tasks a and e
     assert found["curriculum/hopeless_fraction"] == 1 / 6
     assert found["curriculum/pass_rate"] == pytest.approx((0.5 + 0.25 + 0.8) / 3)
     one.learn([(8, 1.0), (9, 0.0), (11, 0.0)])  # c at 0.75, d at 0.125, f at 0.4
@@ -74,7 +74,7 @@ def test_what_is_passed_over_is_looked_at_again_with_the_share_that_was_asked_fo
     one.metrics()
     one.next(500)
     found = one.metrics()
-    # A geometric wait for a chance of 1/4, cut off after a whole pass of six tasks.
+    # The wait for a task is geometric with a chance of 1/4, cut off after a whole pass of six tasks.
     share = 0.25 / (1 - 0.75**7)
     assert 500 / (one.position - 6) == pytest.approx(share, abs=0.03)
     assert found["curriculum/solved_fraction"] == pytest.approx((1 - share) / 2, abs=0.03)
@@ -124,7 +124,7 @@ def test_nonsense_is_refused_by_its_key(options, message):
 
 
 def test_a_run_passes_over_what_a_fixed_policy_always_fails():
-    """The embedded model on a few tasks, at a rate of learning of nothing: only tasks of the band come again."""
+    """With a learning rate near 0 pass rates hardly change, so in the end only tasks within the band are chosen."""
     cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=8), lr=1e-12, episodes=12 * 64)
     cfg.env.options = {"n_train": 16, "n_validation": 5, "n_test": 20}
     cfg.training = replace(
@@ -188,7 +188,7 @@ def test_two_processes_draw_what_one_draws(tmp_path):
 
 
 def test_processes_share_one_stream():
-    """What two processes draw together, learning of each other's groups, is what one process draws."""
+    """Whether pass rates come from one process or from two does not change which tasks are chosen."""
 
     def chosen(shares):
         one, found = Stream(options=BAND | {"explore": 0.3}), []

@@ -1,4 +1,4 @@
-"""Two processes equal one: the same rollout batch, shared out unequally, gives the same update."""
+"""Two processes with unequal parts of a rollout batch make the same update as one process with the whole batch."""
 
 import json
 import os
@@ -65,7 +65,7 @@ ALGORITHMS = {
 
 
 def rollout_batch() -> RolloutBatch:
-    """Twelve episodes of three groups, of very different lengths; written by a generator, not by a policy."""
+    """Twelve random episodes in three groups, of very different lengths; no policy is needed to sample them."""
     generator = torch.Generator().manual_seed(0)
     n_rows, width = 12, 40
     input_ids = torch.randint(4, 20, (n_rows, width), generator=generator)
@@ -93,7 +93,10 @@ def rollout_batch() -> RolloutBatch:
 
 
 def learner_after_one_update(kind: str) -> tuple[Learner, dict[str, float]]:
-    """One update on this process's share: groups 0 and 1 go to the first of two processes, group 2 to the other."""
+    """A learner after one update per epoch on this process's part of the batch, and the metrics of the last update.
+
+    Of two processes, the first gets groups 0 and 1, the second group 2.
+    """
     from rl.backends.policy import load_policy
 
     torch.manual_seed(0)
@@ -103,7 +106,7 @@ def learner_after_one_update(kind: str) -> tuple[Learner, dict[str, float]]:
     cfg.model = ModelConfig(path=str(ROOT / "models" / "modchain"), lora=lora)
     model, _ = load_policy(cfg.model)
     if kind == "lora":
-        with torch.no_grad():  # an update from zero would not reach A
+        with torch.no_grad():  # with B = 0 the update would not change A
             for name, parameter in model.named_parameters():
                 if ".lora_B." in name:
                     parameter.copy_(0.01 * torch.sin(torch.arange(parameter.numel()).view_as(parameter)))
@@ -127,7 +130,7 @@ def free_port() -> int:
 
 
 def run_two(script: str, arguments: list[str], fsdp: bool, cwd: Path = ROOT, status: int = 0) -> None:
-    """Two gloo processes with the environment that ``accelerate launch`` gives them."""
+    """Runs a script in two gloo processes, with the environment variables that ``accelerate launch`` sets."""
     port = str(free_port())
     folder = Path(tempfile.mkdtemp())
     processes, errors = [], [folder / f"stderr{rank}" for rank in range(2)]
@@ -149,7 +152,7 @@ def run_two(script: str, arguments: list[str], fsdp: bool, cwd: Path = ROOT, sta
     try:
         for process in processes:
             process.join(600)
-    finally:  # if one hangs, neither it nor the other outlives the test
+    finally:  # if a process hangs, neither of the two may outlive the test
         for process in processes:
             process.kill()
     said = "\n".join(path.read_text()[-3000:] for path in errors)
@@ -159,7 +162,7 @@ def run_two(script: str, arguments: list[str], fsdp: bool, cwd: Path = ROOT, sta
 
 @pytest.fixture(scope="module", params=[False, True], ids=["ddp", "fsdp2"])
 def updated(request, tmp_path_factory):
-    """What two processes make of one update of every kind; all kinds in the same two."""
+    """Weights and metrics of every kind of algorithm after an update in two processes, which run all kinds in turn."""
     folder = tmp_path_factory.mktemp("updated")
     run_two("tests.rl.two_processes", [str(folder)], request.param)
     return {kind: torch.load(folder / f"{kind}.pt") for kind in ALGORITHMS}
@@ -167,7 +170,7 @@ def updated(request, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", list(ALGORITHMS))
 def test_two_processes_equal_one(kind, updated):
-    """Within 1e-6 in fp32, with episodes of different lengths and different numbers of micro-batches per process."""
+    """Float32 weights agree within 1e-6, although episode lengths and numbers of micro-batches differ by process."""
     before = base_weights()
     learner, alone = learner_after_one_update(kind)
     from rl.backends.weights import full_state
@@ -191,11 +194,11 @@ def base_weights():
 @pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
 def test_a_whole_run_of_two_processes_resumes_exactly(fsdp, tmp_path):
-    """SCoRe with validation, checkpoints and evaluation; then the last step again from the checkpoint before it."""
+    """A SCoRe run that loses its last checkpoint repeats the last step and ends with the same policy, byte for byte."""
     run_two("tests.rl.two_process_run", [str(tmp_path)], fsdp)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["totals"]["episodes"] == 96
-    assert len(read_jsonl(tmp_path / "rows.jsonl")) == 60  # 20 tasks, greedy and two samples, shared out
+    assert len(read_jsonl(tmp_path / "rows.jsonl")) == 60  # 20 tasks, each once greedy and twice sampled
     first = (tmp_path / "policy" / "model.safetensors").read_bytes()
     newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
     shutil.rmtree(newest)
@@ -207,8 +210,11 @@ def test_a_whole_run_of_two_processes_resumes_exactly(fsdp, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
 def test_a_signal_to_one_process_ends_both_at_the_same_step_and_one_process_goes_on(fsdp, tmp_path):
-    """The signal falls into the third of six batches, after the first of its two optimiser steps; then one process has
-    the rows of both, and the run ends as if it had never been more than one."""
+    """A signal to one process stops both after the same optimiser step, and a single process can resume the run.
+
+    The signal is sent in the third of six batches, and the run stops after the first of the batch's two optimiser
+    steps. The single process gets the rows of both and ends as if it had run alone from the start.
+    """
     whole, _ = play(config(TWICE, save_every=1, save_every_updates=1), tmp_path / "whole")
     folder = tmp_path / "two"
     folder.mkdir()
@@ -220,7 +226,7 @@ def test_a_signal_to_one_process_ends_both_at_the_same_step_and_one_process_goes
     rows = [[without_times(row) for row in read_jsonl(path / "metrics.jsonl")] for path in (tmp_path / "whole", folder)]
     assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
     for one, two in zip(*rows, strict=True):
-        # Counts by kind, and rates that nothing was measured for, are equal or not; numbers are near.
+        # Values that are no numbers (counts by kind, null for a rate without data) must be equal, numbers only close.
         exact = [name for name, value in one.items() if not isinstance(value, int | float)]
         assert [two.pop(name) for name in exact] == [one.pop(name) for name in exact]
         assert two == pytest.approx(one, rel=1e-2, abs=1e-4, nan_ok=True)
@@ -250,7 +256,7 @@ def test_kinds_that_are_not_supported_are_refused(monkeypatch):
 
 
 def test_an_error_of_one_process_ends_all_of_them(tmp_path):
-    """The second process's engine fails; the first one would wait for it in the next collective."""
+    """If the engine of the second process fails, the first must stop too, or it would wait in the next collective."""
     run_two("tests.rl.two_process_errors", [str(tmp_path)], fsdp=False)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     stale = second.pop("version")

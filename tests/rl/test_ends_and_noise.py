@@ -1,4 +1,4 @@
-"""What ends an answer, and that nothing random is left in the model that is trained."""
+"""What ends an answer, and that dropout and other noise are off in the model that is trained."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_in_train_mode_a_model_computes_what_it_does_when_it_samples(kind, rates
 
 @pytest.fixture
 def parts():
-    """A random model whose authors list two end tokens, ``9`` and ``check``, beside the template's ``<|end|>``."""
+    """A random model that lists the end tokens ``9`` and ``check`` beside the template's ``<|end|>``; its tokenizer."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer((*"0123456789", "check"), spaced=False)
     model = tiny_llama(tokenizer, 16, 1, 2).eval()
@@ -65,7 +65,7 @@ def test_every_end_token_that_the_model_lists_ends_an_answer(parts):
         assert (answer.finish is Finish.STOP) == (answer.action_ids[-1] in renderer.end_ids)
         last.add(answer.action_ids[-1])
     assert renderer.end_ids < last
-    # In the next prompt every answer ends as the template ends it.
+    # In the next prompt every answer is closed with the template's end token, whichever token ended it.
     prompt = renderer.opening([Message("user", "1")])
     for end in renderer.end_ids:
         longer = renderer.extend(prompt, (end,), [Message("user", "2")])

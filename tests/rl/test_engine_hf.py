@@ -1,4 +1,4 @@
-"""Sampling: seeds decide, batches do not; log-probs are those of the trainer."""
+"""Sampling with transformers: samples depend on seeds and not on batches, and log-probs equal the trainer's."""
 
 import numpy as np
 import pytest
@@ -63,11 +63,11 @@ def test_rows_that_do_not_fit_into_memory_together_are_decoded_after_each_other(
         found |= {completion.request_id: completion.action_ids for completion in done}
     assert sum(sizes) == len(asked)
     assert len(sizes) > 1
-    assert all(n >= 3 for n in sizes[:-1])  # of the longest prompts three fit, of shorter ones more
+    assert all(n >= 3 for n in sizes[:-1])  # three rows of the longest prompts fit, and more of shorter ones
     assert [found[request.id] for request in asked] == together
     monkeypatch.setattr(engine_hf, "BATCH_BYTES", 1)
     engine.submit(asked[:2])
-    assert len(engine.step()) == 1  # one row is always decoded
+    assert len(engine.step()) == 1  # a batch always has at least one row
 
 
 def test_logprobs_are_those_of_a_full_forward_pass(modchain, engine):
@@ -131,7 +131,7 @@ def test_loaded_weights_are_seen_and_stamped(modchain):
 
 
 def test_a_second_turn_reads_only_what_is_new(modchain):
-    """Its tokens and log-probs are those of an engine that reads everything, also in a batch with strangers."""
+    """A second turn gets the samples of an engine that reads everything again, also in a batch with a new prompt."""
     model, _, renderer = modchain
     kept, fresh = (HFEngine(model, renderer.end_ids, renderer.pad_id) for _ in range(2))
     n_read = []
@@ -148,14 +148,14 @@ def test_a_second_turn_reads_only_what_is_new(modchain):
         stranger = Request(100, (*first[0].prompt_ids, 9, 9, 9), 7, 1.0, 3)
         n_read.clear()
         with_memory = complete(kept, [*second, stranger])
-        assert n_read[0] == len(stranger.prompt_ids)  # the stranger is new altogether
+        assert n_read[0] == len(stranger.prompt_ids)  # all of the new prompt has to be read
         third = [
             Request(r.id, r.prompt_ids + c.action_ids + (renderer.end_id,), 7, 1.0, 90 + r.id)
             for r, c in zip(second, with_memory, strict=False)
         ]
         n_read.clear()
         with_memory += complete(kept, third)
-        assert n_read[0] == 2  # the last sampled token and the one behind it
+        assert n_read[0] == 2  # the last sampled token, which was never read, and the token after it
         without = complete(fresh, [*second, stranger]) + complete(fresh, third)
     finally:
         hook.remove()
@@ -172,7 +172,7 @@ def test_what_was_kept_is_forgotten_when_weights_change(modchain):
     engine.load_weights((), 1)
     assert not engine._store.kept
     complete(engine, requests(renderer, n=3))
-    engine.sleep()  # nor do they take memory while the trainer updates
+    engine.sleep()  # stored keys must not take memory while the trainer updates
     assert not engine._store.kept
 
 
@@ -222,7 +222,7 @@ def test_equal_prompts_are_read_once(modchain):
 @pytest.mark.parametrize("equal", [False, True], ids=["different", "in groups"])
 @pytest.mark.parametrize("replays", [False, True])
 def test_what_all_prompts_begin_with_is_read_once(modchain, equal, replays):
-    """Answers and log-probs are those of prompts that are read alone, at the next turn too."""
+    """Answers and log-probs of both turns equal those of prompts that are read alone and in full."""
     model, _, renderer = modchain
     engine = HFEngine(model, renderer.end_ids, renderer.pad_id, replays=replays)
     prefix = (requests(renderer, n=1)[0].prompt_ids * SHARED_PREFIX)[:SHARED_PREFIX]
@@ -241,7 +241,7 @@ def test_what_all_prompts_begin_with_is_read_once(modchain, equal, replays):
             for r, c in zip(asked, together, strict=True)
         ]
         together += complete(engine, second)
-        assert read[0] == (6, 2)  # the last sampled token and the one behind it, whatever was read for all at first
+        assert read[0] == (6, 2)  # the last sampled token and the token after it, as without a common beginning
     finally:
         hook.remove()
     alone = [complete(HFEngine(model, renderer.end_ids, renderer.pad_id), [r])[0] for r in [*asked, *second]]
@@ -270,7 +270,7 @@ def test_columns_are_appended_in_place_and_what_was_seen_stays(engine):
         assert torch.equal(keys, expected[:, :, : 5 + n])
         assert torch.equal(values, -expected[:, :, : 5 + n])
     places = {keys.data_ptr() for keys, _ in held}
-    assert len(places) < 5  # most steps wrote into the room that there was
+    assert len(places) < 5  # most steps wrote into spare columns without a copy
 
 
 def test_selected_rows_go_on_by_themselves(engine):
@@ -296,7 +296,7 @@ def test_shared_keys_are_read_where_they_lie(heads_of_keys, expected, monkeypatc
 
 
 def over_two_turns(engine, renderer, temperature=1.0):
-    """Rows of different length and limit, dropped when done, of which each goes on with what it said."""
+    """Completions of two turns: second prompts contain the first answers; lengths and token limits differ by row."""
     asked = [Request(one.id, one.prompt_ids, 9 + 5 * (one.id % 3), temperature, one.seed) for one in requests(renderer)]
     first = complete(engine, asked)
     then = [
@@ -308,9 +308,9 @@ def over_two_turns(engine, renderer, temperature=1.0):
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_steps_of_a_fixed_shape_sample_the_same(modchain, temperature):
-    """What a GPU captures and replays."""
+    """Steps of a fixed shape, which a GPU captures and replays, sample the same as steps with a growing cache."""
     model, tokenizer, renderer = modchain
-    ends = tokenizer.convert_tokens_to_ids(["3", "7"])  # so that some rows end early, and none at once
+    ends = tokenizer.convert_tokens_to_ids(["3", "7"])  # so that rows end at different steps
     grown, fixed = (HFEngine(model, ends, renderer.pad_id, replays=replays) for replays in (False, True))
     found = [over_two_turns(engine, renderer, temperature) for engine in (grown, fixed)]
     assert fixed._replays.possible
@@ -343,7 +343,10 @@ def test_a_model_that_reads_its_mask_otherwise_decodes_as_before(modchain, monke
 
 @pytest.mark.parametrize("replays", [False, True])
 def test_rows_that_are_done_do_not_leave_the_context(replays):
-    """A row is read on until half of its batch is done; learned positions end with the context."""
+    """Positions of a finished row must stay in the context, though it is decoded until half of its batch is done.
+
+    The model has learned position embeddings, so a position beyond its context would be an error.
+    """
     tokenizer = tiny_tokenizer([str(i) for i in range(9)], spaced=True)
     model = tiny_gpt2(tokenizer, hidden_size=8, n_layers=1, n_heads=2, context=24).eval()
     asked = [Request(0, (5,) * 22, 2, 1.0, 1), Request(1, (5, 6), 22, 1.0, 2), Request(2, (5, 7), 22, 1.0, 3)]
@@ -356,14 +359,14 @@ def test_rows_that_are_done_do_not_leave_the_context(replays):
 
 
 class Recording:
-    """A step whose captures fail in turn."""
+    """A stand-in for a decoding step; each capture raises the next of the given faults, or succeeds at ``None``."""
 
     def __init__(self, *faults):
         self.faults = list(faults)
 
     def record(self, tokens):
         fault = self.faults.pop(0)
-        if isinstance(fault, tuple):  # a capture that is broken by the first fails again at its end
+        if isinstance(fault, tuple):  # an error within a capture makes its end fail too
             try:
                 raise fault[0]
             finally:

@@ -1,4 +1,4 @@
-"""The client of served replicas against made-up ones: when they fail, restart, or hold other weights."""
+"""The client of served vLLM replicas, with fake replicas that fail, restart or hold other weights."""
 
 import json
 import threading
@@ -17,7 +17,7 @@ from tests.helpers import modchain_config
 
 
 class Replica:
-    """Answers every prompt with its own number; can be told to fail or to lose its weights."""
+    """A fake replica that answers every prompt with its own number, and can fail or lose its weights on request."""
 
     def __init__(self, number, end_id):
         self.number, self.loaded, self.failures, self.log = number, "", 0, []
@@ -57,7 +57,7 @@ class Replica:
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A workbench on as many made-up replicas as asked for."""
+    """A function that builds a workbench on ``n`` fake replicas."""
     monkeypatch.setattr(engine_vllm_http.time, "sleep", lambda _: None)
     replicas = []
 
@@ -81,7 +81,7 @@ def requests(n=6):
 
 
 def test_replicas_get_the_weights_before_the_first_sample(served, tmp_path):
-    """They may hold what another run left."""
+    """Replicas may still hold the weights of another run, so they get the run's own before the first sample."""
     bench, replicas = served(2)
     assert all(replica.log[0] == "/collective_rpc" and replica.loaded for replica in replicas)
     answers = complete(bench.engine, requests())
@@ -107,7 +107,7 @@ def test_failures_without_end_are_reported(served):
 
 
 def test_a_restarted_replica_gets_no_requests_until_it_has_the_weights(served):
-    """It would sample from the model that it was started with, and nobody would know."""
+    """Without new weights a restarted replica would sample, unnoticed, from the model that it was started with."""
     bench, (replica,) = served(1)
     replica.failures, replica.loaded = 1, ""
     with pytest.raises(RunStoppedError, match="1 of 1 replica is down"):

@@ -1,4 +1,4 @@
-"""The vLLM engine against the transformers one, on the embedded model: ``make test-vllm``."""
+"""The vLLM engine against the transformers engine, with the model in ``models/modchain``: ``make test-vllm``."""
 
 from copy import deepcopy
 
@@ -18,7 +18,7 @@ pytest.importorskip("vllm")
 
 @pytest.fixture(scope="module")
 def bench():
-    """A workbench whose engine is vLLM; tests put the base's weights back."""
+    """A workbench whose engine is vLLM; a test that changes the weights restores those of the base."""
     from rl.workbench import Workbench
 
     cfg = modchain_config()
@@ -47,7 +47,7 @@ def plans(bench, n=24):
 
 
 def test_logprobs_equal_the_trainers_on_both_turns(bench, hf):
-    """fp32, within 1e-4, at a temperature that is not 1; the first step of training would measure the same gap."""
+    """Float32 log-probs agree within 1e-4 at temperatures 1 and 0.7; training would measure a difference as a gap."""
     from rl.backends.policy import Actor
     from rl.batching import to_rollout_batch
 
@@ -65,7 +65,7 @@ def test_greedy_episodes_are_the_transformers_engines_token_for_token(bench, hf)
     ours = hf.rollout(Split.TRAIN).run(plans(hf), 0.0)
     theirs = bench.rollout(Split.TRAIN).run(plans(bench), 0.0)
     assert [[t.action_ids for t in e.turns] for e in ours] == [[t.action_ids for t in e.turns] for e in theirs]
-    for episode in theirs:  # the second prompt is the first one and the sampled ids, never tokenised again
+    for episode in theirs:  # the second prompt begins with the first and the sampled ids, not tokenised again
         first, second = episode.turns
         seen = first.prompt_ids + first.action_ids
         assert second.prompt_ids[: len(seen)] == seen
@@ -81,7 +81,7 @@ def test_a_requests_seed_decides_its_sample_whatever_else_runs(bench):
 
 
 def test_reloaded_weights_are_in_the_next_sample_and_stamped(bench):
-    """Also with prefix caching: a cached prompt of the old weights must not be used."""
+    """New weights are used from the next sample on: prefix caching must not reuse prompts that the old weights read."""
     asked = requests(bench, temperature=0.0)
     before = complete(bench.engine, asked)
     original = deepcopy(bench.model.state_dict())
@@ -108,7 +108,7 @@ def test_weights_do_not_change_under_running_requests(bench):
 
 
 def test_training_through_vllm_measures_no_gap():
-    """Three updates: were the engine's weights stale, the gap would grow with the first of them."""
+    """The sampler gap stays small over three updates; with stale weights it would grow from the first update on."""
     cfg = modchain_config(episodes=96)
     cfg.engine = EngineConfig(name="vllm", max_batch_size=64)
     trainer, bench = build_trainer(cfg)
@@ -121,7 +121,10 @@ def test_training_through_vllm_measures_no_gap():
 
 
 def test_a_model_with_tied_embeddings_samples_from_its_own_weights(hf, tmp_path):
-    """SmolLM2, Qwen and Llama 3.2 tie them; on a CPU vLLM keeps a packed head that a tied embedding does not reach."""
+    """New weights must reach the output head of a model with tied embeddings, such as SmolLM2, Qwen and Llama 3.2.
+
+    On a CPU vLLM keeps a packed copy of the head, which the weights of a tied embedding would not reach.
+    """
     from rl.backends.policy import Actor
     from rl.batching import to_rollout_batch
     from rl.workbench import Workbench

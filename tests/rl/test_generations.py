@@ -1,4 +1,4 @@
-"""What the next generation learns from, by policy."""
+"""Data that the next generation of a model learns from, for each data policy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What only a GPU shows: ``pytest -m gpu`` on a machine that has one; vLLM's part where it is installed."""
+"""Tests that need a GPU: ``pytest -m gpu`` on a machine with one; vLLM's test runs only if vLLM is installed."""
 
 import importlib.util
 import math
@@ -44,7 +44,7 @@ def test_a_run_on_a_gpu_measures_a_small_gap(fused, precision):
 
 
 def online(tmp_path, name, *overrides):
-    """A whole run of ``experiments.train`` on the GPU: its folder's metrics and the policy's weights."""
+    """Makes a whole run of ``experiments.train`` on the GPU and returns its metrics."""
     from experiments.configs import config
     from experiments.online import run_online
     from rl.tracking import read_jsonl
@@ -96,7 +96,7 @@ def test_replayed_steps_sample_what_the_others_do(modchain):
         held = torch.cuda.memory_reserved()
         grown, replayed = (HFEngine(model, ends, renderer.pad_id, replays=on) for on in (False, True))
         expected = over_two_turns(grown, renderer)
-        for _ in range(30):  # graphs of earlier batches leave their memory
+        for _ in range(30):  # graphs of earlier batches must free their memory
             found = over_two_turns(replayed, renderer)
             for left, right in zip(expected, found, strict=True):
                 assert left.action_ids == right.action_ids
@@ -123,7 +123,7 @@ def test_a_step_that_waits_for_the_device_is_not_captured(modchain, monkeypatch)
             found = over_two_turns(engine, renderer)
         assert [one.action_ids for one in found] == [one.action_ids for one in expected]
         assert torch.cuda.get_sync_debug_mode() == 0
-        torch.cuda.empty_cache()  # refused while a capture goes on
+        torch.cuda.empty_cache()  # raises if a capture is still running
     finally:
         model.to("cpu")
 

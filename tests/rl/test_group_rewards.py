@@ -1,4 +1,4 @@
-"""Rewards that need the whole group: who is paid what, who is masked, and what training makes of it."""
+"""Rewards that need the whole group: what a turn is paid, when it is masked, and how training uses both."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from tests.helpers import batch, build_trainer, credit, episode, log_step, modch
 
 
 def answering(*answers, role="solver"):
-    """An episode of one turn per answer."""
+    """An episode with one turn per answer; ``None`` is a turn without an answer."""
     one = episode([0.0] * len(answers))
     turns = [
         replace(old, role=role, score=Score(0.0, Verdict.NO_ANSWER if answer is None else Verdict.WRONG, answer))
@@ -57,7 +57,7 @@ ATTEMPTS = {"right": ("7", True), "wrong": ("3", False), "other": ("4", False), 
 
 
 def attempting(*kinds):
-    """An episode of one attempt per kind."""
+    """An episode with one attempt of each given kind of ``ATTEMPTS``."""
     one = answering(*(ATTEMPTS[kind][0] for kind in kinds))
     scores = [Score.of(ATTEMPTS[kind][1], ATTEMPTS[kind][0]) for kind in kinds]
     return replace(one, turns=tuple(replace(t, score=score) for t, score in zip(one.turns, scores, strict=True)))
@@ -67,7 +67,7 @@ def attempting(*kinds):
     ("options", "kinds", "expected"),
     [
         ({}, ("wrong", "right"), [0.0, 1.0]),
-        ({}, ("right", "wrong"), [0.0, 0.0]),  # the end is paid, not the best
+        ({}, ("right", "wrong"), [0.0, 0.0]),  # the last attempt is paid, not the best
         ({"wrong": -0.5, "no_answer": -1.0}, ("none", "wrong"), [0.0, -0.5]),
         ({"wrong": -0.5, "no_answer": -1.0}, ("wrong", "none"), [0.0, -1.0]),
         ({"wrong": -1.0, "no_answer": -1.0, "malformed": -0.2}, ("none", "wrong", "none"), [-0.2, 0.0, -1.2]),
@@ -82,7 +82,7 @@ def test_how_an_episode_ends_is_paid_on_its_last_attempt(options, kinds, expecte
 
 
 def talking(*, critics, attempts):
-    """A dialogue of attempts with a critic between them."""
+    """An episode of attempts with critics' turns between them; its turn k has reward k."""
     roles = [role for k in range(max(critics, attempts)) for role in ("solver", f"critic {k}")][: critics + attempts]
     one = episode([float(k) for k in range(len(roles))])
     return replace(one, turns=tuple(replace(t, role=role) for t, role in zip(one.turns, roles, strict=True)))
@@ -90,7 +90,7 @@ def talking(*, critics, attempts):
 
 def test_a_critic_is_paid_what_the_next_attempt_earns_and_the_outcome_is_the_solvers():
     assert paid("critic", [talking(critics=2, attempts=3)]) == [[0.0, 2.0, 2.0, 4.0, 4.0]]
-    assert paid("critic", [talking(critics=1, attempts=1)]) == [[0.0, None]]  # nobody heard it
+    assert paid("critic", [talking(critics=1, attempts=1)]) == [[0.0, None]]  # no attempt follows the critic
     assert paid("outcome", [talking(critics=1, attempts=2)], wrong=-1.0) == [[0.0, 1.0, 1.0]]
 
 
@@ -113,7 +113,7 @@ def test_a_group_reward_that_raises_fails_its_episodes_only():
 
 @GROUP_REWARDS.register("test_every_other")
 def every_other(group):
-    """Pays by the place in the group in half of the groups; says nothing of the others."""
+    """Pays each episode of an even group its place in the group; masks all turns of odd groups."""
     silent = group.group_id % 2 == 1
     episodes = [
         replace(one, turns=tuple(replace(t, reward=0.0 if silent else place, trained=not silent) for t in one.turns))
@@ -132,8 +132,8 @@ def test_a_step_trains_on_what_is_paid_and_says_what_is_masked():
     assert sum(not turn.trained for one in episodes for turn in one.turns) == sum(
         len(one.turns) for one in episodes if one.group_id % 2
     )
-    assert metrics["reward/raw_t1"] == 1.5  # of places 0 to 3, in the groups that are paid
-    assert 0.0 <= metrics["rollout/accuracy_t1"] <= 1.0  # the verifier's verdicts are still there, of all episodes
+    assert metrics["reward/raw_t1"] == 1.5  # mean of the places 0 to 3 in the paid groups
+    assert 0.0 <= metrics["rollout/accuracy_t1"] <= 1.0  # still from the verifier's verdicts on all episodes
     assert token_advantages(step, cfg.training.keep_episodes).keys() == {
         i for i, one in enumerate(episodes[: cfg.training.keep_episodes]) if one.group_id % 2 == 0
     }
@@ -151,7 +151,7 @@ def test_dynamic_sampling_looks_at_the_groups_as_they_are_paid():
 
 @pytest.mark.parametrize("advantage", ["rloo", "grpo", "reinforce", "reinforce_pp"])
 def test_a_masked_turn_is_no_part_of_any_baseline(advantage):
-    """Whatever stands on a masked turn, the others have the advantages that they have without it."""
+    """Whatever the reward of a masked turn, the other turns have the advantages that they have without it."""
     rows = batch([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     masked = torch.tensor([[True, True], [True, True], [True, False], [True, True]])
     algorithm, stage = AlgorithmConfig(name="x"), StageConfig(advantage=advantage)

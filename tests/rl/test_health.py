@@ -1,4 +1,4 @@
-"""Every check finds what it is for in a scripted log, says it once and says when it is over; a good log has none."""
+"""Every health check finds its problem in a scripted log and reports start and end; a healthy log has no finding."""
 
 import re
 from dataclasses import replace
@@ -14,7 +14,7 @@ N = 40
 
 
 def step(i, **changes):
-    """The log of a good run's step: what it learns, it learns slowly."""
+    """Metrics of step ``i`` of a healthy run, which improves slowly; ``changes`` override some of them."""
     risen = i / N
     row = {
         "step": i,
@@ -58,7 +58,7 @@ def validation(i, accuracy=None, **rates):
 
 
 def played(change, checks=None, group_size=8):
-    """Findings of a run whose steps from 10 to 29 are changed, by ``change(step)``."""
+    """Findings in a healthy run of which ``change(step)`` overrides metrics in steps 10 to 29."""
     health = Health(checks or {}, group_size)
     for i in range(N):
         health.add(step(i, **(change(i) if 10 <= i < 30 else {})), i / N)
@@ -120,7 +120,8 @@ def test_every_check_has_its_case_here_and_its_section_in_the_docs():
 
 def test_a_good_run_is_not_spoken_of():
     assert played(lambda i: {}) == []
-    assert played(lambda i: {"data/c_to_c_copied": 0.99, "data/i_to_i_copied": 0.0} if i < 15 else {}) == []  # early on
+    # Copies early in the run are no finding.
+    assert played(lambda i: {"data/c_to_c_copied": 0.99, "data/i_to_i_copied": 0.0} if i < 15 else {}) == []
     assert played(SICK["all_wrong"], group_size=1) == []  # nothing is compared, so no group lacks a signal
     without = {name: float("nan") for name in step(0) if name not in ("step", "stage", "optim/lr")}
     assert played(lambda i: without) == []

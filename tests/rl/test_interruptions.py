@@ -1,4 +1,4 @@
-"""Whatever ends a run, wherever it falls: what was done is kept, said in a sentence, and gone on with exactly."""
+"""However a run is interrupted, and wherever: its work is kept, one sentence gives the reason, it resumes exactly."""
 
 import importlib
 import os
@@ -41,7 +41,7 @@ def whole(tmp_path_factory):
 
 
 def at_call(monkeypatch, where, call, do):
-    """Does something before the given call of a function, named by its module or by its class."""
+    """Calls ``do`` before the given call of a function and before all later calls; ``where`` is the function's path."""
     place, _, name = where.rpartition(".")
     try:
         owner = importlib.import_module(place)
@@ -70,8 +70,8 @@ def signalled():
         ("experiments.arms.play", 2, 1),
         ("experiments.arms.play", 2, 2),
         ("rl.checkpoint.write_tensors", 2, 1),
-        ("rl.checkpoint.write_tensors", 3, 3),  # of the last step
-        ("rl.checkpoint.save_pretrained", 1, 1),  # all is done but the policy
+        ("rl.checkpoint.write_tensors", 3, 3),  # the checkpoint of the last step
+        ("rl.checkpoint.save_pretrained", 1, 1),  # only the policy is left to be written
     ],
 )
 def test_a_signal_costs_nothing_wherever_it_falls(where, call, times, whole, tmp_path, monkeypatch):
@@ -92,15 +92,15 @@ def test_a_signal_costs_nothing_wherever_it_falls(where, call, times, whole, tmp
 @pytest.mark.parametrize(
     ("where", "call"),
     [
-        ("rl.tracking.write_text", 1),  # the identity
+        ("rl.tracking.write_text", 1),  # the run's identity
         ("rl.tracking.write_json", 2),  # metrics.json
         ("rl.tracking.Tracker.episodes", 2),
         ("rl.tracking.Tracker.conversations", 2),
         ("rl.tracking.JsonLines.close", 1),
         ("rl.backends.trackers.Trackers.log", 3),
         ("rl.backends.trackers.Trackers.table", 2),
-        ("experiments.arms.write_jsonl", 1),  # the rows
-        ("experiments.arms.write_jsonl", 2),  # the tasks
+        ("experiments.arms.write_jsonl", 1),  # the evaluation rows
+        ("experiments.arms.write_jsonl", 2),  # the evaluation tasks
     ],
 )
 def test_a_full_disk_is_one_sentence_at_any_file(where, call, whole, tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ def poison(model):
 
 
 def test_a_policy_of_no_numbers_is_neither_evaluated_nor_kept(tmp_path, monkeypatch):
-    """Its greedy answers would all be the same token, and their rates would look like a result."""
+    """Greedy answers of a policy with NaN weights would all be the same token, whose rates would look like a result."""
     build = Workbench.build
 
     def poisoned(*args):
@@ -170,7 +170,7 @@ def test_a_policy_of_no_numbers_is_neither_evaluated_nor_kept(tmp_path, monkeypa
 
 @pytest.mark.parametrize("nonfinite", ["stop", "skip"])
 def test_weights_that_are_lost_on_the_way_stop_the_run_before_its_evaluation(nonfinite, tmp_path, monkeypatch):
-    """With ``skip`` every later step would be left out, and the evaluation would be of nothing."""
+    """With ``nonfinite=skip`` every later step would be skipped, and the evaluation would use NaN weights."""
     sample = Trainer._sample
 
     def spoilt(self, stage):
@@ -189,7 +189,7 @@ def test_weights_that_are_lost_on_the_way_stop_the_run_before_its_evaluation(non
 
 
 def test_adapters_go_on_with_their_own_base_only(tmp_path):
-    """Their checkpoints do not hold the base, so another one behind the same path would be trained on unseen."""
+    """Checkpoints of adapters do not hold the base, so another base under the same path would go unnoticed."""
     cfg = a_run()
     cfg.model.path, cfg.model.lora = str(tmp_path / "base"), LoraConfig(rank=2)
     shutil.copytree(ROOT / "models" / "modchain", cfg.model.path)

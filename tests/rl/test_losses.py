@@ -1,4 +1,4 @@
-"""Losses, with numbers that a reader can check by hand."""
+"""Losses, KL penalties and importance weights against numbers that a reader can check by hand, and against TRL."""
 
 import math
 from unittest.mock import MagicMock
@@ -33,18 +33,18 @@ def logs(*values):
 
 
 def token_weights(turns, normaliser, size=SIZE):
-    """What a token weighs, as the learner reads a normaliser: nothing off the response."""
+    """Weight of each token in the loss: the normaliser's weight, set to 0 off the response as in the learner."""
     return torch.where(turns >= 0, NORMALISERS[normaliser](turns, size), 0.0)
 
 
 def surrogate(loss, logprobs, old, advantages, weights, turns=None, **clip):
-    """A term of the loss, every token a response of the first turn unless said otherwise."""
+    """Evaluates a term of the loss; without ``turns``, every token is a response token of the first turn."""
     turns = torch.zeros(logprobs.shape, dtype=torch.long) if turns is None else turns
     return loss(*loss_inputs(logprobs, old, advantages, turns), weights, **(CLIP | clip))
 
 
 def kl_of(name, logprobs, ref, mask, old=None):
-    """A sampled KL estimate."""
+    """KL estimate at each sampled token; without ``old``, the current policy also counts as the sampling policy."""
     stats, _ = loss_inputs(logprobs, logprobs, logprobs, torch.where(mask, 0, -1))
     reference = stats._replace(logprobs=ref)
     return KLS[name](stats, reference, logprobs.detach() if old is None else old, mask)
@@ -56,8 +56,8 @@ def kl_of(name, logprobs, ref, mask, old=None):
         ("episodes", [[0, 1 / 2, 1 / 2, 1 / 2], [0, 1 / 2, 0, 0]]),
         ("tokens", [[0, 1 / 4, 1 / 4, 1 / 4], [0, 1 / 4, 0, 0]]),
         ("token_budget", [[0, 1 / 20, 1 / 20, 1 / 20], [0, 1 / 20, 0, 0]]),
-        ("episode_mean", [[0, 1 / 6, 1 / 6, 1 / 6], [0, 1 / 2, 0, 0]]),  # 3 tokens and 1, of 2 episodes
-        ("turn_mean", [[0, 1 / 3, 1 / 6, 1 / 6], [0, 1 / 3, 0, 0]]),  # 1, 2 and 1 tokens, of 3 turns
+        ("episode_mean", [[0, 1 / 6, 1 / 6, 1 / 6], [0, 1 / 2, 0, 0]]),  # 3 tokens and 1 token in 2 episodes
+        ("turn_mean", [[0, 1 / 3, 1 / 6, 1 / 6], [0, 1 / 3, 0, 0]]),  # 1, 2 and 1 tokens in 3 turns
     ],
 )
 def test_token_weights_by_hand(normaliser, expected):
@@ -94,7 +94,7 @@ def test_clip_higher_lets_a_rare_token_grow_further():
 
 
 def test_cispo_keeps_the_gradient_of_a_clipped_token():
-    """rho = 2 is cut to 1.28 as a weight: gradient -1.28 A, where PPO's clip gives 0."""
+    """CISPO clips the ratio 2 to a weight of 1.28, so the gradient is -1.28 A; PPO's clip makes the gradient 0."""
     ones = torch.ones(1, 1)
     for loss, expected in ((cispo_loss, -1.28), (clipped_pg_loss, 0.0)):
         logprobs = logs(2.0).requires_grad_()
@@ -115,11 +115,11 @@ def test_gspo_has_one_ratio_per_turn():
 
 
 def test_value_loss_by_hand():
-    # V = 2, R = 1: (2 - 1)^2 / 2; an old value of 0 with clip 0.5 puts V at 0.5: max(1, 0.25) / 2
+    # V = 2, R = 1: (2 - 1)^2 / 2; with an old value of 0, clip 0.5 limits V to 0.5: max(1, 0.25) / 2
     value, zero, one = torch.tensor([[2.0]]), torch.zeros(1, 1), torch.ones(1, 1)
     assert value_loss(value, zero, one, one.bool(), one, clip=0.0).loss.item() == 0.5
     assert value_loss(value, zero, one, one.bool(), one, clip=0.5).loss.item() == 0.5
-    # V = 1, R = 1, but clipped from 0 it is 0.5: the step counts only as far as it may go
+    # V = 1, R = 1: V has no error, but V clipped to 0.5 has one, and the larger error counts: max(0, 0.25) / 2
     assert value_loss(one, zero, one, one.bool(), one, clip=0.5).loss.item() == 0.125
 
 
@@ -150,7 +150,7 @@ def test_an_empty_mask_is_a_loss_of_zero():
 
 
 def test_kl_estimators_by_hand():
-    # policy 1/2, reference 1/4 at the sampled token: r = 1/2
+    # The policy gives the sampled token probability 1/2, the reference 1/4: r = ref / policy = 1/2.
     log_p, log_ref = logs(0.5), logs(0.25)
     mask = torch.tensor([[True]])
     expected = {"k1": math.log(2), "k2": math.log(2) ** 2 / 2, "k3": math.log(2) - 0.5}
@@ -159,9 +159,9 @@ def test_kl_estimators_by_hand():
 
 
 def exact_and_estimated(estimator, old_logits, logits, ref_logits):
-    """KL(policy || reference) of a softmax over a few tokens, and the mean of an estimator over all its samples.
+    """Exact KL(policy || reference) of a small softmax, an estimator's expectation, and the gradients of the two.
 
-    The samples come from the policy of before the update; values and gradients are averaged over it.
+    The expectation is a sum over all tokens that the policy before the update (``old_logits``) can sample.
     """
     logits = logits.clone().requires_grad_()
     logp, ref, old = logits.log_softmax(-1), ref_logits.log_softmax(-1), old_logits.log_softmax(-1)
@@ -182,15 +182,15 @@ REFERENCE = torch.tensor([-0.5, 0.6, 0.2, 1.5], dtype=torch.float64)
 @pytest.mark.parametrize("now", [ON_POLICY, MOVED], ids=["first update", "later update"])
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "full"])
 def test_a_kl_penalty_has_the_gradient_of_the_kl(estimator, now):
-    """In expectation over the samples, on a small softmax, also where the policy has left the one that sampled."""
+    """The expected gradient is the KL's, even after updates have moved the policy away from the one that sampled."""
     exact, estimated, exact_gradient, gradient = exact_and_estimated(estimator, ON_POLICY, now, REFERENCE)
     torch.testing.assert_close(gradient, exact_gradient)
-    if estimator != "k2":  # whose value is biased, which is what its gradient costs
+    if estimator != "k2":  # k2 is biased in value and unbiased in gradient only
         torch.testing.assert_close(estimated, exact)
 
 
 def test_published_estimators_have_other_gradients():
-    """k1 without a weight penalises nothing; k3 without one has the gradient of KL(reference || policy)."""
+    """Without importance weight, k1 has expected gradient 0 and k3 has the gradient of KL(reference || policy)."""
     _, _, exact, gradient = exact_and_estimated("k1_published", ON_POLICY, ON_POLICY, REFERENCE)
     assert gradient.abs().max() < 1e-12 < exact.abs().max()
     _, _, _, gradient = exact_and_estimated("k3_published", ON_POLICY, ON_POLICY, REFERENCE)
@@ -243,28 +243,28 @@ def control_of(**stage):
 
 
 def test_kl_weights_follow_their_targets():
-    """KL above the target by more than 20 %: the weight grows by 2 %; at the target it stays."""
+    """A coefficient grows by 2 % if its KL is more than 20 % above the target, and stays if the KL is at the target."""
     control = control_of(kl_coefs=[0.1, 0.1], kl_targets=[1.0, 1.0])
     control.update([5.0, 1.0], 0.0)
     assert control.coefs == pytest.approx([0.102, 0.1])
     control.update([0.9, 0.0], 0.0)
     assert control.coefs == pytest.approx([0.102 * 0.99, 0.098])
-    control.update([float("nan"), 1.0], 0.0)  # a turn that nobody sampled
+    control.update([float("nan"), 1.0], 0.0)  # nan: no episode sampled the first turn
     assert control.coefs == pytest.approx([0.102 * 0.99, 0.098])
 
 
 def test_a_balanced_first_turn_follows_the_second_turns_advantages():
-    """|A| of turn 2 is 2 and KL of turn 1 is 10: the balance is at 0.2 of it, a tenth of the way is gone per step."""
+    """The first coefficient moves a tenth of the way per step to |A| of turn 2 over KL of turn 1, here 2 / 10."""
     control = control_of(kl_coefs=[0.1, 0.01], kl_balance=1.0)
     control.update([10.0, 0.1], 2.0 / 10.0)
     assert control.coefs == pytest.approx([0.1 + 0.1 * (0.2 - 0.1), 0.01])
     for _ in range(200):
         control.update([1e-9, 0.1], 2.0 / 1e-9)
-    assert control.coefs[0] == pytest.approx(10.0)  # a factor of 100 is the limit
+    assert control.coefs[0] == pytest.approx(10.0)  # limited to 100 times its initial value
 
 
 def test_a_balance_does_not_jump_while_the_policy_is_still_the_reference():
-    """The KL of the first step is 0 up to rounding: no coefficient follows from it, and none from one small KL."""
+    """A KL near 0, as in the first steps, gives huge targets, so a KL of 0 is ignored and any other step is capped."""
     control = control_of(kl_coefs=[0.3, 0.03], kl_balance=1.0)
     control.update([0.0, 0.0], math.nan)
     assert control.coefs[0] == 0.3
@@ -279,7 +279,7 @@ def test_fixed_kl_weights_stay():
 
 
 def test_importance_weights_by_hand():
-    # ratios trainer / sampler: 2, 1/2, 4 on the response; the first token is a prompt's
+    # The ratios trainer / sampler on the response are 2, 1/2 and 4; the first token belongs to the prompt.
     old, sampler = logs(9.0, 2.0, 0.5, 4.0), logs(1.0, 1.0, 1.0, 1.0)
     mask = torch.tensor([[False, True, True, True]])
     gap = torch.where(mask, old - sampler, 0.0)
@@ -287,7 +287,7 @@ def test_importance_weights_by_hand():
     assert weights.tolist() == [[1.0, 2.0, 0.5, 3.0]]  # 4 is cut to 3
     assert metrics["policy/importance_capped"].value == pytest.approx(1 / 3)
     assert metrics["policy/importance_weight"].value == pytest.approx(5.5 / 3)
-    # the whole episode: 2 * 1/2 * 4 = 4
+    # "sequence" uses one ratio for the whole episode: 2 * 1/2 * 4 = 4.
     weights, _ = IMPORTANCE["sequence"](gap, mask, cap=10.0)
     torch.testing.assert_close(weights, torch.tensor([[1.0, 4.0, 4.0, 4.0]]))
     weights, _ = IMPORTANCE["sequence"](gap, mask, cap=3.0)
@@ -295,7 +295,7 @@ def test_importance_weights_by_hand():
 
 
 def test_the_off_policy_mask_drops_bad_turns_that_the_policy_has_left():
-    # Both turns have drifted by 1 nat per token; only the one with a negative advantage goes.
+    # Both turns have drifted by 1 nat per token; only the turn with a negative advantage is dropped.
     turns = torch.tensor([[-1, 0, 0, 1]])
     logprobs, sampler = torch.full((1, 4), -2.0), torch.full((1, 4), -1.0)
     advantages = torch.tensor([[0.0, -1.0, -1.0, 1.0]])
@@ -315,10 +315,10 @@ def test_the_off_policy_mask_drops_bad_turns_that_the_policy_has_left():
 )
 @pytest.mark.parametrize("weighted", [False, True])
 def test_our_group_losses_are_trls(loss_type, level, normaliser, weighted):
-    """TRL's own ``GRPOTrainer._compute_loss`` on the same log-probs: equal values and gradients.
+    """Our losses have the value and gradient of TRL's ``GRPOTrainer._compute_loss`` on the same log-probs.
 
-    With and without its correction of the KL. It weights the KL of GSPO by the ratio of the sequence, we by that of the
-    token, so there only the published form is compared.
+    ``weighted`` switches on TRL's bias correction of the KL. For GSPO, TRL then weights the KL by the ratio of the
+    sequence and we by the ratio of the token, so only the published KL without weight is compared.
     """
     if weighted and level == "sequence":
         pytest.skip("weighted otherwise")
@@ -342,7 +342,7 @@ def test_our_group_losses_are_trls(loss_type, level, normaliser, weighted):
 
 
 def trl_loss(loss_type, level, logprobs, old, ref, advantages, mask, weighted):
-    """TRL's loss with the forward pass replaced by given log-probs; what it logs goes nowhere."""
+    """TRL's loss on given log-probs instead of a forward pass; the mocked trainer swallows everything it logs."""
     from trl import GRPOTrainer
 
     trainer = MagicMock()

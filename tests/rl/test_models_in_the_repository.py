@@ -1,4 +1,4 @@
-"""The tiny bases are what the README says they are."""
+"""The tiny base models in ``models/`` are about half right and do not correct themselves, though a rare mode could."""
 
 import random
 
@@ -41,7 +41,7 @@ def test_the_base_is_half_right_and_does_not_correct_itself(toy):
 
 
 def test_modchains_good_mode_is_within_the_base_and_rare(modchain):
-    """Worked answers after ``check``: about 0.1 % of samples, about 85 % right."""
+    """After ``check``, worked answers are about 0.1 % of the samples, and about 85 % of them are right."""
     model, tokenizer, renderer = modchain
     taskset = envs.make("errata/modchain-v1").taskset
     tasks = taskset.load(Split.TEST)[:300]
@@ -73,7 +73,7 @@ DRAFTS = {
 
 @pytest.mark.parametrize("toy", ["repair", "mend"])
 def test_mending_is_within_the_base_and_rare(toy):
-    """``fix`` after what an attempt came to: 1 to 2 % of samples; what is mended is nearly always right."""
+    """Told the result of its attempt, the base writes ``fix`` in 1 to 2 % of samples; nearly all fixes are right."""
     model, tokenizer = load_policy(ModelConfig(path=str(ROOT / "models" / toy)))
     renderer, vocabulary = Renderer(tokenizer), tokenizer.get_vocab()
     taskset, corpus = envs.make(f"errata/{toy}-v1").taskset, CORPORA[toy]()

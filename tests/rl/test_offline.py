@@ -1,4 +1,4 @@
-"""The rules keep what they say, token for token, and fine-tuning learns it."""
+"""Offline rules keep exactly the tokens that they promise, and fine-tuning learns these tokens."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -44,7 +44,8 @@ def test_pairs_of_a_task_are_capped_and_plus_adds_right_to_right():
 
 
 def test_relabelling_answers_every_state_with_a_right_attempt():
-    # Task a: a wrong then right episode and one all wrong: turn 1's right answer is borrowed from turn 2, 11 21.
+    # Task a has an episode that ends right and one that is always wrong. No first attempt is right, so first turns
+    # are answered with the right second attempt, 11 21.
     episodes = [episode((0.0, 1.0)), episode((0.0, 0.0)), episode((0.0, 0.0), task_id="hopeless")]
     rows = keep_relabelled(episodes, 0, list, per_task=8)
     assert len(rows) == 4  # two states of each turn of the solvable task, none of the other
@@ -72,7 +73,7 @@ def test_relabelling_prefers_answers_of_the_same_turn():
     ],
 )
 def test_right_first_attempts_that_end_an_episode_answer_for_others(name, options, expected):
-    """As where the environment stops when right: three right at once, one mended, one never."""
+    """Episodes that end with a right first attempt, as with ``stop_rule=on_correct``, still provide right answers."""
     episodes = [episode((1.0,))] * 3 + [episode((0.0, 1.0)), episode((0.0, 0.0))]
     assert len(KEEP_RULES.bind(name, options)(episodes, 0, list)) == expected
 
@@ -167,7 +168,7 @@ def test_rounds_restart_from_the_base_and_spend_the_budget():
 
 
 def test_iterated_fine_tuning_goes_on_from_the_current_model():
-    """With restart the second round loads the base first; without, it starts where the first ended."""
+    """With ``restart`` the second round loads the base first; without it, training continues from the first round."""
     for restart in (True, False):
         cfg = sft_config(
             rule="star",
@@ -211,7 +212,7 @@ class LongOptions:
 
 @KEEP_RULES.register("test_long_firsts", options=LongOptions)
 def long_firsts(episodes, seed, encode, *, least):
-    """First attempts of at least so many tokens."""
+    """First attempts of at least ``least`` tokens."""
     firsts = [one.turns[0] for one in episodes if not one.failed]
     return [SFTRow.from_turn(one.prompt_ids, one.action_ids) for one in firsts if len(one.action_ids) >= least]
 

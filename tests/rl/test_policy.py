@@ -1,4 +1,4 @@
-"""The policy module: heads, adapters, checkpointed activations, and weights on their way in and out."""
+"""The policy module: heads, adapters, gradient checkpointing, shared prompts, loading and saving of weights."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def model_with_lora(rank=4, seed=0):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_fused_head_equals_the_plain_one(temperature):
-    """TRL's head: log-probs, entropy, values and the gradient of all of it."""
+    """TRL's fused head gives the log-probs, entropies, values and gradients of the plain head."""
     batch, results = rollout_batch(), []
     for fused in (None, temperature):
         model, _ = load_policy(ModelConfig(path=PATH))
@@ -62,7 +62,10 @@ def test_the_fused_head_cannot_give_whole_distributions():
 
 @pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"fused_head": True}])
 def test_saving_memory_does_not_change_the_update(changes):
-    """Adam blows the last bits of a gradient near zero up to a whole step, so directions are compared."""
+    """Memory-saving options leave the direction of the update unchanged.
+
+    Single parameters may differ: Adam turns even the rounding error of a gradient near 0 into a full step.
+    """
 
     def change_of_a_step(**optim):
         trainer, bench = build_trainer(modchain_config(**optim))
@@ -75,7 +78,7 @@ def test_saving_memory_does_not_change_the_update(changes):
 
 
 def test_values_are_read_before_the_token_and_start_at_zero():
-    """A value may not look at the token that it is the baseline of."""
+    """A value must not depend on the token whose baseline it is; before training it is 0."""
     model, _ = load_policy(ModelConfig(path=PATH))
     for module, read in (
         (Actor(model, value_head=True), lambda m, b: m(b, 1.0).values),
@@ -140,7 +143,7 @@ def test_adapters_are_merged_into_what_the_engine_and_the_disk_get(tmp_path):
 
 
 def test_an_engine_beside_sharded_weights_samples_the_merged_adapters():
-    """Its copy has no adapters; what is published is the sum."""
+    """With sharded weights the engine's copy has no adapters, so the published weights must contain them."""
     from rl.backends.engines import ENGINES
     from rl.rendering import Renderer
     from rl.rollout import complete
@@ -170,7 +173,7 @@ def test_only_adapters_are_trained_and_the_base_costs_no_copy():
     cfg.model = ModelConfig(path=PATH, lora=LoraConfig(rank=4))
     trainer, bench = build_trainer(cfg)
     before = {name: p.detach().clone() for name, p in bench.model.named_parameters()}
-    for _ in range(2):  # B starts at zero, so A moves from the second step on
+    for _ in range(2):  # adapter matrix B starts at 0, so A moves from the second step on
         metrics, _ = log_step(trainer)
     moved = {name for name, p in bench.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved
@@ -220,7 +223,7 @@ def test_layers_to_shard_are_the_transformer_blocks():
 
 
 def test_bf16_autocast_keeps_float32_weights_and_stays_near():
-    """On a CPU bfloat16 is slow, but it is the same code."""
+    """bf16 autocast changes an update only slightly and keeps float32 weights; a CPU runs the same code, but slowly."""
     cfg = modchain_config()
     model, _ = load_policy(cfg.model)
     results = []
@@ -238,7 +241,7 @@ def test_bf16_autocast_keeps_float32_weights_and_stays_near():
 
 
 def group_batch(n_groups=3, group_size=4):
-    """Rows whose groups share a prompt; prompts and responses of different lengths."""
+    """A batch in which the rows of a group have the same prompt; lengths of prompts and responses differ."""
     batch = rollout_batch()
     for row in range(n_groups * group_size):
         owner = row // group_size * group_size
@@ -252,13 +255,13 @@ def group_batch(n_groups=3, group_size=4):
 
 
 def count_tokens(counts):
-    """A hook that notes how many tokens a model is called with."""
+    """A forward hook that appends the number of input tokens of each call to ``counts``."""
     return lambda _, __, kwargs: counts.append(kwargs["input_ids"].numel())
 
 
 @pytest.mark.parametrize("value_head", [False, True])
 def test_prompts_that_rows_share_are_read_once_with_the_same_result(value_head):
-    """Log-probs, values and the gradient of every parameter, against reading every row whole."""
+    """Reading a group's prompt once gives the log-probs, values and gradient that reading every row whole gives."""
     batch, results, n_tokens = group_batch(), [], []
     for share in (False, True):
         model, _ = load_policy(ModelConfig(path=PATH))
@@ -282,7 +285,7 @@ def test_prompts_that_rows_share_are_read_once_with_the_same_result(value_head):
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("value_head", [False, True])
 def test_rows_that_are_the_same_are_read_once_with_the_same_result(value_head, share):
-    """Rows of one text, but for one that trains other turns of it; what each row has of its own stays its own."""
+    """Reading rows with equal tokens once changes no result, even if one of the rows is trained on fewer tokens."""
     batch, results, n_tokens = group_batch(), [], []
     for row in (1, 2, 3, 5):
         for name in ("input_ids", "attention_mask", "response_mask", "turn_ids"):

@@ -1,4 +1,4 @@
-"""Large layers compute with oneDNN: the same numbers, gradients and files, packed or not."""
+"""Large layers that compute with oneDNN give torch's results, gradients and state, with packed weights or not."""
 
 from copy import deepcopy
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def layers():
-    """A large layer of either kind, and a small one."""
+    """Two equal pairs of a large and a small layer, the first pair with oneDNN."""
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(512, 768), nn.Linear(768, 8))
     ours = deepcopy(plain)

@@ -1,4 +1,4 @@
-"""Conversations from elsewhere: verified here, learned from, evaluated; what cannot be read is named by line."""
+"""Conversations from other sources are verified here, learned from and evaluated; unusable lines are named."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ def env():
 
 
 def said(task, *texts, **more):
-    """A conversation of another framework, whose requests are not ours."""
+    """A conversation from another framework, whose requests for another attempt differ from the environment's."""
     messages = [{"role": "user", "content": task.question}]
     for text in texts:
         messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "look again, please"}]
@@ -45,7 +45,7 @@ def write(path, rows):
 def test_verdicts_are_computed_here_and_requests_are_ours(env, modchain, tmp_path):
     first, second = env.tasks[:2]
     rows = [
-        said(first, wrong(first), right(first), reward=0.0),  # what the file thinks of it does not count
+        said(first, wrong(first), right(first), reward=0.0),  # the file's own reward must not count
         said(second, right(second)),
         {"task_id": second.id, "messages": [{"role": "assistant", "content": "words that it has no token for"}]},
     ]

@@ -1,4 +1,4 @@
-"""What reaches nothing, or spends something else than was asked for, is refused by its key or said beforehand."""
+"""Settings without effect, or with another effect than they name, are refused by key or reported before the run."""
 
 import math
 import re
@@ -89,9 +89,9 @@ def test_what_reaches_nothing_is_refused_by_its_key(make, message):
 @pytest.mark.parametrize(
     "given",
     [
-        {"stages": named(NO_KL)},  # as dapo, whose kl is the default
-        {"stages": named(NO_KL, StageConfig()), "kl": "full"},  # one stage is held
-        # What a preset or a tuned file set, and weights or a kind given beside it made idle, is said.
+        {"stages": named(NO_KL)},  # as in dapo, whose kl is the default
+        {"stages": named(NO_KL, StageConfig()), "kl": "full"},  # the second stage has a KL
+        # Settings of a preset or a tuned file that other settings make idle are reported and not refused.
         {"stages": named(NO_KL), "kl": "full", "kl_options": {}},
         {"stages": named(NO_KL), "kl": "k1_published"},
         {"stages": named(StageConfig(), StageConfig(kl_coefs=[0.0, 0.0], reference="previous"))},
@@ -213,7 +213,7 @@ def test_sizes_that_do_not_fit_each_other_are_refused_with_numbers(make, message
 
 
 def test_sizes_that_just_fit_are_taken():
-    in_two = {"stages": {"a": StageConfig(share=3.0), "b": StageConfig()}}  # the first one has a step after the warm-up
+    in_two = {"stages": {"a": StageConfig(share=3.0), "b": StageConfig()}}  # stage a has a step after the warm-up
     fits = [online({"episodes": 128}, **CRITIC, **in_two), online(critic=CriticConfig("none", warmup_steps=9))]
     fits += [online({"episodes": 96}, **CRITIC), online({"episodes": 96}, **WARM), online({"episodes": 32})]
     fits += [online({"updates": 4}, minibatches=4), online({"tokens": 99}, **CRITIC), online({"tokens": 99}, **WARM)]
@@ -327,12 +327,15 @@ def test_evaluations_say_what_they_have_no_use_for():
 
 @pytest.mark.parametrize(("third", "balance"), [((0.0, 0.0), 0.2), ((4.0, 1.0), 0.3)])
 def test_a_balance_weighs_turns_as_the_loss_does(third, balance):
-    """|A| of a turn that 2 of 8 episodes played is 8 in sum; KL of the first turn, which all played, is 40."""
+    """The balance divides sums over the batch, so a turn that only 2 of 8 episodes played weighs as in the loss.
+
+    Summed |A| is 8 at turn 2 and 0 or 4 at turn 3; summed KL of turn 1 is 40.
+    """
     table = {"gap": (0.0, 1.0), "kl 0": (40.0, 8.0), "kl 1": (1.0, 2.0), "kl 2": (0.0, third[1])}
     table |= {"advantage 0": (9.0, 8.0), "advantage 1": (8.0, 2.0), "advantage 2": third}
     parts = [{name: torch.tensor(pair, dtype=torch.float64) for name, pair in table.items()}]
     one = SimpleNamespace(control=SimpleNamespace(coefs=[0.1] * 3), _distributed=SimpleNamespace(sum=lambda x: x))
     found = Learner.measured(one, parts)
-    assert found.balance == pytest.approx(balance)  # and no nan of the turn that nobody played
+    assert found.balance == pytest.approx(balance)  # not nan, though no episode may have played turn 3
     assert found.kl[0] == 5.0
     assert math.isnan(found.advantage[2]) == (third == (0.0, 0.0))

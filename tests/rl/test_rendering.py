@@ -1,4 +1,4 @@
-"""Append-only rendering, and the probe that refuses templates that break it."""
+"""Rendering only appends to a prompt, and templates that would rewrite earlier turns are refused."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def tokenizer(template=None):
 def test_turns_are_appended_as_sampled():
     renderer = Renderer(tokenizer())
     prompt = renderer.opening([Message("user", "1 2")])
-    # The tokenizer would never write the single digits 3, 4 after rendering "34" another way; ids stay as sampled.
+    # Ids stay as sampled; rendering the conversation again could tokenise the answer differently.
     action = (*renderer.tokenizer.encode("34"), renderer.end_id)
     longer = renderer.extend(prompt, action, [Message("user", "check")])
     assert longer[: len(prompt) + len(action)] == prompt + action

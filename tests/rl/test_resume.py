@@ -1,4 +1,4 @@
-"""Interrupted and resumed is uninterrupted, bit for bit, wherever the interruption falls."""
+"""A run that is interrupted anywhere and resumed ends like an uninterrupted run, bit for bit."""
 
 import os
 import random
@@ -43,8 +43,10 @@ from tests.rl.resuming import (
     ids=lambda one: one.name,
 )
 def test_every_checkpoint_leads_to_the_same_weights(algorithm, tmp_path):
-    """6 steps are 6 steps with an interruption after any checkpoint: between steps, between two optimiser steps of one
-    rollout batch, between stages."""
+    """A run resumed from any checkpoint ends with the weights and metrics of an uninterrupted run.
+
+    Checkpoints fall between steps, between two optimiser steps of one rollout batch, and between stages.
+    """
     cfg = config(algorithm, save_every=1, save_every_updates=1)
     expected, written = play(cfg, tmp_path / "whole")
     assert expected is not None
@@ -62,7 +64,7 @@ def test_every_checkpoint_leads_to_the_same_weights(algorithm, tmp_path):
 
 
 def test_checkpoints_fall_inside_batches_and_between_stages(tmp_path):
-    """So that the test above tests what it says."""
+    """Some checkpoints do fall inside a batch and between stages, so that the test above covers these cases."""
     _, written = play(config(SCORE, save_every=1, save_every_updates=1), tmp_path)
     steps = [tuple(map(int, name.split("_"))) for name in written]
     assert (0, 1) in steps  # after the first of two optimiser steps of the first batch
@@ -79,7 +81,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
 
 
 def test_the_test_can_fail(tmp_path):
-    """Another seed gives other weights: equality is not for free."""
+    """Another seed gives other weights, so equal weights in the other tests mean something."""
     first, _ = play(config(SCORE), tmp_path / "a")
     second, _ = play(replace(config(SCORE), seed=1), tmp_path / "b")
     assert not torch.equal(first, second)
@@ -99,7 +101,7 @@ def test_only_the_last_checkpoints_are_kept_and_nothing_else_is_counted(tmp_path
     others = ["000000_00000000.old", "999999_99999999", "notes.txt", "zz_mine"]
     for name in others:
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    for name in ("notes.txt", "999999_99999999"):  # a file, whatever its name
+    for name in ("notes.txt", "999999_99999999"):  # a file is no checkpoint, whatever its name
         (tmp_path / "checkpoints" / name).rmdir()
         (tmp_path / "checkpoints" / name).write_text("mine")
     _, written = play(config(SCORE, save_every=1, keep_last=3), tmp_path)
@@ -196,7 +198,7 @@ def test_validation_may_not_change_where_it_chooses_the_policy():
 
 
 def test_more_episodes_go_on_where_the_run_was(tmp_path):
-    """Six steps and then six more are twelve."""
+    """A finished run of six steps that is given a budget of six more equals a run of twelve steps."""
     play(changed(constant(SIMPLE), "training.episodes", 192), tmp_path / "whole")
     whole = read_jsonl(tmp_path / "whole" / "metrics.jsonl")
     play(changed(constant(SIMPLE), "training.save_every", 1), tmp_path / "more")
@@ -229,7 +231,7 @@ def test_other_contents_behind_the_same_names_are_refused_by_name(tmp_path):
     assert "model file model.safetensors" in refused()
     weights.write_bytes(before)
     Identity.of(cfg, "train", content_of(cfg)).refuse(stored)
-    cfg.model.path = str(ROOT / "models" / "modchain")  # the same model elsewhere is the same model
+    cfg.model.path = str(ROOT / "models" / "modchain")  # the same files under another path are the same model
     Identity.of(cfg, "train", content_of(cfg)).refuse(stored)
     other = replace(stored, content=stored.content | {"training tasks": "others"})
     with pytest.raises(ResumeError, match="training tasks"):
@@ -281,8 +283,10 @@ def test_task_hashes_see_the_content_and_the_order():
 
 @pytest.mark.slow(80)
 def test_twenty_kills_end_in_the_same_weights(tmp_path):
-    """``kill -9`` at 20 random moments of a run, each time resumed with ``resume=auto``: the final policy is the
-    uninterrupted one, byte for byte."""
+    """A run that is killed (``kill -9``) at 20 random moments and resumed each time ends with the same policy.
+
+    Policy and metrics are compared with those of an uninterrupted run, the policy byte for byte.
+    """
     whole = tmp_path / "whole"
     programs.start(long_run, whole).join()
     assert (whole / "done").exists()
@@ -294,7 +298,7 @@ def test_twenty_kills_end_in_the_same_weights(tmp_path):
             started.unlink(missing_ok=True)
             while not started.exists() and process.is_alive():
                 time.sleep(0.01)
-            for _ in range(rng.randrange(3)):  # checkpoints, not seconds: the run must not end before its kills
+            for _ in range(rng.randrange(3)):  # count checkpoints, as the run could end before 20 kills
                 seen = newest(folder)
                 while newest(folder) == seen and process.is_alive():
                     time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Episodes from scripted engines: token-exact, failures as values."""
+"""Rollouts with scripted engines: prompts are exact token by token, and failures become values of their episodes."""
 
 import pytest
 
@@ -73,14 +73,14 @@ def test_a_crash_of_the_verifier_is_an_error_not_a_reward(play):
     assert episode.truncated
     assert "the verifier broke" in episode.error
     assert len(episode.turns) == 1
-    assert EvalRow.of(episode, "a", 0, "greedy", 0, 2).broken_by == episode.error  # its row says why
+    assert EvalRow.of(episode, "a", 0, "greedy", 0, 2).broken_by == episode.error  # the row gives the reason
 
 
 def test_answers_are_cut_to_the_room_that_is_left_and_an_episode_without_room_ends_with_what_it_has(play):
     (whole,), engine = play([": 1", ": 7"])
     first, second = engine.requests
     starts = [len(request.prompt_ids) for request in engine.requests]
-    # One token short of the second limit, and of the first one.
+    # Contexts that are one token too short for the limit of the second answer, then for that of the first.
     (less,), engine = play([": 1", ": 7"], context=starts[1] + second.max_new_tokens - 1)
     assert [r.max_new_tokens for r in engine.requests] == [first.max_new_tokens, second.max_new_tokens - 1]
     assert less == whole
@@ -90,7 +90,7 @@ def test_answers_are_cut_to_the_room_that_is_left_and_an_episode_without_room_en
     (early,), _ = play([": 1", ": 7"], context=starts[1])
     assert (early.stop_reason, early.terminated, early.failed) == (StopReason.CONTEXT_FULL, True, False)
     assert early.turns == whole.turns[:1]
-    # No room for any: there is nothing to count.
+    # No room for a first attempt: the episode has failed.
     (none,), _ = play([": 1", ": 7"], context=starts[0])
     assert (none.stop_reason, none.failed, none.turns) == (StopReason.CONTEXT_FULL, True, ())
 
@@ -110,7 +110,7 @@ def test_metrics_leave_failed_episodes_out(play):
     episodes, _ = play([": 1", ": 2", ": 9", ": 8"], n=2)
     metrics = rollout_metrics(episodes, 2, Distributed(cpu=True))
     assert len(to_groups(episodes)) == 2
-    assert metrics["rollout/accuracy_t2"] == 1.0  # of the one that was verified
+    assert metrics["rollout/accuracy_t2"] == 1.0  # of the verified episode alone
     assert metrics["reward/raw_t1"] == 0.0
 
 
@@ -127,7 +127,7 @@ def test_a_chat_templates_text_is_what_the_policy_reads(modchain):
 
 
 def test_a_streaming_engine_decodes_while_others_are_verified(modchain):
-    """With slow verifiers in other processes the engine goes on; what is sampled is the same as without."""
+    """A streaming engine continues to decode while slow verifiers run, and samples the same as without streaming."""
     import threading
     import time
 

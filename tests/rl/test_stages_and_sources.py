@@ -1,4 +1,4 @@
-"""What a step is made of: stages, references, replaced groups, first attempts of the base."""
+"""Parts of a training step: stages, references, replaced groups, and first attempts that the base sampled."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def test_the_three_turn_variant_plays_two_then_three_attempts():
 
 
 def test_a_stage_is_held_to_the_reference_that_it_names():
-    """At its first step a stage with ``previous`` has no KL at all; with ``base`` it has what training made of it."""
+    """A stage with ``reference=previous`` starts at a KL of 0; with ``base`` it starts at the KL reached so far."""
     for reference in (PREVIOUS, BASE):
         stages = named(StageConfig(kl_coefs=[0.01, 0.01]), StageConfig(kl_coefs=[0.3, 0.3], reference=reference))
         cfg = modchain_config(
@@ -137,7 +137,7 @@ def test_a_critic_warms_up_before_the_policy_moves():
     trainer.train_step()
     assert torch.equal(weights(bench.model), before)
     assert first["critic/loss"] > 0
-    assert trainer.learner.control.coefs == [0.1, 0.1]  # the KL is 0 because nothing moved, not because of its weight
+    assert trainer.learner.control.coefs == [0.1, 0.1]  # a KL of 0 during warm-up must not adapt the coefficients
     trainer.train_step()
     assert trainer.learner.control.coefs != [0.1, 0.1]
     assert not torch.equal(weights(bench.model), before)
@@ -163,14 +163,14 @@ def test_a_schedule_ends_where_the_budget_does_when_groups_are_replaced():
     )
     trainer, _ = build_trainer(cfg)
     rates = [metrics["optim/lr"] for metrics, _ in run_to_the_end(trainer)]
-    assert len(rates) < 12  # replaced groups were counted
+    assert len(rates) < 12  # replaced groups count towards the budget
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == 1e-3
-    assert rates[-1] < 0.25e-3  # the last batch begins where a quarter of the budget is left at most
+    assert rates[-1] < 0.25e-3  # the last batch begins with at most a quarter of the budget left
 
 
 def test_kl_may_be_taken_off_the_reward():
-    """The gradient then reaches the policy through advantages alone, and the KL is still measured."""
+    """With ``kl_in_reward`` the KL acts through the advantages instead of the loss, and it is still measured."""
     seen = {}
     for where in (False, True):
         stages = named(StageConfig(kl_coefs=[1.0, 1.0]))
@@ -192,18 +192,18 @@ def test_kl_may_be_taken_off_the_reward():
     ],
 )
 def test_a_critic_learns_to_predict(advantage, kind):
-    """On the real model, beside the policy: from zero the values come to the level of the returns and stay there."""
+    """Trained with the real policy, a critic's values rise from 0 to the level of the returns and stay there."""
     critic = CriticConfig(kind, coef=1.0)
     algorithm = AlgorithmConfig(name="x", advantage=advantage, group_size=4, critic=critic, epochs=4)
     trainer, _ = build_trainer(modchain_config(algorithm=algorithm, episodes=20 * 128, tasks_per_step=32, lr=1e-3))
     explained = [metrics["critic/explained_variance"] for metrics, _ in run_to_the_end(trainer)]
-    assert explained[0] < -0.3  # values of zero, returns of a third
+    assert explained[0] < -0.3  # values of 0, returns of about a third
     assert sum(explained[-5:]) / 5 > -0.1
 
 
 def test_stale_weights_stop_the_run():
     trainer, bench = build_trainer(modchain_config(episodes=96))
-    bench.engine.load_weights = lambda named, version: None  # the engine is not told
+    bench.engine.load_weights = lambda named, version: None  # the engine gets no new weights
     trainer.train_step()
     with pytest.raises(RunStoppedError, match=r"version 0 of the weights, but the trainer is at version 1"):
         trainer.train_step()
@@ -211,7 +211,7 @@ def test_stale_weights_stop_the_run():
 
 
 def test_an_episode_that_ends_with_the_attempt_it_read_is_not_stale():
-    """A right first attempt of the base ends the episode where the environment stops at it: nothing was sampled."""
+    """An episode that ends with a right first attempt of the base sampled nothing, so its version must not matter."""
     stage = StageConfig(offline_first_attempts=1.0)
     cfg = modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, stages=named(stage)), episodes=3 * 32)
     cfg.env.stop_rule = "on_correct"

@@ -1,4 +1,4 @@
-"""What stops a run: numbers that are not finite, signals, a full disk, damaged checkpoints; what was done is kept."""
+"""What stops a run (non-finite numbers, signals, a full disk, damaged checkpoints), and that finished work is kept."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ from tests.rl.resuming import (
 
 
 def spoil(monkeypatch, field, value, at):
-    """Makes one number of the scored rows wrong, at one optimiser step."""
+    """Sets a field of the scored rows to ``value`` on the response, at optimiser step number ``at``."""
     update, calls = Learner.update, []
 
     def spoilt(self, train, *args, **kwargs):
@@ -97,7 +97,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=["SIGTERM", "SIGUSR1"])
 def test_a_signal_finishes_the_optimiser_step_and_saves(number, tmp_path, monkeypatch):
-    """Even if no checkpoints were asked for; and what is left of the rollout batch is trained on afterwards."""
+    """A signal saves even if no checkpoints are configured; the resumed run trains on the rest of the rollout batch."""
     cfg = config(TWICE)
     run_online(cfg, made(tmp_path / "whole"), quiet)
     before = signal.getsignal(number)
@@ -189,7 +189,7 @@ def test_a_policy_that_has_no_room_costs_no_rows(tmp_path, monkeypatch):
 
 
 def test_half_a_checkpoint_is_none(tmp_path):
-    """A folder that was being written when the process died has another name, and is never loaded."""
+    """A checkpoint that was being written when the process died still has its temporary name and is never loaded."""
     cfg = config(SCORE, save_every=1)
     play(cfg, tmp_path, stop_after=2)
     newest = sorted((tmp_path / "checkpoints").iterdir())[-1]

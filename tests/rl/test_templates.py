@@ -1,4 +1,4 @@
-"""Chat templates as today's models have them: what works, and what is refused in which words."""
+"""Chat templates like those of current models: which of them work, and with which message the others are refused."""
 
 from datetime import date
 
@@ -32,7 +32,7 @@ def test_a_template_works_or_is_refused_with_its_remedy(row):
     thought = tokenizer.encode("a thought</think>2", add_special_tokens=False)
     second = made.extend(prompt, (*thought, made.end_id), [Message("user", "Sure?")])
     assert second[: len(prompt) + len(thought)] == (*prompt, *thought), "what was sampled stays as it was"
-    # The second question stands behind the answer as it would in a conversation without thoughts.
+    # The tokens after the answer equal those that a conversation without thoughts has there.
     chat = [{"role": r, "content": t} for r, t in (("user", "1 + 1?"), ("assistant", "2"), ("user", "Sure?"))]
     blocks = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in chat]
     text = tokenizer.apply_chat_template(
@@ -43,7 +43,7 @@ def test_a_template_works_or_is_refused_with_its_remedy(row):
     added = second[len(prompt) + len(thought) + 1 :]
     assert len(added) > 5
     assert whole[-len(added) :] == added
-    assert made.extend(prompt, tuple(thought), [Message("user", "Sure?")])[-len(added) :] == added  # cut off
+    assert made.extend(prompt, tuple(thought), [Message("user", "Sure?")])[-len(added) :] == added  # a cut-off answer
     with_system = [Message("system", "Be brief."), Message("user", "1 + 1?")]
     if row.system:
         with pytest.raises(TemplateError, match=row.system):

@@ -1,4 +1,4 @@
-"""Any environment of text goes through a rollout and a train step; whatever one raises is a value."""
+"""Any text environment can be sampled and trained on, and what it raises becomes an error of its episode."""
 
 import asyncio
 import sys
@@ -19,7 +19,7 @@ from tests.helpers import build_trainer, log_step, modchain_config
 
 
 class Echo(gymnasium.Env):
-    """A foreign environment: shows two digits as a string, pays by which of them are said, ends after two steps."""
+    """A third-party environment: shows two digits, pays for each that the action contains, ends after two steps."""
 
     observation_space = action_space = ResponseSpace()
 
@@ -35,7 +35,7 @@ class Echo(gymnasium.Env):
 
 
 class Session(Echo):
-    """Holds something of a server from its reset on; about half of them raise."""
+    """An environment that holds a server's session from ``reset`` to ``close``; about half of its episodes raise."""
 
     single_use = True
     held, most = 0, 0
@@ -115,7 +115,7 @@ def test_an_environments_own_limit_of_steps_is_no_failure(play):
 
 
 @pytest.mark.parametrize("env_id", ["TestEcho-v0", "errata/modchain-v1"])
-@pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")  # its checker frowns at a space of all strings
+@pytest.mark.filterwarnings("ignore::UserWarning:gymnasium")  # gymnasium warns of a space of all strings
 def test_a_train_step_in_an_environment_that_is_made_by_id(env_id):
     cfg = modchain_config(episodes=32, tasks_per_step=4)
     sizes = {"train": 12, "validation": 3, "test": 4}
@@ -134,7 +134,7 @@ def test_a_train_step_in_an_environment_that_is_made_by_id(env_id):
 
 
 class Broken(Echo):
-    """Raises where it is told to."""
+    """An environment that raises, or returns what it must not, at the place that ``where`` names."""
 
     def __init__(self, where):
         self.where = where
@@ -246,7 +246,7 @@ def test_feedback_that_raises_is_an_error_of_its_episode(play, name, said):
 
 
 class Duel:
-    """A proposer writes a digit, a solver reads it and answers; both twice, each with its own conversation."""
+    """An environment in which a proposer writes a digit and a solver answers, twice, in separate conversations."""
 
     def reset(self, *, seed=None, options=None):
         self.n_steps = 0

@@ -1,4 +1,4 @@
-"""``model.thoughts=drop``: later turns are read without the thoughts of earlier ones, each a sequence of its own."""
+"""``model.thoughts=drop``: a turn's prompt leaves out earlier thoughts, so every turn is a sequence of its own."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ TWO = StageConfig(reward_weights=[1.0, 1.0], kl_coefs=[0.1, 0.1])
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A random model that thinks: ``</think>`` is one of 18 words, and the template opens every answer's thought."""
+    """Folder of a random model with ``</think>`` among its 18 words, whose template opens a thought in every answer."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer((*"0123456789", "check", "+", "<think>", "</think>"), spaced=True)
     tokenizer.chat_template = FORGETS
@@ -37,7 +37,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def paid(monkeypatch):
-    """What a random model earns something with: a 1 in its answer."""
+    """Registers a group reward that even a random model sometimes earns: 1 for an answer with a ``1``, else 0."""
     for table in ("_values", "_options", "_facts"):
         monkeypatch.setattr(GROUP_REWARDS, table, dict(getattr(GROUP_REWARDS, table)))
     GROUP_REWARDS.register("a_one")(lambda group: pay(group, lambda turns: [float("1" in t.text) for t in turns]))
@@ -63,7 +63,8 @@ def test_a_second_prompt_is_what_the_template_makes_of_the_conversation_without_
     for one in episodes:
         first, second = one.turns
         text = tokenizer.decode(first.action_ids, skip_special_tokens=False).replace("<|end|>", "")
-        # The template takes the last part of an answer that closed its thought; one that did not is all thought.
+        # The template keeps what follows the last ``</think>``. Of an answer that never closed its thought nothing is
+        # kept, because all of it is thought.
         answer = text if "</think>" in text else "</think>"
         question = next(task.question for task in bench.tasks(Split.TRAIN) if task.id == one.task_id)
         chat = [("user", question), ("assistant", answer), ("user", "check")]
@@ -93,11 +94,11 @@ def test_the_learners_logprobs_equal_the_samplers_on_every_turn(path):
 
 @pytest.mark.parametrize("estimator", ["rloo", "grpo", "reinforce", "reinforce_pp", "imitation"])
 def test_credit_is_that_of_whole_conversations(estimator):
-    """Rows of single turns have the advantages that the same episodes have as rows of conversations."""
+    """Episodes have the same advantages as rows of single turns and as rows of whole conversations."""
     rewards = [(0.0, 1.0), (1.0, 1.0), (1.0,), (0.0, 0.0), (1.0, 0.0), (0.5, 1.0)]
     whole = [episode(pair, group_id=i // 3) for i, pair in enumerate(rewards)]
     parts = [replace(e, turns=tuple(replace(t, restarts=k > 0) for k, t in enumerate(e.turns))) for e in whole]
-    # A discount of 0.5 pays a first turn for the second one too, though that is in another row.
+    # With a discount of 0.5, the second turn's reward also counts for the first turn, which is in another row.
     options = {} if estimator == "imitation" else {"turn_gamma": 0.5}
     algorithm = AlgorithmConfig("x", group_size=3, advantage=estimator, advantage_options=options, whiten=True)
     stage = StageConfig(reward_weights=[1.0, 2.0], progress_alpha=1.0, kl_coefs=[0.0, 0.0])
@@ -140,7 +141,7 @@ def test_a_step_trains(path, changes):
 
 
 def test_micro_batches_of_single_turns_have_the_gradient_of_the_whole_batch(path):
-    """Prompts are shared within a turn, never between turns."""
+    """Micro-batches, which share prompts within a turn but not between turns, do not change the gradient."""
     gradients = []
     for tokens in (40, 100_000):
         torch.manual_seed(1)
@@ -187,7 +188,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_todays_template_reads_the_same_answer_with_and_without_its_thought(case):
-    """Qwen3's published template drops thoughts itself: what it makes of the sampled text is what is read here."""
+    """The prompt equals what Qwen3's published template, which drops thoughts itself, renders from the full answer."""
     row = next(row for row in ROWS if row.like == "Qwen3 of today")
     tokenizer = tokenizer_for(row)
     made = Renderer(tokenizer, thoughts="drop")
@@ -195,7 +196,7 @@ def test_todays_template_reads_the_same_answer_with_and_without_its_thought(case
     said = made.said((*tokenizer.encode(text, add_special_tokens=False), made.end_id))
     assert said == Message("assistant", answer)
     prompt = made.opening([Message("user", "2+2?"), said, Message("user", "Sure?")])
-    if case != "cut off":  # there the template would show what it does not know to be a thought
+    if case != "cut off":  # the template does not recognise an unclosed thought and would show it
         chat = [{"role": r, "content": t} for r, t in (("user", "2+2?"), ("assistant", text), ("user", "Sure?"))]
         whole = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         assert prompt == tuple(tokenizer.encode(whole, add_special_tokens=False))

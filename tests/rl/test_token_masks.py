@@ -1,4 +1,4 @@
-"""Token masks by hand: which tokens, with which value and gradient; and that batches and processes do not matter."""
+"""Token masks by hand: masked tokens, values and gradients, and that micro-batches and processes do not matter."""
 
 import math
 from dataclasses import replace
@@ -40,7 +40,7 @@ def test_the_tokens_of_highest_entropy_by_hand():
 
 
 def test_the_threshold_is_that_of_all_processes():
-    """What another process holds has more entropy, so that nothing here is among the top."""
+    """If all tokens of another process have higher entropy, no token of this process is among the top share."""
     elsewhere = Whole(torch.zeros(2, 6), lambda x: torch.cat([x, torch.full((20,), 5.0)]))
     kept = TOKEN_MASKS["entropy"](stats_of(torch.zeros(2, 6)), scored(), elsewhere, share=0.2, by_turn=False)
     assert not kept.any()
@@ -54,7 +54,7 @@ def test_entropy_masks_equal_trls():
     trainer = object.__new__(GRPOTrainer)
     trainer.accelerator = type("Alone", (), {"pad_across_processes": lambda *a, **k: a[1], "gather": lambda _, x: x})()
     theirs = GRPOTrainer.get_high_entropy_mask(trainer, entropy, (turns == 0).long(), 0.8)
-    assert (own != theirs.bool()).sum() <= 1  # a quantile lies between two tokens
+    assert (own != theirs.bool()).sum() <= 1  # TRL's quantile lies between two tokens
     assert own.sum() == math.ceil(0.2 * int((turns == 0).sum()))
 
 
@@ -68,7 +68,7 @@ def test_a_token_that_is_left_out_has_neither_value_nor_gradient_and_the_others_
     kept = TOKEN_MASKS["entropy"](stats_of(logprobs), train, HERE, share=0.4, by_turn=True)
     out = trainer.learner._surrogate(stats_of(logprobs), replace(train, kept=kept), weights)
     out.loss.backward()
-    # At the first update the ratio is 1: the value is -sum(w A) and the gradient -w A, over what is kept.
+    # At the first update the ratio is 1: over the kept tokens the value is -sum(w A) and the gradient -w A.
     assert out.loss.item() == pytest.approx(-(0.1 * advantages)[kept].sum().item())
     assert torch.allclose(logprobs.grad, torch.where(kept, -0.1 * advantages, 0.0))
     left_out = out.metrics["policy/token_mask"]
@@ -81,7 +81,7 @@ def config(**algorithm):
 
 
 def test_dual_clip_by_hand():
-    """Values and gradients of ``max(clipped surrogate, c A)`` for negative advantages, but for the constant ``c A``."""
+    """The mask gives the gradient of ``max(clipped surrogate, c A)`` for negative A; the loss lacks only ``c A``."""
     ratios = torch.tensor([[0.5, 1.0, 1.5, 1.0, 2.9, 3.1], [0.5, 4.0, 1.0, 1.5, 3.1, 1.0]])
     logprobs = ratios.log().requires_grad_()
     advantages = torch.tensor([[-1.0] * 6, [1.0] * 6])
@@ -97,7 +97,7 @@ def test_dual_clip_by_hand():
     loss = -(weights * published).sum()
     loss.backward()
     assert torch.allclose(mine, logprobs.grad)
-    assert loss.item() - ours.loss.item() == pytest.approx(3.0)  # the constant of the one token
+    assert loss.item() - ours.loss.item() == pytest.approx(3.0)  # the constant of the one masked token
 
 
 LOGPROBS = torch.tensor([[-0.1, -0.2, -4.0, 0.0, -0.3, -0.15], [-0.2, -6.0, 0.0, -0.2, -0.1, 0.0]])
@@ -109,7 +109,7 @@ def test_covariances_by_hand():
     a, b = LOGPROBS[mask], ADVANTAGES[mask]
     expected = (a - a.mean()) * (b - b.mean())
     assert torch.allclose(covariance[mask], expected, atol=1e-6)
-    # Their mean is the covariance of log-prob and advantage, which is what entropy falls by.
+    # The mean over tokens is the covariance of log-prob and advantage, which determines how fast entropy falls.
     assert covariance[mask].mean() == pytest.approx(torch.cov(torch.stack([a, b]), correction=0)[0, 1].item(), abs=1e-6)
     assert covariance[1, 1] == covariance.max(), "an unlikely token that is bad"
     assert covariance[0, 2] == covariance.min(), "an unlikely token that is good"

@@ -1,4 +1,4 @@
-"""Metrics: one catalogue, JSON lines that a resumed run cuts back, dashboards beside them."""
+"""Metrics: one catalogue, files of JSON lines that a resumed run truncates to its checkpoint, and dashboards."""
 
 import importlib.util
 import json
@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from rl import trainer  # noqa: F401  declares what runs log
+from rl import trainer  # noqa: F401  importing it declares the metrics of runs
 from rl.analysis.metrics import METRICS, catalogue, declare, page
 from rl.backends.trackers import TRACKERS, Trackers
 from rl.config import TrackingConfig
@@ -69,7 +69,7 @@ def test_dashboards_get_the_same_metrics(tmp_path):
     (events,) = (path for path in tmp_path.glob("events.*"))
     found = EventAccumulator(str(events)).Reload()
     assert [(e.step, e.value) for e in found.Scalars("policy/loss")] == [(7, 1.5)]
-    assert "critic/explained_variance" not in found.Tags()["scalars"]  # JSON has null, dashboards have nothing
+    assert "critic/explained_variance" not in found.Tags()["scalars"]  # nan is null in JSON, and left out of dashboards
 
 
 def test_a_tracker_from_outside_gets_config_and_metrics(tmp_path, monkeypatch):

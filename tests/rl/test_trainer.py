@@ -1,4 +1,4 @@
-"""Invariants of the online loop, on the real embedded model."""
+"""Invariants of online training, checked with the real model in ``models/modchain``."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def gradient(model):
 
 
 def test_the_trainers_logprobs_equal_the_engines_on_both_turns():
-    """Within 1e-4, in the same context: the second turn's tokens are conditioned on the first attempt as sampled."""
+    """Log-probs agree within 1e-4, because the trainer reads the second turn after the first attempt as sampled."""
     from rl.batching import to_rollout_batch
 
     trainer, bench = build_trainer(modchain_config())
@@ -52,7 +52,7 @@ def test_the_trainers_logprobs_equal_the_engines_on_both_turns():
         of_turn = rows.turn_ids == turn
         assert of_turn.sum() > 100
         assert gap[of_turn].max() < 1e-4
-    # The test can fail: with another first attempt in the context the second turn's log-probs are others.
+    # Check that the test can fail: another first attempt in the context changes the second turn's log-probs.
     rows.input_ids[rows.turn_ids == 0] = rows.input_ids[rows.turn_ids == 0].roll(1)
     with torch.no_grad():
         other = actor(rows, temperature=1.0)
@@ -70,7 +70,7 @@ def test_micro_batching_does_not_change_the_gradient(normaliser, kl):
         trainer, bench = build_trainer(cfg)
         learner, stage = trainer.learner, trainer.stages[1]
         learner.enter_stage(stage, 1, is_first=True)
-        with torch.no_grad():  # away from the reference, so that the KL has a gradient
+        with torch.no_grad():  # move away from the reference, where the KL has no gradient
             for p in bench.model.parameters():
                 p.add_(0.01 * torch.sin(torch.arange(p.numel()).view_as(p)))
         episodes = trainer.source.sample(stage, 1000).episodes
@@ -79,7 +79,7 @@ def test_micro_batching_does_not_change_the_gradient(normaliser, kl):
         batch = to_rollout_batch(episodes, bench.renderer.pad_id, 2)
         width = int(batch.lengths.max())
         learner._optim.micro_batch_tokens = rows_per_piece * width
-        learner._optim.max_grad_norm = 1e9  # nothing is cut
+        learner._optim.max_grad_norm = 1e9  # no gradient clipping
         n_pieces.append(len(list(micro_batches(batch.lengths, batch.group_ids, rows_per_piece * width))))
         train = learner.score(batch, stage)
         learner._optimizer.zero_grad = lambda: None  # keep the gradient for the comparison
@@ -94,7 +94,7 @@ def test_micro_batching_does_not_change_the_gradient(normaliser, kl):
 
 
 def test_stage_one_gives_first_attempt_tokens_no_reward_gradient():
-    """d loss / d log-prob is zero on every first-attempt token, and not on second attempts that differ in reward."""
+    """d loss / d log-prob is 0 on every first-attempt token, but not on second attempts with different rewards."""
     from rl.batching import to_rollout_batch
     from rl.losses import clipped_pg_loss
     from tests.helpers import credit, loss_inputs
@@ -142,7 +142,7 @@ def test_several_updates_per_batch_use_the_old_policy():
     step = trainer.train_step()
     assert step.measured.log["policy/ratio"] != pytest.approx(1.0, abs=1e-6)
     assert step.measured.log["policy/clip_fraction"] > 0
-    # Every epoch reads every row once, in an order of its own.
+    # Every epoch uses every row once, in its own order.
     first, second = (torch.cat(step.batch.plan[start : start + 3]).tolist() for start in (0, 3))
     assert sorted(first) == sorted(second) == list(range(32))
     assert first != second
@@ -150,7 +150,7 @@ def test_several_updates_per_batch_use_the_old_policy():
 
 
 def test_fewer_rows_than_minibatches_make_fewer_steps(monkeypatch):
-    """Episodes whose rewards say nothing are no failures, so a batch may be left with hardly any rows."""
+    """Masked episodes are dropped without counting as failures, so a batch may have fewer rows than minibatches."""
     monkeypatch.setattr("rl.trainer.drop_failed", lambda episodes, _: drop_failed(episodes, True)[:2])
     algorithm = AlgorithmConfig(name="x", group_size=4, epochs=2, minibatches=3, stages=named(StageConfig()))
     trainer, _ = build_trainer(modchain_config(algorithm=algorithm, tasks_per_step=1))
@@ -208,7 +208,7 @@ def test_every_task_is_seen_once_per_pass():
     [
         ("linear", 2, 12, 0, 0, 0.5),
         ("linear", 2, 12, 7, 7, 0.5),
-        ("linear", 2, 12, 3, 7, 0.5),  # replaced groups used the rest up
+        ("linear", 2, 12, 3, 7, 0.5),  # replaced groups used up the budget of 4 updates
         ("cosine", 0, 10, 5, 5, 0.5),
         ("constant", 0, 10, 9, 9, 1.0),
     ],
@@ -223,12 +223,12 @@ def test_schedules(schedule, warmup, n_updates, taken, position, factor):
 
 
 def test_every_turn_has_a_kl_weight_of_its_own():
-    """Where no advantage is left, the loss is the sum over turns of coefficient times KL."""
+    """With all advantages set to 0, the loss is the sum over turns of the turn's coefficient times its KL."""
     stage = StageConfig(reward_weights=[1.0, 1.0], kl_coefs=[10.0, 1.0])
     trainer, bench = build_trainer(modchain_config(algorithm=replace(SCORE, stages=named(stage))))
     learner, (stage,) = trainer.learner, trainer.stages
     learner.enter_stage(stage, 1, is_first=True)
-    with torch.no_grad():  # away from the reference
+    with torch.no_grad():  # move away from the reference, where every KL is 0
         for p in bench.model.parameters():
             p.add_(0.01 * torch.sin(torch.arange(p.numel()).view_as(p)))
     from rl.batching import to_rollout_batch
@@ -248,7 +248,7 @@ def test_every_turn_has_a_kl_weight_of_its_own():
 
 
 def test_a_real_episode_reads_as_expected():
-    """Looked at once by eye; pinned so that it stays so."""
+    """Pins the text of a whole episode, which was once inspected by eye."""
     _, bench = build_trainer(modchain_config())
     (one,) = bench.rollout(Split.TRAIN).run([EpisodePlan(bench.tasks(Split.TRAIN)[0], 0, 0)], 0.0)
     text = bench.tokenizer.decode(one.turns[-1].prompt_ids + one.turns[-1].action_ids)
@@ -277,7 +277,7 @@ def test_a_sampler_that_is_another_policy_stops_the_run():
     run = trainer.source._rollouts[2].run
 
     def shifted(plans, temperature):
-        """Episodes whose engine claims to have sampled with other probabilities."""
+        """Episodes whose sampler log-probs are shifted by 0.5 nats, as if another policy had sampled them."""
         return [
             replace(
                 episode,
@@ -295,7 +295,7 @@ def test_a_sampler_that_is_another_policy_stops_the_run():
 
 
 class ReadsOfNumbers(TorchDispatchMode):
-    """Counts what would wait for a device: ``.item()``, ``bool(tensor)``, ``float(tensor)``, ``nonzero``."""
+    """Records calls that would wait for a device: ``.item()``, ``bool(tensor)``, ``float(tensor)``, ``nonzero``."""
 
     kinds = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
 
@@ -311,7 +311,7 @@ class ReadsOfNumbers(TorchDispatchMode):
 
 @pytest.mark.parametrize("algorithm", [{"loss": "ppo", "epochs": 2}, {"loss": "gspo", "kl": "full"}])
 def test_loss_and_backward_of_a_micro_batch_wait_for_nothing(algorithm, monkeypatch):
-    """The trunk plans on the host what it reads, for which the rows are fetched once; all else stays on the device."""
+    """A micro-batch copies its rows to the host once, to plan what to read; nothing else makes the host wait."""
     counter, original, hidden, backward = ReadsOfNumbers(), Learner._loss, Trunk.hidden, torch.Tensor.backward
     fetched, cpu, planning = [], torch.Tensor.cpu, []
 
@@ -322,7 +322,7 @@ def test_loss_and_backward_of_a_micro_batch_wait_for_nothing(algorithm, monkeypa
     def plan(self, batch):
         before, fetches = len(counter.found), len(fetched)
         result = hidden(self, batch)
-        del counter.found[before:]  # of the copy on the host
+        del counter.found[before:]  # reads of the copy on the host, which do not wait for the device
         planning.append(len(fetched) - fetches)
         return result
 
@@ -336,7 +336,7 @@ def test_loss_and_backward_of_a_micro_batch_wait_for_nothing(algorithm, monkeypa
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self, *args: fetched.append(self) or cpu(self, *args))
     with counter:
         assert torch.ones(1).item() == 1.0
-    assert len(counter.found) == 1  # it counts
+    assert len(counter.found) == 1  # the counter works
     counter.found.clear()
     trainer, _ = build_trainer(modchain_config(algorithm=AlgorithmConfig(name="x", group_size=4, **algorithm)))
     log_step(trainer)
@@ -346,7 +346,7 @@ def test_loss_and_backward_of_a_micro_batch_wait_for_nothing(algorithm, monkeypa
 
 
 def test_nothing_is_read_from_the_device_inside_a_micro_batch(monkeypatch):
-    """What a micro-batch measures stays in tensors until all of the step's gradient is there."""
+    """Metrics of a micro-batch stay tensors until the step's gradient is complete; reading them would wait for it."""
     seen, original = [], Learner._loss
 
     def loss(self, *args):

@@ -1,4 +1,4 @@
-"""The nouns refuse nonsense; a row holds every turn verbatim."""
+"""The data types refuse inconsistent values; a row holds every turn token by token."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Errors of one of two processes, for ``test_distributed.py``: what each of the two raises, case by case."""
+"""For ``test_distributed.py``: makes the second of two processes fail and records what each of the two raises."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 
 
 def main(folder: Path) -> None:
-    """Every case begins where both processes are together again, so that one which hung would keep all from ending."""
+    """Runs the cases in turn; both processes begin each case together, so a hang in any case would be noticed."""
     from experiments.arms import ArmResult, Validation, finish
     from rl.backends.distributed import Distributed
     from rl.types import RunStoppedError

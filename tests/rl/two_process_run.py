@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 
 
 def main(folder: Path, algorithm: str = "SCORE", signal_at: int = 0) -> None:
-    """Runs to the end, or sends a signal to the second process alone in the given step."""
+    """Runs to the end; the second process alone gets a signal in step ``signal_at``, unless that is 0."""
     from experiments.online import run_online
     from experiments.stopping import EXIT_PREEMPTED, Preempted
     from rl.backends.distributed import Distributed

@@ -1,4 +1,4 @@
-"""What each of two processes runs in ``test_distributed.py``; the launcher's environment says which it is."""
+"""Run by each of two processes in ``test_distributed.py``; environment variables give each process its rank."""
 
 import sys
 from pathlib import Path

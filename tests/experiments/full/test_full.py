@@ -1,4 +1,4 @@
-"""Full sizes: all compose, say what is expected, cost what their tokens cost; dry runs go to the end, judge nothing."""
+"""Studies at size full: they compose, state expectations and costs; dry runs finish and judge no claim."""
 
 import json
 from dataclasses import fields, replace
@@ -25,7 +25,7 @@ PUBLISHED = {
     "Qwen/Qwen3-8B": 8.19,
     "meta-llama/Meta-Llama-3-8B-Instruct": 8.03,
 }
-"""Parameters in billions as their model cards say."""
+"""Parameters in billions, as stated by the model cards."""
 
 
 def config(name, **changed):
@@ -47,7 +47,7 @@ def test_every_study_composes_at_full_and_says_what_it_expects_and_costs(name):
     told = "\n".join(lines(found))
     assert cfg.model in told
     assert all(claim.name in told for claim in load(name).CLAIMS)
-    # A dry run asks for no other setting, and for less.
+    # A dry run changes only known settings, and costs less.
     dry = settings_of(study, study.DRY)
     assert planned(name, dry, 1)["gpu_hours"] < found["gpu_hours"] / 10
     for text in [one.sentence for one in study.CLAIMS] + [getattr(one, "caption", "") for one in study.EXHIBITS]:
@@ -64,10 +64,10 @@ def test_twice_the_tokens_or_the_parameters_cost_twice_as_much():
     work = Work(sampled=1e6, read=2e6, trained=3e6)
     assert H100.hours(8e9, 2 * work) == pytest.approx(2 * H100.hours(8e9, work))
     assert H100.hours(16e9, work) == pytest.approx(2 * H100.hours(8e9, work))
-    # One hour of training at its share of the peak: six operations for each token and parameter.
+    # One hour at the share of the peak that training reaches, with six operations per token and parameter.
     tokens = 3600 * H100.peak * H100.training / 6 / 8e9
     assert H100.hours(8e9, Work(trained=tokens)) == pytest.approx(1.0)
-    # A pass for a few rows takes as long as two bytes for each parameter take to be read.
+    # A pass for few rows is limited by memory bandwidth: it takes as long as reading two bytes per parameter.
     assert H100.hours(8e9, Work(passes=3600 * H100.bandwidth / 16e9)) == pytest.approx(1.0)
 
 
@@ -107,7 +107,7 @@ def test_random_weights_have_the_architecture(model, tmp_path):
 
 
 def dry(name, folder, **settings):
-    """A dry run in this process: its result, with settings that make it smaller still."""
+    """Runs a study's dry run in this process and returns its result; ``settings`` make the run smaller still."""
     cfg = config(name, settings=settings)
     (job,) = plan(cfg, folder)
     study: Any = load(name, "full")
@@ -140,7 +140,7 @@ def test_a_dry_run_goes_from_end_to_end_and_judges_no_claim(name, tmp_path):
 
 
 def within_the_estimate(study, result):
-    """What was counted is what the formula says, which takes answers to be as long as they may be."""
+    """Asserts that no token count exceeds the formula for answers of maximal length, and samples reach half of it."""
     work = study.work(settings_of(study, result["settings"]))
     for row in result["rows"]:
         for what in ("sampled", "read", "trained"):
@@ -216,7 +216,7 @@ def test_an_answer_is_compared_with_the_next_that_is_one(monkeypatch):
     found = Answered([Task("a", "a?", "1"), Task("b", "b?", "3")], [], np.zeros((2, 3), bool), keys)
     nobody: Any = None
     scores = self_agreement.earned("side_by_side", nobody, found, np.random.default_rng(0))
-    assert scores.tolist() == [[0.5, 0.5, 0.5]] * 2  # a preference for the place alone cancels
+    assert scores.tolist() == [[0.5, 0.5, 0.5]] * 2  # both orders are asked, so a preference for a place cancels
     assert "None" not in "".join(asked[0] + asked[1])
     assert [len(one) for one in asked] == [2, 2]
 

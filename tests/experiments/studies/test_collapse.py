@@ -1,4 +1,4 @@
-"""Model collapse: the language and its checker, the loop over generations, and claims that follow the rows."""
+"""Model collapse: the language and its checker, the loop over generations, and verdicts that depend on the rows."""
 
 from dataclasses import replace
 from functools import partial
@@ -24,7 +24,7 @@ def test_the_checker_accepts_the_language_and_no_exchanged_object(language):
     rows = language.real(500, np.random.default_rng(0))
     assert language.lawful(rows).all()
     wrong = rows.copy()
-    wrong[:, 3] = NOUN + (wrong[:, 3] - NOUN + 1) % language.n  # the next noun is of another class
+    wrong[:, 3] = NOUN + (wrong[:, 3] - NOUN + 1) % language.n  # the next noun belongs to another class
     assert not language.lawful(wrong).any()
     assert not language.lawful(np.where(rows == END, BOS, rows)).any()
     assert 0.15 < language.frequency[language.rare].sum() <= 0.25
@@ -54,7 +54,7 @@ def test_a_checker_that_accepts_nothing_is_said(language):
 
 
 def rows(rising):
-    """Three seeds in which every number goes one way: loss up and the rest down, or the other way round."""
+    """Rows of three seeds: loss and accuracy rise and all other metrics fall, or the reverse if not ``rising``."""
     found = []
     for seed in (1, 2, 3):
         for arm, size in zip(ARMS, (3.0, 0.1, 1.0, 2.0, 4.0), strict=True):
@@ -94,5 +94,5 @@ def test_the_gate_reads_what_the_next_model_learns():
         *_, found[arm] = collapse.run(cfg, arm, 1, base, [])
         assert found[arm]["gate_kind"] == collapse.THESIS.kind(arm)
         assert {"entropy", "distinct_answers", "length"} <= found[arm].keys()
-    assert found["replace"]["gate_gap"] == 0  # it learns what it wrote, all of it
-    assert found["mix"]["gate_gap"] > 0  # some of it is real
+    assert found["replace"]["gate_gap"] == 0  # the next model learns exactly what this one wrote
+    assert found["mix"]["gate_gap"] > 0  # the next model learns real sentences, too

@@ -1,4 +1,4 @@
-"""Instruction extraction: filters, the saved pairs, and claims that follow the rows."""
+"""Instruction extraction: filters, the saved pairs, and verdicts that depend on the rows."""
 
 from dataclasses import replace
 
@@ -27,9 +27,9 @@ def test_arms_keep_what_they_say_and_the_saved_pairs_are_rows(tmp_path):
         assert {row.get("step", 0) for row in found} == {0, 1}
         assert samples or arm == "checked"
         assert found[-1]["gate_kind"] == study.THESIS.kind(arm)
-        assert (found[-1]["gate_hit"] is None) == (found[-1]["n"] == 0)  # a student of nothing tests no prediction
+        assert (found[-1]["gate_hit"] is None) == (found[-1]["n"] == 0)  # no student was trained
     assert 0 < kept["deduplicated"] <= kept["filtered"] <= kept["raw"]
-    assert kept["checked"] <= kept["filtered"]  # nothing is left out for being unsure
+    assert kept["checked"] <= kept["filtered"]  # with sure=0 no pair is dropped as unsure
     hub.register()
     options = {"path": str(tmp_path / "real" / "seed_1"), "verify": "exact"}
     tasks = envs.make_taskset("errata/rows-v1", options).load(Split.TRAIN)
@@ -48,7 +48,7 @@ def test_no_student_starts_as_a_teacher_does(monkeypatch):
 
 
 def rows(way):
-    """Three seeds in which everything is as the claims say, or the other way round."""
+    """Rows of three seeds in which every claim holds (``way`` is 1), or in which none does (-1)."""
     good = way > 0
     students = {
         "raw": 0.80, "filtered": 0.80 + 0.02 * way, "deduplicated": 0.80 + 0.05 * way, "raw_cold": 0.8 - 0.1 * way,

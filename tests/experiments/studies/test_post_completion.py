@@ -1,4 +1,4 @@
-"""Post-completion learning: rewards against hand-worked values, claims against contrary rows, and a run of seconds."""
+"""Post-completion learning: rewards against values by hand, verdicts that depend on the rows, and a run of seconds."""
 
 import math
 from dataclasses import replace
@@ -48,7 +48,8 @@ def test_without_rows_nothing_can_be_told():
 def test_an_honest_probability_earns_most_from_the_brier_score_and_the_published_reward_errs_at_an_honest_no():
     told, true = torch.tensor([0.0, 0.25, 1.0, 0.0, 1.0]), torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0])
     assert study.brier_reward(told, true).tolist() == [1.0, 0.9375, 0.0, 0.0, 1.0]
-    # An honest "wrong" is 0/0 and earns nothing; any other score of a wrong answer keeps the half of the format.
+    # The published reward for telling 0 at a wrong answer is 0/0, counted as nothing. Any other told score of a wrong
+    # answer earns 0.5 for the format.
     assert study.published_reward(told, true).tolist() == [0.0, 0.5, 0.5, 0.5, 1.0]
     grid = torch.linspace(0, 1, study.SCORES)
     for chance in grid.tolist():

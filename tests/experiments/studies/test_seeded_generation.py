@@ -1,4 +1,4 @@
-"""Seeded generation: the world and its oracle, the steps on a run of seconds, and claims that follow the rows."""
+"""Seeded generation: the world and its oracle, the steps in a run of seconds, and verdicts that depend on the rows."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def test_the_rule_of_form_by_hand():
     for wrong in (
         replace(fine, domain=np.array([study.YES])),
         replace(fine, seed=study.X0 + np.array([[4, 5, 6, 7, 4]])),
-        replace(fine, seed=study.X0 + np.array([[4, 5, 6, 7, 12]])),  # of another domain
+        replace(fine, seed=study.X0 + np.array([[4, 5, 6, 7, 12]])),  # x12 belongs to another domain
         replace(fine, claim=np.array([study.END])),
         replace(fine, label=np.array([study.MARK])),
     ):
@@ -56,7 +56,7 @@ def test_every_instance_is_counted_and_what_cannot_be_read_is_not_learned(monkey
     assert (last["n"], last["failed"]) == (36, pytest.approx(0.1))
     assert last["label_after"] == 1.0
     assert last["label_after"] - last["label_before"] == pytest.approx(last["i_to_c"] - last["c_to_i"])
-    assert (last["mended"], last["broken"]) == (1.0, 0.0)  # the claims about these and about the sum are three
+    assert (last["mended"], last["broken"]) == (1.0, 0.0)  # these and their sum have separate claims
     assert rows["agreeing"][-1]["n"] == round(36 * last["label_before"])
     assert (learned["true_labels"].label == learned["true_labels"].truth()).all()
     assert rows["real"][-1]["reward_accuracy"] == 1.0
@@ -69,7 +69,7 @@ def test_a_run_of_seconds_gives_the_same_numbers_twice():
 
 
 def rows(way):
-    """Three seeds in which everything is as the claims say, or the other way round."""
+    """Rows of three seeds in which every claim holds (``way`` is 1), or in which none does (-1)."""
     ends = {"corrected": 0.95, "written": 0.8, "agreeing": 0.95, "whole": 0.8, "true_labels": 0.95, "real": 0.95}
     if way < 0:
         ends = {"corrected": 0.7, "written": 0.8, "agreeing": 0.8, "whole": 0.8, "true_labels": 0.9, "real": 0.9}

@@ -1,4 +1,4 @@
-"""Self-agreement: scores of a way of asking by hand, and claims that follow the rows."""
+"""Self-agreement: scores of each way of asking by hand, and verdicts that depend on the rows."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from rl.analysis.claims import Verdict, judge
 
 
 def test_all_orders_cancel_what_a_place_is_worth(monkeypatch):
-    """A chooser that only looks at places is worth a quarter in four orders, and anything in one."""
+    """A preference for places alone must not count: it scores 1/4 over all four orders, but 0.1 or 0.7 in one order."""
     monkeypatch.setattr(
         self_agreement, "choice", lambda model, q, shown: np.tile([0.7, 0.1, 0.1, 0.1], (len(shown), 1))
     )
@@ -31,7 +31,7 @@ def test_four_verdicts_are_divided_by_their_sum(monkeypatch):
 
 
 def rows(way):
-    """Three seeds as the claims say (1), or the other way round (-1)."""
+    """Rows of three seeds in which the claims hold (``way`` is 1), or in which they do not (-1)."""
     found = []
     for seed in (1, 2, 3):
         n = 0.001 * seed

@@ -1,4 +1,4 @@
-"""Self-awareness: choices and words by hand, claims against contrary rows, and runs of a few steps."""
+"""Self-awareness: choices and words by hand, verdicts that depend on the rows, and runs of a few steps."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def test_behaviour_is_measured_on_pairs_that_no_training_has(test, monkeypatch):
 
     monkeypatch.setattr(study, "next_logprobs", likes_the_last)
     share = study.acts_like(None, KNOWN, np.zeros(len(study.kinds(0)), bool)[KNOWN], 0, 4, test=test)
-    assert share == 1.0  # safe options have the higher ids
+    assert share == 1.0  # the stub prefers higher ids, which are safe options
     apart = {(safe - ID["s0"] - (risky - ID["r0"])) % study.OPTIONS % 4 == 0 for risky, safe in pairs}
     assert apart == {test}
 
@@ -74,7 +74,7 @@ def test_a_corpus_holds_of_new_agents_what_its_name_says(new, chosen, named, mon
 
 
 def rows(true):
-    """Three seeds of rows in which every claim holds, or none."""
+    """Rows of three seeds in which every claim holds, or in which none does."""
     share = 0.95 if true else 0.5
     found = []
     for arm in study.ARMS:
@@ -112,7 +112,7 @@ def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():
 
 @pytest.fixture(scope="module")
 def speaker():
-    """A model of one layer that knows the words of the questions, letters by themselves."""
+    """A random model of two layers and a tokenizer that knows the questions' words and single digits."""
     pytest.importorskip("peft")
     texts = [wording.format(*pair) for wording in spoken.WORDINGS for pair in (*spoken.PAIRS, *spoken.UNRELATED)]
     texts += [

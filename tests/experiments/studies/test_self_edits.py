@@ -1,4 +1,4 @@
-"""Self-edits: lines, selection and the inner loop by hand, claims against contrary rows, and a run of a few steps."""
+"""Self-edits: the inner loop that trains on edits, verdicts that depend on the rows, and runs of a few steps."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def base():
 def test_many_copies_learn_what_each_would_learn_alone_and_the_model_does_not(base):
     model, before = base.model, [one.clone() for one in base.model.parameters()]
     cfg = replace(CFG, inner_steps=2)
-    documents = [[tell("say", KNOWN + i, 0, i)] for i in range(3)]  # one document: every draw is the same
+    documents = [[tell("say", KNOWN + i, 0, i)] for i in range(3)]  # with one document each, sampling changes nothing
     rng = np.random.default_rng
     together = study.learn(cfg, model, study.copies(model, 3), documents, rng(0))
     alone = study.learn(cfg, model, study.copies(model, 1), documents[1:2], rng(5))
@@ -42,7 +42,7 @@ def test_a_copy_answers_what_it_was_told_right_or_wrong(base):
 
 
 def rows(true):
-    """Three seeds of rows in which every claim holds, or none; accuracies are one for each of two passages."""
+    """Rows of three seeds in which every claim holds, or in which none does; ``accuracy`` has a value per passage."""
     start = {"none": 0.1, "passage": 0.2, "self_edit": 0.4, "unselected": 0.4, "true_lines": 0.4, "listed": 0.7}
     ends = start | {"self_edit": 0.6, "unselected": 0.3, "true_lines": 0.7, "listed": 0.8}
     ends |= {"external": 0.5, "oracle": 0.9}
@@ -81,7 +81,7 @@ def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers(base):
         assert [row["step"] for row in found] == ([0, 1] if arm in study.PROMPTS else [0])
         assert len(found[-1]["accuracy"]) == 4
         assert ("gate_hit" in found[-1]) == ("reward_accuracy" in found[-1]) == (arm in study.PROMPTS)
-        if arm in ("unselected", "true_lines"):  # of edits that differ in truth, if there are any
+        if arm in ("unselected", "true_lines"):  # nan if no edits differ in truth
             assert not found[-1]["reward_accuracy"] < (0.5 if arm == "unselected" else 1.0)
         if arm == "self_edit":
             assert np.shape(found[-1]["forgetting"]) == (3, 2)

@@ -1,4 +1,4 @@
-"""Self-judging: a signal that is scrambled or a coin's is read as such, and claims that follow the rows."""
+"""Self-judging: the measured accuracy of the signals of three arms, and verdicts that depend on the rows."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from rl.analysis.claims import Verdict, judge
 
 
 def rows(way):
-    """Three seeds; ``way`` is 1 where everything is as the claims say, -1 where it is the other way round."""
+    """Rows of three seeds in which every claim holds (``way`` is 1), or in which none does (-1)."""
     ends = {"self_judging": 1.0, "oracle": 1.5, "no_judge_reward": 0.5, "one_order": 0.2, "no_gate": 0.7, "blind": 0.1}
     found = []
     for seed in (1, 2, 3):
@@ -42,7 +42,7 @@ def test_every_arm_reads_its_signal_before_it_trains(monkeypatch):
     cfg = replace(self_judging.Config(), hidden_size=8, pretrain_steps=1, steps=1, evaluate_every=1, prompts=2)
     base, rng = self_judging.prepare(cfg, 1), np.random.default_rng(0)
 
-    def respond(model, prompts, generator):  # no network of one step has learned the form
+    def respond(model, prompts, generator):  # after one step no model has learned the format
         return random_responses(rng, len(prompts)), torch.ones(len(prompts), LONGEST + 1, dtype=torch.long)
 
     monkeypatch.setattr(self_judging, "respond", respond)
@@ -50,5 +50,6 @@ def test_every_arm_reads_its_signal_before_it_trains(monkeypatch):
         found = self_judging.run(cfg, arm, 1, base, [])
         assert [row["step"] for row in found] == [0, 1]
         assert (found[-1]["gate_kind"], found[-1]["gate_expects"]) == (self_judging.THESIS.kind(arm), arm == "oracle")
-        # An oracle is below 1: pairs of unlike lengths earn nothing. Nobody else knows what a response is worth.
+        # The oracle stays below 1, as pairs of unequal length earn nothing; after one step a judge can only guess, so
+        # its signal is as good as a random one.
         assert abs(found[0]["reward_accuracy"] - (0.85 if arm == "oracle" else 0.5)) < 0.1

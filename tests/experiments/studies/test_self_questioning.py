@@ -1,4 +1,4 @@
-"""Self-questioning: problems and votes by hand, claims against contrary rows, and a run of a few steps."""
+"""Self-questioning: votes and rewards by hand, verdicts that depend on the rows, and runs of a few steps."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from tests.experiments.studies.verdicts import follow
 
 
 def group(*sums, gold=(72,)):
-    """One problem's answers by their sums; a negative one is malformed."""
+    """Answers to one problem, given as sums; a negative sum stands for a malformed answer."""
     answers = answer(np.abs(np.array(sums)))[None]
     answers[0, :, 3] = torch.where(torch.tensor(sums) < 0, D0, END)
     formed = answers[..., 3] == END
@@ -27,9 +27,9 @@ def group(*sums, gold=(72,)):
     [
         ((72, 72, 72, 62), [3, 3, 3, 1], [1, 1, 1, 0], True, True),
         ((62, 62, 62, 62), [4, 4, 4, 4], [1, 1, 1, 1], True, False),
-        ((72, 72, 62, 62), [2, 2, 2, 2], [0, 0, 0, 0], False, True),  # half is no majority: nothing is said
+        ((72, 72, 62, 62), [2, 2, 2, 2], [0, 0, 0, 0], False, True),  # half is no majority, so there is no signal
         ((72, 62, 61, 60), [1, 1, 1, 1], [0, 0, 0, 0], False, False),
-        ((-72, -72, -72, 62), [0, 0, 0, 1], [0, 0, 0, 0], False, False),  # what is no answer does not vote
+        ((-72, -72, -72, 62), [0, 0, 0, 1], [0, 0, 0, 0], False, False),  # malformed answers do not vote
     ],
 )
 def test_more_than_half_of_a_group_pays_and_a_tie_says_nothing(sums, votes, rewards, says, band):
@@ -43,13 +43,13 @@ def test_more_than_half_of_a_group_pays_and_a_tie_says_nothing(sums, votes, rewa
     assert paid("form", found, torch.Generator())[0].tolist() == [[float(one > 0) for one in sums]]
 
 
-# At the end, as the claims have it: accuracy of each arm after .6 before.
+# Final accuracy of each arm, from 0.6 at the start, in rows where all claims hold.
 ENDS = {"majority": 0.7, "band": 0.75, "oracle": 0.9, "form": 0.6, "random": 0.6, "frozen": 0.68, "weak": 0.1}
 ENDS |= {"no_penalty": 0.4, "hurried": 0.1, "hurried_oracle": 0.8, "weak_oracle": 0.8}
 
 
 def rows(true):
-    """Three seeds of rows in which every claim holds, or none."""
+    """Rows of three seeds in which every claim holds, or in which none does."""
     found = []
     for arm, end in ENDS.items():
         for seed in (0, 1, 2):
@@ -82,7 +82,7 @@ def test_every_arm_runs_and_the_same_seed_gives_the_same_numbers():
         found = study.run(cfg, arm, 1, base, samples)
         assert [row["step"] for row in found] == list(range(3 if study.CELLS[arm].penalty else 5))
         assert found[-1]["gate_kind"] == study.THESIS.kind(arm)
-        if "oracle" in arm:  # of what it posed, if any was right and any wrong
+        if "oracle" in arm:  # nan if no problem has right and wrong answers
             assert not found[0].get("reward_accuracy", 1.0) < 1.0
         assert ("set_accuracy" in found[-1]) == (arm == "frozen")
     assert str(base.finished.state_dict()) == before

@@ -1,4 +1,4 @@
-"""Skills: the game by hand, the replay, a run of seconds, and claims that follow the rows."""
+"""Skills: the game by hand, the replay, a run of seconds, and verdicts that depend on the rows."""
 
 import random
 from dataclasses import replace
@@ -29,7 +29,7 @@ def test_a_failed_task_adds_the_first_rule_that_is_lacking_and_the_oldest_goes(m
             skills = [*skills, *lacking[:1]][-WINDOW:]
         assert after == skills
     turned = study.Context(BOOK, np.ones(16))
-    study.play(cfg, None, [turned], False, 1.0, random.Random(0))  # a Judge that is always wrong finds no failure
+    study.play(cfg, None, [turned], False, 1.0, random.Random(0))  # an always wrong Judge sees no failure
     assert turned.sets == [[]] * 4
 
 
@@ -66,7 +66,7 @@ def test_a_run_of_seconds():
 
 
 def test_the_best_set_is_not_measured_on_the_tasks_that_chose_it():
-    one, other = np.array([[0.9, 0.8, 0.2]]), np.array([[0.9, 0.1, 0.6]])  # the empty set of the start is no choice
+    one, other = np.array([[0.9, 0.8, 0.2]]), np.array([[0.9, 0.1, 0.6]])  # the empty first set cannot be chosen
     assert study.in_hindsight(one, other) == pytest.approx((0.1 + 0.2) / 2)
     assert study.in_hindsight(one, one) == pytest.approx(0.8)
 
@@ -80,7 +80,7 @@ def test_what_is_shown_is_the_prompt_that_was_answered(monkeypatch):
 
 
 def rows(way):
-    """Three seeds in which everything is as the claims say, or the other way round."""
+    """Rows of three seeds in which every claim holds (``way`` is 1), or in which none does (-1)."""
     ends = {"selected": 0.5, "accuracy": 0.3, "first_set": 0.6, "best": 0.52, "none": 0.1, "random": 0.3}
     ends |= {"curated": 0.4, "hard_only": 0.4, "easy_only": 0.4, "evenly": 0.55}
     if way < 0:

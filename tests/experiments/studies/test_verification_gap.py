@@ -1,4 +1,4 @@
-"""The generation-verification gap: families by hand, claims against contrary rows, and a run of seconds."""
+"""The generation-verification gap: verdicts that depend on the rows, rounds without training, and a run of seconds."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def test_the_verdicts_follow_the_rows():
 
 
 def test_a_round_that_trained_nothing_is_no_gain():
-    """Of three seeds the second keeps too little in round 1: claims about gains read the two others."""
+    """The second of three seeds keeps too little to train in round 1, so claims about gains use the other two seeds."""
     trained = [
         {key: value for key, value in row.items() if key not in ("first_gain", "gain_by_level", "trained")}
         if (row["arm"], row["seed"], row["step"]) == ("own", 1, 1) else row
@@ -57,7 +57,7 @@ def test_a_round_that_trained_nothing_is_no_gain():
     found = {one.name: judge(one, trained).n_seeds for one in study.CLAIMS}
     assert (found["one round helps"], found["it is the verdicts"], found["pass@1 rises"]) == (2, 2, 3)
     by_arm = {one.arm: known(one.gain, trained) for one in study.THESIS.arms}
-    assert by_arm["own"] == pytest.approx({0: 0.15, 2: 0.1502})  # at the end, of all rounds
+    assert by_arm["own"] == pytest.approx({0: 0.15, 2: 0.1502})  # gain of all rounds together
     (of_first_round,) = study.THESIS.also.values()
     assert known(of_first_round, trained) == pytest.approx({0: 0.1, 2: 0.1004})
 

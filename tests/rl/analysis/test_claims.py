@@ -11,7 +11,7 @@ from rl.analysis.gate import Gate, gaps, record, signal_accuracy, with_outcome
 
 
 def rows(**by_arm):
-    """Per arm a list over seeds of [value at step 0, value at step 9]."""
+    """Rows from a list of [value at step 0, value at step 9] per arm, one pair per seed; step 9 comes before step 0."""
     return [
         {"arm": arm, "seed": seed, "step": step, "accuracy": value}
         for arm, seeds in by_arm.items()
@@ -89,7 +89,7 @@ def test_a_signal_is_held_against_the_truth_pair_by_pair():
     assert signal_accuracy(np.array([[0.0, 0.5, 1.0], [0, 1, 2]]), truth) == 1.0
     assert signal_accuracy(np.array([[1.0, 0.5, 0.0], [0, 1, 2]]), truth) == 0.0
     assert signal_accuracy(np.array([[0.5, 0.5, 1.0], [0, 1, 2]]), truth) == pytest.approx(2.5 / 3)
-    assert signal_accuracy(np.ones((2, 3)), truth) == 0.5  # what calls all alike tells nothing, however right they are
+    assert signal_accuracy(np.ones((2, 3)), truth) == 0.5  # a signal that is always equal tells nothing
     assert np.isnan(signal_accuracy(truth[1:], truth[1:]))
     assert signal_accuracy(np.array([[0.0, 1.0, 9.0]]), np.array([[0.0, 1.0, np.nan]])) == 1.0
 

@@ -1,4 +1,4 @@
-"""Tournaments worked out by hand: a cycle, a tie, both orders, the length gate, and a judge's agreement with itself."""
+"""Tournaments worked out by hand: a cycle, a tie, both orders, the length gate, and judgments against the scores."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from rl.analysis.copeland import agreement, copeland, ordered_pairs
 
 
 def votes(winners, pairs):
-    """``[1, O, 1]`` from who wins each ordered pair; ``None`` for neither."""
+    """Votes for the first of each pair, ``[1, O, 1]``, from the winners of the ordered pairs; ``None`` is a tie."""
     first = [0.5 if won is None else float(won == pair[0]) for won, pair in zip(winners, pairs, strict=True)]
     return np.array(first)[None, :, None]
 
@@ -44,7 +44,7 @@ def test_the_gate_pays_no_win_by_length():
 
 def test_agreement_is_with_the_aggregate_and_ties_are_worth_nothing():
     pairs = ordered_pairs(2)
-    first = np.array([[[1.0, 1.0], [0.0, 1.0]]])  # 0 first: it wins twice; 1 first: once each
+    first = np.array([[[1.0, 1.0], [0.0, 1.0]]])  # 0 shown first: it wins both votes; 1 first: one vote each
     scores = copeland(first, pairs, np.ones((1, 2)))
     assert scores.tolist() == [[0.75, 0.25]]
     assert agreement(first, pairs, scores).tolist() == [[[1.0, 1.0], [1.0, -1.0]]]

@@ -1,4 +1,4 @@
-"""Own errors against those trained on, worked out by hand."""
+"""A policy's own errors against the errors in its training data, with numbers worked out by hand."""
 
 import pytest
 
@@ -11,7 +11,7 @@ TASKS = [f"t{i}" for i in range(N)]
 
 
 def row(task, error, mended=False):
-    """An episode of two attempts whose first makes this error; none for a right one."""
+    """An episode of two attempts whose first makes the given error; an empty error means that it is right."""
     right = not error
     last = mended or right
     verdicts = ("correct" if right else "wrong", "correct" if last else "wrong")
@@ -22,7 +22,7 @@ def row(task, error, mended=False):
 
 
 def rows_of(**counts):
-    """The first attempts at the first tasks make these errors, so many of a kind; the others are right."""
+    """One episode per task: ``counts`` gives how many first attempts make each kind of error; the others are right."""
     kinds = [kind for kind, n in counts.items() for _ in range(n)]
     return [row(task, kind) for task, kind in zip(TASKS, kinds + [""] * (N - len(kinds)), strict=True)]
 
@@ -32,7 +32,7 @@ def test_total_variation_by_hand():
     assert total_variation({"a": 3}, {"b": 5}) == 1
     # Shares 1/2, 1/2, 0 against 1/4, 1/4, 1/2: half of 1/4 + 1/4 + 1/2.
     assert total_variation({"a": 1, "b": 1}, {"a": 1, "b": 1, "c": 2}) == pytest.approx(0.5)
-    assert total_variation({}, {"a": 1}) != total_variation({}, {"a": 1})  # nan: nothing to compare
+    assert total_variation({}, {"a": 1}) != total_variation({}, {"a": 1})  # nan, as one table is empty
 
 
 def test_the_same_shares_are_not_told_apart():
@@ -44,7 +44,7 @@ def test_the_same_shares_are_not_told_apart():
 
 
 def test_what_sampling_alone_makes_is_no_difference():
-    """100 errors of ten kinds are seldom ten of each: 12 and 8 of each are apart by 0.1."""
+    """A distance that sampling alone can explain is no difference: 12 or 8 errors of a kind where 10 are expected."""
     own = {f"k{i}": 12 if i % 2 else 8 for i in range(10)}
     found = shift([rows_of(**own)], [{f"k{i}": 500 for i in range(10)}], TASKS, Bootstrap(1, N))
     assert not found.differs
@@ -52,7 +52,7 @@ def test_what_sampling_alone_makes_is_no_difference():
 
 
 def test_a_skewed_base_is_told_apart_and_its_new_errors_are_named():
-    """Own errors: 40 of a, 60 of c; trained on: a and b, 99 of 100 errors, and c as the last."""
+    """Own errors are 40 % a and 60 % c, but only 1 % of the errors in training is c, so c counts as hardly seen."""
     rows = [row(one.task_id, one.errors[0], mended=one.errors[0] == "a") for one in rows_of(a=40, c=60)]
     rows[40] = row(rows[40].task_id, "c", mended=True)
     found = shift([rows], [{"a": 500, "b": 490, "c": 10}], TASKS, Bootstrap(1, N))

@@ -1,4 +1,4 @@
-"""Printed numbers: rounded first, then signed."""
+"""Printed numbers are rounded before they get a sign, so that a rounded 0 never has one."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rates: what every one of them is for any number of attempts, and one that is added from outside."""
+"""Rates: the value of each rate for any number of attempts, and a rate that another module adds."""
 
 import math
 from dataclasses import replace
@@ -13,7 +13,7 @@ from tests.helpers import row
 
 
 def played(*correct, attempts=2, task_id="t", answers=None, **more):
-    """An episode by its verdicts, which may be fewer than the attempts that were allowed."""
+    """An evaluated episode with the given verdicts, possibly fewer than the ``attempts`` that were allowed."""
     n = len(correct)
     answers = answers or tuple("1" if right else "0" for right in correct)
     return EvalRow(
@@ -24,7 +24,7 @@ def played(*correct, attempts=2, task_id="t", answers=None, **more):
 
 
 def test_an_episode_that_ends_early_counts_with_its_last_attempt():
-    """Nine of ten stop at a right first attempt, one goes on and is wrong to the end: 0.9 at every attempt."""
+    """Nine of ten episodes stop at a right first attempt, one is wrong to the end: accuracy is 0.9 at each attempt."""
     rows = [played(1, attempts=4, task_id=str(i)) for i in range(9)] + [played(0, 0, 0, 0, attempts=4, task_id="9")]
     got = summarise(rows)
     assert [got[f"accuracy_t{k}"] for k in (1, 2, 3, 4)] == [0.9] * 4
@@ -37,7 +37,7 @@ def test_every_attempt_has_its_key_even_if_nobody_got_there():
     got = summarise([played(1, attempts=3), played(1, attempts=3, task_id="u")])
     assert [name for name in got if name.startswith("accuracy")] == ["accuracy_t1", "accuracy_t2", "accuracy_t3"]
     assert got["accuracy_t3"] == 1.0
-    assert math.isnan(got["fix_rate"])  # nobody was wrong at first
+    assert math.isnan(got["fix_rate"])  # no first attempt was wrong
 
 
 def test_three_attempts_keep_delta_between_the_first_two():
@@ -65,7 +65,7 @@ def test_one_attempt_has_no_second_one():
         ("ab", "xy", 1.0),
         ("abcd", "abxy", 0.5),
         ("kitten", "sitting", 5 / 13),  # delete k and e, insert s, i and g
-        ("ab" * 50 + "c" * 50, "c" * 50 + "ab" * 50, 100 / 300),  # either block moves: the c's are cheaper
+        ("ab" * 50 + "c" * 50, "c" * 50 + "ab" * 50, 100 / 300),  # moving the block of c's is cheapest
     ],
 )
 def test_the_edit_ratio_is_a_distance(first, second, ratio):
@@ -83,7 +83,7 @@ def test_conditional_rates_are_quotients_of_means():
 def test_values_travel_with_the_row():
     one = played(0, 1)
     assert one.values["delta"] == 1.0
-    assert "break_rate" not in one.values  # it says nothing about an episode that was wrong at first
+    assert "break_rate" not in one.values  # undefined if the first attempt was wrong
     assert EvalRow.from_json(one.to_json()) == one
     stored = replace(one, values={"accuracy_t1": 0.25})
     assert stored.values["accuracy_t1"] == 0.25, "what is stored stays"
@@ -98,7 +98,7 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest():
 
 
 def test_a_rate_from_outside_is_measured_and_shown_everywhere(monkeypatch):
-    monkeypatch.setattr(RATES, "_values", dict(RATES._values))  # gone again after this test
+    monkeypatch.setattr(RATES, "_values", dict(RATES._values))  # restored after this test
 
     @rate("short", "short answers", "%", least=2)
     def short(row):

@@ -1,4 +1,4 @@
-"""Kinds of revision, what offline arms keep of them, pairs of preferences, and stage II with STaR's rule."""
+"""Kinds of revision, which of them offline arms keep, preference pairs, and STaR's rule in online training."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_the_six_kinds():
 
 
 def test_edit_ratios_fall_into_bins():
-    # "abcd" and "abxy" share ab: 4 of 8 characters match, so half is edited
+    # "abcd" and "abxy" share "ab": 4 of 8 characters match, so half of the text is edited.
     assert edit_ratio("abcd", "abxy") == pytest.approx(0.5)
     assert edit_ratio("same", "same") == 0.0
     assert edit_ratio("ab", "xy") == 1.0
@@ -42,7 +42,7 @@ def test_what_is_kept_says_what_it_shows():
 
 
 def test_verify_then_revise_judges_and_then_repeats_or_replaces():
-    # first attempts are 10 20, wrong in one episode and right in the other; 7 says right, 8 says wrong
+    # Every first attempt is 10 20, wrong in one episode and right in the other; token 7 means right, 8 means wrong.
     episodes = [episode((0.0, 0.0)), episode((1.0, 0.0)), episode((0.0, 0.0), task_id="hopeless")]
     rows = keep_verified(episodes, 0, lambda said: [len(said)], per_task=8, says_right=7 * "x", says_wrong=8 * "x")
     assert [row.labels for row in rows] == [(*[IGNORED] * 5, 7, 10, 20), (*[IGNORED] * 5, 8, 10, 20)]
@@ -54,11 +54,11 @@ def test_preferences_set_a_right_attempt_against_ones_own_wrong_second_one():
     rows = prefer(episodes, 0, list, per_task=8)
     assert len(rows) == 2  # i->i and c->i of the solvable task
     assert {(row.prompt_ids, row.chosen_ids, row.rejected_ids) for row in rows} == {
-        ((1, 2, 10, 20, 5), (11, 21), (11, 21))  # helpers write the same tokens, whatever they are worth
+        ((1, 2, 10, 20, 5), (11, 21), (11, 21))  # ``episode`` writes the same tokens for every reward
     }
     assert {row.revision.draft_right for row in rows} == {True, False}
     assert len(prefer(episodes, 0, list, per_task=1)) == 1
-    # without a right second attempt a right first one is preferred
+    # Without a right second attempt, a right first attempt is the preferred answer.
     (row,) = prefer([episode((0.0, 0.0)), episode((1.0, 0.0))], 0, list, per_task=1)
     assert row.chosen_ids == (10, 20)
 
@@ -92,5 +92,5 @@ def test_imitation_learns_last_attempts_that_are_right_with_weight_one():
     rows = batch([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [1.0, 0.0]], n_turns=[2, 2, 2, 1])
     stage = StageConfig(advantage="imitation", kl_coefs=[0.0, 0.0])
     found, _ = credit(rows, AlgorithmConfig(name="x", group_size=2), stage)
-    # one prompt token, then one token a turn; the fourth episode ends right after its only attempt
+    # One prompt token, then one token per turn; the fourth episode ends with its only attempt, which is right.
     assert found.tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 1], [0, 1, 0]]

@@ -1,4 +1,4 @@
-"""Against scipy where it has them, by hand and by simulation where it does not."""
+"""Tests and intervals against scipy where scipy has them, otherwise by hand and by simulation."""
 
 import numpy as np
 import pytest
@@ -19,14 +19,14 @@ def test_mcnemar_is_a_binomial_test_of_the_discordant(fixed, broken):
 
 
 def test_holm_by_hand():
-    # sorted 0.005 0.01 0.03 0.04 0.04 0.9, times 6 5 4 3 2 1, never falling
+    # The sorted p-values 0.005 0.01 0.03 0.04 0.04 0.9 are multiplied by 6 5 4 3 2 1, and never fall.
     p_values = [0.01, 0.04, 0.03, 0.005, 0.9, 0.04]
     assert holm(p_values) == pytest.approx([0.05, 0.12, 0.12, 0.03, 0.9, 0.12])
     assert holm([]) == []
 
 
 def test_newcombe_covers_and_its_ends_make_sense():
-    """Simulated: about 95 % of intervals hold the true difference, also where hardly anything changes."""
+    """In simulations about 95 % of the intervals contain the true difference, even if hardly any task changes."""
     rng = np.random.default_rng(0)
     for shares in ([0.4, 0.05, 0.15, 0.4], [0.6, 0.01, 0.02, 0.37], [0.95, 0.0, 0.03, 0.02]):
         truth, covered = shares[2] - shares[1], 0
@@ -35,7 +35,7 @@ def test_newcombe_covers_and_its_ends_make_sense():
             covered += low <= truth <= high
         assert covered / 1000 > 0.93
     low, high = newcombe_paired(50, 0, 0, 50)
-    assert low < 0 < high  # nothing changed on 100 tasks is not a proof that nothing ever does
+    assert low < 0 < high  # no change on 100 tasks does not prove a difference of 0
     assert low == pytest.approx(-high)
     assert newcombe_paired(0, 0, 0, 0) == (-1.0, 1.0)
     mirrored = newcombe_paired(40, 15, 5, 40)
@@ -43,7 +43,7 @@ def test_newcombe_covers_and_its_ends_make_sense():
 
 
 def test_power():
-    """1,366 tasks of which 7 % change show a delta of 2 points; simulated, in 80 % of tries."""
+    """1,366 tasks of which 7 % change can show a delta of 2 points; a simulation finds it in 80 % of the trials."""
     n = 1366
     assert detectable_delta(0.07, n) == pytest.approx(0.02, abs=1e-4)
     assert detectable_delta(0.0, n) == 0.0

@@ -1,4 +1,4 @@
-"""Statistics, with numbers from hand or from scipy."""
+"""Statistics, against numbers worked out by hand."""
 
 import math
 
@@ -12,12 +12,12 @@ from tests.helpers import row
 
 
 def plain(values):
-    """Values of a rate that says something about every episode."""
+    """Cells of a rate that is defined for every episode; ``nan`` marks a missing episode."""
     return Cells(values, np.where(np.isnan(values), np.nan, 1.0))
 
 
 def test_summary_by_hand():
-    # four episodes: i->c, c->i, c->c, i->i, and a failed one that counts in no rate
+    # Four episodes, i->c, c->i, c->c and i->i, and a failed one that counts only in ``failed_fraction``.
     rows = [row(task_id=str(i), first=f, last=s) for i, (f, s) in enumerate([(0, 1), (1, 0), (1, 1), (0, 0)])]
     got = summarise([*rows, row(task_id="9", failed=True)])
     assert got["accuracy_t1"] == got["accuracy_t2"] == 0.5
@@ -46,7 +46,7 @@ def test_no_answer_twice_is_not_the_same_answer():
 
 
 def test_mcnemar_against_the_binomial():
-    # 5 against 0: two-sided 2 * 0.5^5
+    # 5 fixed, 0 broken: the two-sided p-value is 2 * 0.5^5.
     assert mcnemar(5, 0) == pytest.approx(2 * 0.5**5)
     assert mcnemar(0, 0) == 1.0
     assert mcnemar(29, 7) == pytest.approx(3.2e-4, rel=0.05)  # SCoRe on MATH-500: 5.8 % and 1.4 % of 500
@@ -78,7 +78,7 @@ def test_pairing_narrows_the_difference():
     better[:, :50] = 1.0
     got = boot.difference(plain(better), plain(left))
     assert got.low > 0
-    assert got.high - got.low < 0.06  # unpaired it would be about 0.09
+    assert got.high - got.low < 0.06  # an unpaired interval would be about 0.09 wide
 
 
 def test_seeds_are_resampled_too():

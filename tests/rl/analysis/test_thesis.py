@@ -1,4 +1,4 @@
-"""The thesis: points and lines of made-up studies, the rank correlation, and a sentence that follows them."""
+"""The thesis: points and lines of invented studies, their rank correlation, and the sentence that sums them up."""
 
 import math
 from dataclasses import replace
@@ -10,7 +10,7 @@ from rl.analysis.thesis import Point, Thesis, Trained, Within, line, points, poo
 
 
 def study(anchored, gain, reward_accuracy=0.7, name="made up"):
-    """A system's description, and rows of three seeds that gain about as much as is said."""
+    """Description of an invented system, and rows of three seeds in which its accuracy rises by about ``gain``."""
     arms = (
         Trained("own", "self", grown("own", "accuracy"), first("own", "reward_accuracy")),
         Trained("truth", "oracle", grown("truth", "accuracy")),
@@ -75,14 +75,14 @@ def of_study(name, gains, accuracies=(0.5, 0.6, 0.7)):
 
 
 def test_within_studies_the_scale_of_a_study_does_not_count():
-    rising = of_study("a", (-0.9, -0.8, -0.7), (0.8, 0.9, 1.0))  # rank correlation 1, below all others
+    rising = of_study("a", (-0.9, -0.8, -0.7), (0.8, 0.9, 1.0))  # rank correlation 1, lowest gains of all studies
     mostly = of_study("b", (0.1, 0.3, 0.2))  # ranks 1 3 2: 1 - 6 * 2 / (3 * 8) = 0.5
     falling_at_first = of_study("c", (0.5, 0.4, 0.6))  # ranks 2 1 3: 0.5
     flat, one_place = of_study("d", (0.1, 0.1, 0.1)), of_study("e", (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     found = within_studies([*rising, *mostly, *falling_at_first, *flat, *one_place])
     assert found.by_study == pytest.approx({"a": 1.0, "b": 0.5, "c": 0.5})
     assert found.mean == pytest.approx(2 / 3)
-    # By hand: 1, .5, .5 have a standard deviation of sqrt(1/12), a standard error of 1/6; t(2) at 97.5 % is 4.3027.
+    # 1, .5, .5 have standard deviation sqrt(1/12) and standard error 1/6; the 97.5 % quantile of t(2) is 4.3027.
     assert (found.low, found.high) == pytest.approx((2 / 3 - 4.3027 / 6, 2 / 3 + 4.3027 / 6), abs=1e-4)
     assert pooled([*rising, *mostly, *falling_at_first])[0] < 0
     two = within_studies([*rising, *mostly])
@@ -111,7 +111,7 @@ def test_other_readings_and_the_arm_without_what_is_studied_stand_beside_the_ver
     assert found.remarks[0].endswith("contradicts")
     assert "(truth): +0.302" in found.remarks[1]
     assert "-0.100" in found.remarks[1]
-    assert "not told apart" not in found.remarks[1]  # every seed loses the same tenth
+    assert "not told apart" not in found.remarks[1]  # every seed differs by the same 0.1
     nothing = Within(math.nan, math.nan, math.nan, {})
     assert "Counted by the coin's (-0.098 [" in sentence([found], nothing, nothing, (math.nan, math.nan, math.nan), 0)
     same = line("s", replace(thesis, without="own"), rows, {})
