@@ -338,5 +338,5 @@ EXHIBITS = (
     Figure("Without the KL penalty, and from a weak base", "step", ("accuracy", "reward_accuracy", "entropy"), LONG,
            "Held-out problems; reward accuracy on training problems.", "optimiser step"),
     Figure("The frozen set", "step", ("set_accuracy", "set_wrong_votes"), ("frozen",),
-           "The given problems; second panel: those whose first vote of 64 was wrong.", "optimiser step", "share right"),
+           "The given problems; second panel: those whose first vote was wrong.", "optimiser step", "share right"),
 )  # fmt: skip
