@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from rl.backends.attention import grouped_attention
+from rl.backends.flops import release_freed
 from rl.backends.lora import bare_model
 from rl.backends.products import OneDNNLinear, packed_weights
 from rl.backends.replay import FixedStep, Replays
@@ -127,12 +128,13 @@ class HFEngine:
                 if name not in own:
                     raise KeyError(f"weights for an unknown parameter: {name}")
                 own[name].copy_(tensor)
-        self._store.kept.clear()
+        self.sleep()
         self.policy_version = version
 
     def sleep(self) -> None:
         """Frees the stored keys and values of earlier turns; the model stays in memory."""
         self._store.kept.clear()
+        release_freed(self._model.device)
 
     def wake(self) -> None:
         """Does nothing, since there is nothing to restore."""
