@@ -36,8 +36,9 @@ from rl.offline import NothingKeptError
 from rl.rollout_metrics import describe, sampled_tokens
 from rl.workbench import Workbench
 
-CHEAP_S = 3.0
-"""Seconds of processor time that a larger measurement of the evaluation may be expected to take."""
+CHEAP_S = 10.0
+"""Processor seconds that a larger measurement of the evaluation may be expected to take; it is made once for all arms. With
+3 seconds the demo, whose verdicts are mostly cached in a large evaluation, was expected to take half as long again."""
 OBJECTS = 4
 """Bytes that rows and their episodes occupy in Python per byte of their JSON; not derived, but set after the plan of
 the demo had been wrong (docs/performance.md)."""
@@ -219,7 +220,7 @@ class Calibration:
             except NothingKeptError:
                 raise UserError(
                     f"{cfg.offline.name}: none of {counted(len(episodes), 'episode')} was kept, so a round cannot be "
-                    "measured; plan.tasks=<more> samples more of them"
+                    "measured; sample more with plan.tasks=<more>"
                 ) from None
             fitting = watch.lap()
             # Time per step, without the first step if there are more: the first one also builds what the others use.
@@ -258,7 +259,7 @@ class Calibration:
         self._saves(trainer, offline.iterations)
         if offline.iterations > 1:
             found.notes.append(
-                "what later rounds keep is taken from a second, small round; a policy that has learned more keeps more"
+                "how many rows later rounds keep is estimated from a small second round; a better policy keeps more"
             )
 
     def _evaluate(self) -> None:
@@ -299,8 +300,9 @@ class Calibration:
                 rows = replace(load, rows=n * samples)
                 return sum(memory(self.config, of_model, rows, on_cpu=on_cpu).sampling.values()) / 2**30
 
-            # The formula tells from which number of rows on memory stops growing (full batches, a full cache). It is
-            # scaled by the measured growth, which is partly noise, so the scale is kept between 0.5 and 2.
+            # The formula tells from which number of rows on memory stops growing (full batches, a full store of keys
+            # and values). It is scaled by the measured growth, which is partly noise, so the scale is kept between 0.5
+            # and 2.
             share = 1.0
             if before and formula(last) > formula(before):
                 share = float(np.clip(step[1] / (formula(last) - formula(before)), 0.5, 2.0))
