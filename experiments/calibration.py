@@ -37,8 +37,8 @@ from rl.rollout_metrics import describe, sampled_tokens
 from rl.workbench import Workbench
 
 CHEAP_S = 10.0
-"""Processor seconds that a larger measurement of the evaluation may be expected to take; it is made once for all arms. With
-3 seconds the demo, whose verdicts are mostly cached in a large evaluation, was expected to take half as long again."""
+"""Processor seconds that a larger measurement of the evaluation may be expected to take; all arms share it. With 3 the
+demo's evaluation was overestimated by half: the more tasks it has, the larger the share of cached verdicts."""
 OBJECTS = 4
 """Bytes that rows and their episodes occupy in Python per byte of their JSON; not derived, but set after the plan of
 the demo had been wrong (docs/performance.md)."""
