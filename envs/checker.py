@@ -68,7 +68,7 @@ def contract(build: Callable[[], SelfCorrectEnv], tokenizer: Any = None) -> str:
     if tokenizer is not None and (unknown := unknown_words(tokenizer, said(env))):
         raise ContractError(
             f"the tokenizer has no token for {', '.join(map(repr, unknown[:10]))}, so the policy is shown token "
-            f"{unknown_id(tokenizer)} instead; say it in words that the model knows, or take another model"
+            f"{unknown_id(tokenizer)} instead; use words that the model knows, or another model"
         )
     played = f"Played {min(MAX_TASKS, len(env.tasks))} of them with the gold, an empty and a wrong response"
     lines = [
@@ -84,11 +84,11 @@ def size_notes(sizes: dict[str, int]) -> list[str]:
     """Warnings about splits that are empty, or too small to train on or to measure a rate precisely."""
     notes = []
     if not sizes["train"]:
-        notes.append("there are no training tasks, so it can be evaluated on and not trained on")
+        notes.append("there are no training tasks, so the environment can be used for evaluation only")
     elif sizes["train"] < 32:
-        notes.append(f"{counted(sizes['train'], 'training task is', 'training tasks are')} soon known by heart")
+        notes.append(f"{counted(sizes['train'], 'training task is', 'training tasks are')} soon memorised")
     if not sizes["validation"]:
-        notes.append("there are no validation tasks: runs need training.validate_every=0, and tuning cannot be done")
+        notes.append("there are no validation tasks: runs need training.validate_every=0, and tuning is impossible")
     for split in ("validation", "test"):
         if 0 < sizes[split] < 100:
             half = 98 / sizes[split] ** 0.5
@@ -156,8 +156,8 @@ def _check_determinism(env: SelfCorrectEnv, twin: SelfCorrectEnv) -> int:
         found = " and then ".join(f"{step[1]} {step[4]['score'].verdict} {step[4]['score'].reason}" for step in steps)
         _require(
             steps[0] == steps[1],
-            f"the same action gave two different steps, {found}, in {env.task.id}: verify() varies. Where it runs "
-            "programs, a busy machine may have broken one off: raise its time limit",
+            f"the same action gave two different steps, {found}, in {env.task.id}: verify() varies. If it runs "
+            "programs, one may have hit its time limit on a busy machine: raise the limit",
         )
     return n_golds
 
@@ -185,13 +185,13 @@ def _check_rewards(env: SelfCorrectEnv) -> None:
 def _check_score(env: SelfCorrectEnv, score: Score, where: str) -> None:
     """Value and verdict must agree: 1 if and only if ``correct``, else 0, or below 1 with declared partial credit."""
     if score.verdict == Verdict.CORRECT:
-        _require(score.value == 1.0, f"{where} is correct and worth {score.value}: what is right is worth 1")
+        _require(score.value == 1.0, f"{where} is correct and worth {score.value}: a correct response must be worth 1")
     elif score.value:
         in_part = getattr(env.taskset, "partial_credit", False) and score.value < 1.0
         _require(
             in_part,
-            f"{where} is {score.verdict} and worth {score.value}: accuracy counts verdicts, training pays values. If "
-            "what is wrong is to be paid in part, the task set says so by partial_credit = True; else use Score.of",
+            f"{where} is {score.verdict} and worth {score.value}: accuracy counts verdicts, training pays values. For "
+            "partial credit set partial_credit = True on the task set; otherwise build scores with Score.of",
         )
 
 
@@ -216,7 +216,7 @@ def _check_form(env: SelfCorrectEnv) -> None:
             paid = any(env.taskset.verify(task, stated.format(answer)).value == 1.0 for answer in answers)
             _require(
                 paid,
-                f"the prompts ask for {mark}, which verify does not read: it wants {gold[:80]!r}. Take other prompts "
+                f"the prompts ask for {mark}, which verify does not read: it wants {gold[:80]!r}. Use other prompts "
                 "(env.prompts, or prompts= of envs.register), or another answer form",
             )
 
@@ -230,7 +230,7 @@ def _step(env: SelfCorrectEnv, response: str) -> tuple[Any, ...]:
     _require(
         env.observation_space.contains(step[0])
         and all(message.content.strip() or message.role == "assistant" for message in step[0]),
-        f"what is said after {response[:80]!r} in {env.task.id} must be Messages with a text, got {step[0]!r}",
+        f"the observation after {response[:80]!r} in {env.task.id} must be Messages with a text, got {step[0]!r}",
     )
     return step
 

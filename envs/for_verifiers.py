@@ -87,11 +87,11 @@ def single_conversation(env: Any) -> SelfCorrectEnv:
     inner = getattr(env, "unwrapped", env)
     if not isinstance(inner, SelfCorrectEnv):
         raise TypeError(
-            f"an environment of a task set is needed, as envs.make makes it; {type(inner).__name__} draws its own tasks"
+            f"{type(inner).__name__} draws its own tasks; give an environment of a task set, as envs.make makes it"
         )
     if inner.has_roles:
         raise ValueError(
-            "env.between: a role between attempts has a conversation of its own; only one can be taken over"
+            "env.between: each role has its own conversation, but verifiers takes one; set env.between=null"
         )
     return inner
 

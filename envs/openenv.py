@@ -86,7 +86,7 @@ class OpenEnv(gymnasium.Env[str, str]):
         known = [name for name in ([self._observation] if self._observation else SAYS) if name in observation]
         if not known:
             named = f"env.options.observation={self._observation}" if self._observation else "env.options.observation"
-            raise KeyError(f"{named}: the observation has {', '.join(observation)}; say which of them is read")
+            raise KeyError(f"{named}: the observation has {', '.join(observation)}; name the one to read")
         said = observation[known[0]]
         if isinstance(said, Sequence) and not isinstance(said, str):  # of a list of chat messages only the last is new
             said = said[-1]["content"] if said else ""

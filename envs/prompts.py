@@ -217,6 +217,6 @@ def get_prompts(version: str, texts: Mapping[str, str] | None = None) -> Prompts
             text.format(**fills)
         except (LookupError, ValueError) as error:
             raise ValueError(
-                f"env.prompts_text.{name}: {error!r}; it may hold {{{'}, {'.join(fills)}}}, other braces are doubled"
+                f"env.prompts_text.{name}: {error!r}; it may hold {{{'}, {'.join(fills)}}}; write other braces twice"
             ) from None
     return replace(PROMPTS[version], **(texts or {}))

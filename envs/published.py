@@ -121,19 +121,17 @@ def read_data_set(path: str, subset: str | None) -> Mapping[str, Sequence[dict[s
         FileNotFoundError: If the data set cannot be read, or :func:`use_hub_reader` was not called.
     """
     if _whole_reader is None:
-        raise FileNotFoundError(f"env.options.path={path}: nothing here reads it; call rl.backends.hub.register()")
+        raise FileNotFoundError(f"env.options.path={path}: no reader is set; call rl.backends.hub.register()")
     try:
         return _whole_reader(path, subset)
     except Exception as error:  # datasets and the hub's client raise errors of many types
-        kind = "folder" if Path(path).is_dir() else "file or folder here, and not to be had from the hub"
+        kind = "folder" if Path(path).is_dir() else "file or folder here, and not available from the hub"
         raise FileNotFoundError(f"env.options.path={path}: no such {kind} ({str(error).splitlines()[0]})") from error
 
 
 def _from_hub(file: PublishedFile) -> tuple[list[dict[str, Any]], str, str]:
     if _reader is None:
-        raise FileNotFoundError(
-            "env.options.path=hub: nothing here reads from the hub; call rl.backends.hub.register()"
-        )
+        raise FileNotFoundError("env.options.path=hub: no reader for the hub is set; call rl.backends.hub.register()")
     hub, rows = file.hub, []
     for config in hub.configs or (None,):
         try:

@@ -84,7 +84,7 @@ def settings(env_id: str, given: Mapping[str, Any], options: Mapping[str, Any] |
         chosen = {name: value for name, value in given.items() if value is not None}
         for name in chosen:
             if name != "attempts":
-                raise ValueError(f"env.{name}: {env_id} is an environment of gymnasium, which has words of its own")
+                raise ValueError(f"env.{name}: {env_id}, an environment of gymnasium, does not read it; remove it")
         return {"attempts": registration.registry[env_id].max_episode_steps} | chosen
     own = {name: one.default for name, one in inspect.signature(SelfCorrectEnv).parameters.items() if name in given}
     found = own | _chosen(env_id, given, options or {})
@@ -127,7 +127,7 @@ def make(env_id: str, options: Mapping[str, Any] | None = None, **given: Any) ->
     for name, value in given.items():
         if name not in known:
             own = name in inspect.signature(ENVIRONMENTS[env_id][0]).parameters
-            hint = f": it is one of the task set's: options={{{name!r}: {value!r}}}" if own else nearest(name, known)
+            hint = f", but its task set has: options={{{name!r}: {value!r}}}" if own else nearest(name, known)
             raise TypeError(f"{env_id} has no argument {name!r}{hint}")
     return SelfCorrectEnv(make_taskset(env_id, options or {}), **_chosen(env_id, given, options or {}))
 

@@ -200,7 +200,7 @@ def _json(text: str) -> Any:
         values = dict(pairs)
         if len(values) < len(pairs):
             names = [name for name, _ in pairs]
-            raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} stands twice in an object")
+            raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} appears twice in an object")
         return values
 
     return json.loads(text, object_pairs_hook=unique)
@@ -217,9 +217,9 @@ def _said(error: ValueError) -> str:
 def _remedy(line: str) -> str:
     """A hint for the common mistakes in JSON Lines; empty if the line shows none of them."""
     if line in ("{", "["):
-        return ". An object is one line, or all of them are one list, [{...}, {...}]"
+        return ". Write each object on one line, or all of them as one list, [{...}, {...}]"
     if line.endswith(","):
-        return ". No comma stands at the end of a line: there is no list around the lines"
+        return ". Remove the comma at the end of the line: the lines form no list"
     return ". This is Python's notation: write it with json.dumps" if line.startswith("{'") else ""
 
 
@@ -242,7 +242,7 @@ def _json_document(text: str, place: str, kind: str) -> list[Row | Fault] | None
             return None
         rest = text[error.pos :]
         comma = re.match(r"\s*,?\s*[\]}]", rest) and (rest.startswith(",") or text[: error.pos].rstrip().endswith(","))
-        said = "take the comma in front of the bracket out" if comma else "mend the list, or write one object a line"
+        said = "remove the comma before the bracket" if comma else "correct the list, or write one object per line"
         raise ValueError(f"{place}, line {error.lineno}: no JSON ({_said(error)}): {said}") from None
     if isinstance(whole, list):
         return [_row(values, f"{place}, row {number}") for number, values in enumerate(whole, 1)]
@@ -254,7 +254,7 @@ def _json_document(text: str, place: str, kind: str) -> list[Row | Fault] | None
     sizes = {len(cell) if isinstance(cell, list | dict) else -1 for cell in whole.values()}
     if len(whole) > 1 and len(sizes) == 1 and sizes.isdisjoint((-1, 0)):
         raise ValueError(
-            f"{place} holds whole columns, not rows: write an object a row; in pandas that is "
+            f"{place} holds whole columns, not rows: write one object per row; in pandas that is "
             "to_json(path, orient='records', lines=True)"
         )
     return None
@@ -290,16 +290,14 @@ def _csv(text: str, place: str, delimiter: str | None) -> Iterator[Row | Fault]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Fault(f"{place}, line {line}", f"no CSV ({error}): a quote within quotes is written twice")
+            yield Fault(f"{place}, line {line}", f"no CSV ({error}): write a quote within quotes twice")
             return  # an unclosed quote makes the rest of the file one cell
         if not any(cells):
             continue
         if not names:
             names = [cell.strip() for cell in cells]
             if twice := [name for name in names if names.count(name) > 1]:
-                raise ValueError(
-                    f"{place}, line {line}: two columns are called {twice[0]!r}: rename one, or take it out"
-                )
+                raise ValueError(f"{place}, line {line}: two columns are called {twice[0]!r}: rename or remove one")
         elif len(cells) != len(names):
             yield Fault(f"{place}, line {line}", f"more or fewer cells than the {len(names)} of {', '.join(names)}")
         else:

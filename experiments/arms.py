@@ -268,8 +268,8 @@ def _recorded(
     # With several processes, it is no error if one process's share of the tasks has no conversation.
     if not rows and own and bench.distributed.n_processes == 1:
         raise ValueError(
-            f"evaluation.conversations={config.conversations}: none is about a task that is evaluated, "
-            f"of {counted(len(own), 'task')}; evaluation.n_tasks=0 takes all tasks of the split"
+            f"evaluation.conversations={config.conversations}: none is about an evaluated task "
+            f"({counted(len(own), 'task')}); evaluation.n_tasks=0 evaluates all tasks of the split"
         )
     return rows
 

@@ -65,9 +65,7 @@ def run(cfg: CheckConfig) -> None:
     few = [name for name in ("validation", "test") if sizes[name] < 100 and name in cfg.env.task_options]
     if few:
         shares = " ".join(f"env.options.{name}=..." for name in few)
-        found.better.append(
-            f"take a larger share of the rows, {shares}, where the data have no such split of their own"
-        )
+        found.better.append(f"if the data have no such split, take a larger share of the rows for it, {shares}")
     first = next((split for split in Split if tasks[split]), None)
     if first is None:
         raise UserError(f"{cfg.env.id} has no tasks at all")
@@ -77,7 +75,7 @@ def run(cfg: CheckConfig) -> None:
     if isinstance(env, SelfCorrectEnv):
         try:
             kept = contract(lambda: make_env(cfg.env, make_taskset(cfg.env), first))  # type: ignore[arg-type, return-value]
-            console.print(f"It {kept.partition('. Tasks')[0]}, played on {first}.")
+            console.print(f"The environment {kept.partition('. Tasks')[0]} (played on {first}).")
         except ContractError as error:
             found.wrong.append(str(error))
         check_golds(env, tasks, cfg.golds, found)
@@ -88,7 +86,7 @@ def run(cfg: CheckConfig) -> None:
     try:
         cfg.model.refuse_missing()
     except FileNotFoundError as error:
-        found.better.append(f"name a model, so that lengths, tokens and samples can be looked at: {error}")
+        found.better.append(f"name a model, so that lengths, tokens and samples can be checked: {error}")
         return _conclude(found)
     bench = build(cfg, split)
     check_lengths(bench, env, [task for part in tasks.values() for task in part], found)
@@ -114,7 +112,7 @@ def _conclude(found: Findings) -> None:
     if not found.wrong and not found.better:
         console.print("Nothing: all is well.")
     if found.wrong:
-        raise UserError("a run would go wrong: change what is marked with must")
+        raise UserError("a run would go wrong: change what is marked with must above")
 
 
 def build(cfg: CheckConfig, split: Split) -> "Workbench":
@@ -154,8 +152,8 @@ def check_golds(env: SelfCorrectEnv, tasks: dict[Split, list[Task]], limit: int,
     if failing:
         more = f" and {len(failing) - SHOWN} more" if len(failing) > SHOWN else ""
         found.wrong.append(
-            f"{counted(len(failing), 'gold does', 'golds do')} not earn 1, so that no response to these tasks can be "
-            f"right: {', '.join(failing[:SHOWN])}{more}. Mend or leave out such rows, or take another verifier"
+            f"{counted(len(failing), 'gold does', 'golds do')} not earn 1, so no response to these tasks can be "
+            f"right: {', '.join(failing[:SHOWN])}{more}. Correct or remove these rows, or use another verifier"
         )
 
 
@@ -198,13 +196,13 @@ def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Fi
         found.wrong.append(
             f"{counted(len(too_long), 'question leaves', 'questions leave')} no room in the model's context of "
             f"{counted(limit, 'token')}, the longest has {max(prompts.values())}: {', '.join(too_long[:SHOWN])}. "
-            "Leave such out, or take a longer context"
+            "Leave them out, or use a longer context"
         )
     elif tight := over["question and all attempts"]:
         room = (limit - max(prompts.values())) // config.attempts
         found.better.append(
-            f"{counted(len(tight), 'episode')} may outgrow the context of {counted(limit, 'token')} and be broken off "
-            f"then; env.max_new_tokens=[{max(room, 1)}] leaves room for {counted(config.attempts, 'attempt')} at the "
+            f"{counted(len(tight), 'episode')} may outgrow the context of {counted(limit, 'token')} and be broken "
+            f"off; env.max_new_tokens=[{max(room, 1)}] leaves room for {counted(config.attempts, 'attempt')} after the "
             "longest question"
         )
     if cut := over["gold response"]:
@@ -216,7 +214,7 @@ def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Fi
     if unknown := unknown_words(bench.tokenizer, texts):
         found.wrong.append(
             f"the model has no token for {counted(len(unknown), 'word')}, {', '.join(map(repr, unknown[:SHOWN]))}, and "
-            "would be shown one token for all that it does not know: take another model, as model=path model.path=..."
+            "would read the same token for all of them: use another model, as model=path model.path=..."
         )
 
 
@@ -301,14 +299,14 @@ def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", found: Find
         )
     if silent > 0.5 * n:
         found.better.append(
-            f"{counted(silent, f'{of} gives', f'{of} give')} no answer in the form that is read: show the form with "
-            "examples (env=rows: env.options.few_shot=3), read others too (answer_form: "
-            "[boxed,answer_line,last_number]), or python -m experiments.warm_start"
+            f"{counted(silent, f'{of} gives', f'{of} give')} no answer in a form that is read: show the form with "
+            "examples (env=rows: env.options.few_shot=3), allow more forms (answer_form: "
+            "[boxed,answer_line,last_number]), or run python -m experiments.warm_start"
         )
     if scored and right in (0, n):
         what = "none" if not right else "every one"
         found.better.append(
-            f"{what} {of} is right: a group whose rewards are all the same teaches nothing. Take "
+            f"{what} {of} is right: a group of equal rewards has no gradient. Use "
             f"{'easier tasks or a better model' if not right else 'harder tasks'}"
         )
 

@@ -151,7 +151,7 @@ def _say_interrupted(error: KeyboardInterrupt) -> NoReturn:
     """Ends a program after Ctrl-C or a signal; with several processes, only the one of rank 0 prints a message."""
     what, status = ("stopped by a signal", os.EX_TEMPFAIL) if isinstance(error, Terminated) else ("interrupted", 130)
     if os.environ.get("RANK", "0") == "0":
-        said = error.args or ("the same command begins anew",)
+        said = error.args or ("the same command starts over",)
         console.print(f"[yellow]{what}[/]", *(f"[yellow];[/] {one}" for one in said), sep="", soft_wrap=True)
     sys.exit(status)
 

@@ -205,7 +205,7 @@ def refuse_changed_config(job: Job) -> None:
     if changed := changed - {"threads", "runs_dir", "data_dir", "plugins"}:
         raise UserError(
             f"resume: {job.arm.name}, seed {job.seed} was run with another config; changed: "
-            f"{', '.join(sorted(changed))}. Give the same overrides, or delete {job.folder} to run it anew"
+            f"{', '.join(sorted(changed))}. Give the same overrides, or delete {job.folder} to run it again"
         )
 
 
@@ -216,8 +216,8 @@ def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
     stored: Any = OmegaConf.load(folder / "config.yaml")
     if lacks := [key for key in ("include", "seeds") if key not in stored]:
         raise UserError(
-            f"resume={folder}: its config.yaml has no {' and no '.join(lacks)}, so another version made it; leave "
-            "resume away to start a new comparison"
+            f"resume={folder}: its config.yaml has no {' and no '.join(lacks)}, so another version made it; remove "
+            "resume to start a new comparison"
         )
     both = {key: [*stored[key], *getattr(cfg, key)] for key in ("include", "seeds")}
     return replace(cfg, **{key: list(dict.fromkeys(values)) for key, values in both.items()})
@@ -241,16 +241,16 @@ def say_before(cfg: CompareConfig, jobs: Sequence[Job]) -> None:
     from rl.refusals import notes_of_arm
 
     if note := next(filter(None, (uneven_budget(job.arm.config) for job in jobs)), ""):
-        console.print(f"[yellow]note:[/] of every run: {note}", highlight=False)
+        console.print(f"[yellow]note:[/] every run: {note}", highlight=False)
     for name, note in {job.arm.name: skipped_stages(job.arm.config) for job in jobs}.items():
         if note:
-            console.print(f"[yellow]note:[/] of {name}: {note}", highlight=False)
+            console.print(f"[yellow]note:[/] {name}: {note}", highlight=False)
     for name, config in {job.arm.name: job.arm.config for job in jobs}.items():
         for note in notes_of_arm(config) if isinstance(config, TrainConfig | SFTConfig) else ():
-            console.print(f"[yellow]note:[/] of {of_arm(name, note)}", highlight=False)
+            console.print(f"[yellow]note:[/] {of_arm(name, note)}", highlight=False)
     trained = list(dict.fromkeys(job.arm.name for job in jobs if job.kind != "as_it_is"))
     if cfg.tuning and (untuned := [arm for arm in trained if arm not in cfg.tuning]):
-        console.print(f"[yellow]not tuned, beside arms that are:[/] {', '.join(untuned)}", highlight=False)
+        console.print(f"[yellow]not tuned, unlike the other arms:[/] {', '.join(untuned)}", highlight=False)
 
 
 def compare(cfg: CompareConfig, folder: Path) -> None:
@@ -266,7 +266,6 @@ def compare(cfg: CompareConfig, folder: Path) -> None:
             refuse_changed_config(job)
         # Written only now: a refused config must not become the one that the folder is resumed with next time.
         describe_run(folder, resolved_yaml(cfg))
-        # Print what is about to run, and notes for readers of the tables.
         todo = [job for job in jobs if not job.is_done]
         budget = cfg.training.tokens or max(job.arm.budget(cfg.match) for job in jobs)
         of = f"of {counted(len(jobs), 'job')}"

@@ -47,7 +47,7 @@ def config(program: str, *overrides: str, **values: Any) -> Any:
         folder = Path(CONFIGS) / key
         if folder.is_dir() and not isinstance(value, str | Path | list | tuple | dict):
             options = sorted(one.stem for one in folder.glob("*.yaml"))
-            raise ValueError(f"{key}={value!r}: the name of one is needed here. Known: {', '.join(options)}")
+            raise ValueError(f"{key}={value!r}: a name is needed here. Known: {', '.join(options)}")
     given = [*(line for key, value in values.items() for line in _lines(key, value)), *overrides]
     register_schemas()
     held = GlobalHydra.instance().hydra  # set if the caller is itself a Hydra program; restored below

@@ -57,7 +57,7 @@ def sums(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects
 
 @DEMONSTRATIONS.register("mend", options=Shares, needs=("reckoned", "slipped", "worked_out"))
 def mend(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects: float, repeats: float) -> list[str]:
-    """An equation, perhaps solved with a slip; a correction computes the solution from the wrong one's two sides."""
+    """An equation, perhaps solved with a slip; a correction follows from the wrong number and both sides' values."""
     gold = taskset.reckoned(task, task.gold)
     if rng.random() < right:
         return [gold, gold]

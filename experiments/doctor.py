@@ -76,7 +76,7 @@ def packages() -> Found:
     for one in needed:
         have = installed(one.name)
         if have is None or not one.specifier.contains(have, prereleases=True):
-            odd.append(f"{one.name}{one.specifier} ({have or 'not there'})")
+            odd.append(f"{one.name}{one.specifier} ({have or 'not installed'})")
     if odd:
         return Found(False, ", ".join(odd), "make setup")
     return Found(True, f"all {len(needed)}, torch {installed('torch')}, transformers {installed('transformers')}")
@@ -121,7 +121,7 @@ def chromium() -> Found:
     driver = shutil.which("chromedriver")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     missing = [name for name, path in (("chromium", browser), ("chromedriver", driver)) if path is None]
-    remedy = "apt-get install chromium chromium-driver, or the like" if missing else ""
+    remedy = "apt-get install chromium chromium-driver, or your system's equivalent" if missing else ""
     return Found(not missing, f"{', '.join(missing)} not found" if missing else str(browser), remedy)
 
 
@@ -136,7 +136,7 @@ def program(name: str, remedy: str) -> Callable[[], Found]:
 
 
 git = program("git", "install git")
-slurm = program("sbatch", "start it on a node that can submit jobs")
+slurm = program("sbatch", "run on a node that can submit jobs")
 
 
 def disk() -> Found:
@@ -149,7 +149,7 @@ def disk() -> Found:
 def memory() -> Found:
     """Checks the free memory, and counts the cores."""
     free = psutil.virtual_memory().available / 2**30
-    remedy = "" if free >= MEMORY_GIB else "end other programs; executor_options.workers=1 for comparisons"
+    remedy = "" if free >= MEMORY_GIB else "close other programs; executor_options.workers=1 for comparisons"
     return Found(free >= MEMORY_GIB, f"{free:.1f} GiB free, {counted(os.cpu_count() or 1, 'core')}", remedy)
 
 

@@ -104,7 +104,7 @@ def finish_job(process: subprocess.Popen[bytes], folder: Path) -> None:
     if status < 0:
         raise JobDiedError(f"killed by {signal.Signals(-status).name} (out of memory?); see {folder / 'job.log'}")
     if status == os.EX_TEMPFAIL:
-        raise JobDiedError(f"stopped by a signal, and can go on from its checkpoint; see {folder / 'job.log'}")
+        raise JobDiedError(f"stopped by a signal, and can continue from its checkpoint; see {folder / 'job.log'}")
     if status:
         raise JobDiedError(f"ended with status {status}; see {folder / 'job.log'}")
 
@@ -152,10 +152,10 @@ class LocalOptions:
         if unknown := [one for one in gpus if one not in here and (one.isdigit() or not here)]:
             raise ValueError(
                 f"executor_options.gpus={gpus}: there is no GPU {', '.join(unknown)} here, "
-                + (f"only {', '.join(here)}" if here else "and no other one; leave it away to run on the CPU")
+                + (f"only {', '.join(here)}" if here else "and no other one; remove it to run on the CPU")
             )
         if not gpus:
-            refuse_idle(self, "executor_options", "gpus_per_job jobs_per_gpu", "there is no GPU here; leave it away")
+            refuse_idle(self, "executor_options", "gpus_per_job jobs_per_gpu", "there is no GPU here; remove it")
             return [[] for _ in range(self.workers or os.cpu_count() or 1)]
         k = self.gpus_per_job
         if k > len(gpus):

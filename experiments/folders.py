@@ -87,7 +87,7 @@ class Lock:
         try:
             handle = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
-            raise LockedError(f"{folder} was taken by another process at this very moment") from None
+            raise LockedError(f"{folder} was just taken by another process: wait for it, or stop it") from None
         me = psutil.Process()
         self._claim = json.dumps({"place": _place(), "pid": me.pid, "born": me.create_time()})
         with removed_on_error(self._path), os.fdopen(handle, "w") as file:
@@ -182,7 +182,7 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
                 said.append(f"nothing was computed yet, and {folder} is removed")
             if kept.exists() and (kept == folder or _runs_below(kept)):
                 goes_on = hasattr(cfg, "resume")
-                how = f"go on with the same command and resume={kept}" if goes_on else "the same command begins anew"
+                how = f"continue with the same command and resume={kept}" if goes_on else "the same command starts over"
                 said.append(f"what is done is kept in {kept}: {how}")
         if isinstance(error, KeyboardInterrupt) and said:
             raise type(error)(*said) from error
@@ -219,7 +219,7 @@ def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = Fa
         if not candidates:
             raise ResumeError(
                 f"resume={resume}: there is no such folder, or no run of this program was started in it; use a run's "
-                "folder, or auto, or leave resume away to start a new run"
+                "folder, or auto, or remove resume to start a new run"
             )
     elif resume == "auto":
         candidates = _runs_below(Path(cfg.runs_dir) / cfg.name)
@@ -231,7 +231,9 @@ def choose_folder(cfg: Any, kind: str, parent: Path, name: str, sweep: bool = Fa
         with suppress(ResumeError):
             return _take(folder, cfg, kind, sweep, by_content=True)
     if named and not sweep:
-        raise ResumeError(f"resume={resume}: no run in it is unfinished, of this config and without a process")
+        raise ResumeError(
+            f"resume={resume}: no run in it can be continued: unfinished, with this config, and not in use by a process"
+        )
     return _create(parent, name, cfg, kind)
 
 
@@ -261,7 +263,7 @@ def _take(folder: Path, cfg: Any, kind: str, even_finished: bool, by_content: bo
     stored = read_identity(folder)
     if stored.kind != kind:
         raise ResumeError(
-            f"resume={folder}: that is a run of experiments.{stored.kind}, which experiments.{kind} cannot go on with"
+            f"resume={folder}: that is a run of experiments.{stored.kind}, which experiments.{kind} cannot continue"
         )
     identity = Identity.of(cfg, kind)
     if kind not in GROWING:

@@ -197,7 +197,7 @@ def explain(error: BaseException, known: Iterable[str] = ()) -> str:
         mapping = within[1].split(f".{found[1]}")[0]
         whole = f"'{mapping}={{{found[1]}: {{...}}}}'"
         entries = [one for one in keys if one.startswith(f"{mapping}.")]  # suggest only keys in the same mapping
-        return f"{unknown(f'{mapping}.{found[1]}', entries)}\nA new one is given whole: {whole}"
+        return f"{unknown(f'{mapping}.{found[1]}', entries)}\nGive a new one with all its values: {whole}"
     # The config has no such key.
     said = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
     found = said or re.search(r"Key '([^']+)' (?:is not in struct|not in )", text)
@@ -236,7 +236,7 @@ _SENTENCES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"An item is already at '([^']+)'", lambda said: f"{said[1]} is there already: give its value without the +"),
     (
         r"override ~(\S+)(?s:.*)does not support deletion",
-        lambda said: f"{said[1]} cannot be taken away; give it a value",
+        lambda said: f"{said[1]} cannot be removed; give it a value",
     ),
     (
         # The file named after ``In`` belongs to a group. If a program's own config is named there, the user has chosen
@@ -244,7 +244,7 @@ _SENTENCES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
         r"In '([^'/]+/[^']+)': Could not (?:load|find) '([^'/]+)/([^']+)'",
         lambda said: (
             f"{said[1]}.yaml: its defaults name {said[2]}/{said[3]}, and there is no such file; "
-            f"`python -m experiments.list {said[2]}` says what there is"
+            f"`python -m experiments.list {said[2]}` lists those that exist"
         ),
     ),
     (
@@ -272,9 +272,9 @@ def _plainly(error: BaseException, text: str, known: Sequence[str]) -> str:
     if override := str(getattr(error, "override", None) or "").lstrip("+~"):
         key, equals, value = override.partition("=")
         if not equals:
-            return f"{override}: an override is <key>=<value>, and of this one the key or the value is missing"
+            return f"{override}: an override is <key>=<value>; here the key or the value is missing"
         return (
-            f"{override}: cannot be read; a value with spaces, commas or brackets stands in quotes, "
+            f"{override}: cannot be read; put a value with spaces, commas or brackets in quotes, "
             f"{_in_quotes(key, value)}"
         )
     for pattern, sentence in _SENTENCES:

@@ -149,5 +149,5 @@ def forgetting_table(matrices: Sequence[Any]) -> Table:
     found = np.mean(matrices, 0) if matrices else np.zeros((0, 0))
     header = ["after edits", *(f"passage {j + 1}" for j in range(np.shape(found)[-1]))]
     cells = [[str(i), *(f"{value:.2f}" for value in row)] for i, row in enumerate(found)]
-    caption = "Answers without a passage after edits 1 to i in a row, mean over chains and seeds."
+    caption = "Accuracy on each passage, not shown, after i edits in a row; mean over chains and seeds."
     return Table(caption, header, cells, title="Forgetting")

@@ -77,11 +77,11 @@ def main() -> None:
         return
     if given[0] not in PROGRAMS:
         fail(
-            f"python -m experiments.plan {given[0]}: say first what is planned, one of {', '.join(PROGRAMS)}, then its "
-            "overrides, as in python -m experiments.plan train env=repair"
+            f"python -m experiments.plan {given[0]}: first name the program to plan, one of {', '.join(PROGRAMS)}, "
+            "then its overrides, as in python -m experiments.plan train env=repair"
         )
     if {"-m", "--multirun"} & set(given):
-        fail("experiments.plan plans one run or comparison, no sweep: leave -m away")
+        fail("experiments.plan plans one run or comparison, no sweep: remove -m")
     try:
         options = read_options([one for one in given[1:] if one.startswith("plan.")])
     except UserError as error:
@@ -206,8 +206,8 @@ def _in_a_process(config: Any, options: PlanConfig, known: dict, name: str) -> "
                 raise
     except BrokenProcessPool:
         raise UserError(
-            f"{name}: the process that took a few steps was killed, most likely for want of memory; plan.calibrate="
-            "false counts without them, and says what would make the run smaller"
+            f"{name}: the process that took a few steps was killed, most likely out of memory; plan.calibrate=false "
+            "estimates without steps, and lists what would make the run smaller"
         ) from None
 
 
@@ -242,7 +242,7 @@ def report(planned: Sequence[Planned], cfg: Any, options: PlanConfig) -> None:
     if all(one.estimate.costs for one in planned):
         _print_time(planned, slots)
     else:
-        console.print("Time: only from real steps (plan.calibrate=true).")
+        console.print("Time: needs real steps (plan.calibrate=true).")
         console.print("Tokens: as many as env.max_new_tokens allows; real answers are mostly shorter.")
     for line in dict.fromkeys(line for one in planned for line in one.estimate.notes):
         console.print(f"[yellow]note:[/] {line}", highlight=False)
@@ -251,7 +251,7 @@ def report(planned: Sequence[Planned], cfg: Any, options: PlanConfig) -> None:
     if all(fits):
         console.print("[green]It fits.[/]")
     if any(one.estimate.costs for one in planned):
-        console.print("The run keeps this estimate in its folder, and says at its end what it came to.")
+        console.print("The run keeps this estimate in its folder, and prints the real cost beside it at its end.")
 
 
 def _print_memory(one: Planned, options: PlanConfig) -> None:
@@ -262,7 +262,7 @@ def _print_memory(one: Planned, options: PlanConfig) -> None:
     title = f"Memory of {one.name}, on each device" if options.processes > 1 else f"Memory of {one.name}"
     print_table(["", "while it samples", "in an optimiser step"], rows, console, title)
     if found.costs:
-        console.print(f"Held by the steps that were taken, and what more rows add: {size(found.peak_memory * 2**30)}")
+        console.print(f"Measured in real steps, plus what more rows add: {size(found.peak_memory * 2**30)}")
 
 
 def _print_time(planned: Sequence[Planned], slots: int) -> None:
@@ -287,11 +287,11 @@ def _fits_memory(one: Planned, at_once: int, per_gpu: int, options: PlanConfig) 
     where, room, shared = device(options)
     n = at_once if shared else per_gpu
     needed = n * one.estimate.peak_memory
-    times = f"{n} at once " if n > 1 else ""
-    console.print(f"{where} has {room:.1f} GiB; {times}needs {needed:.2f} GiB", highlight=False)
+    runs = f"{n} runs at once need" if n > 1 else "a run needs"
+    console.print(f"{where} has {room:.1f} GiB; {runs} {needed:.2f} GiB", highlight=False)
     if needed <= FULL * room:
         return True
-    console.print(f"[bold red]It does not fit[/] in {FULL:.0%} of it. What each of these saves:", highlight=False)
+    console.print(f"[bold red]It does not fit[/] in {FULL:.0%} of that. Each of these saves:", highlight=False)
     for line in smaller(one, needed, n, FULL * room, options, _OPTIONS):
         console.print(f"  {line}", highlight=False)
     if n > 1:
@@ -306,12 +306,12 @@ def _fits_disk(planned: Sequence[Planned], folder: Path) -> bool:
     while not folder.exists():
         folder = folder.absolute().parent
     free, needed = shutil.disk_usage(folder).free, sum(one.runs * one.estimate.disk for one in planned)
-    console.print(f"The disk of {folder} has {size(free)} free; needed are {size(needed)}", highlight=False)
+    console.print(f"The disk of {folder} has {size(free)} free; {size(needed)} are needed", highlight=False)
     if needed <= FULL * free:
         return True
     console.print(
-        "[bold red]The disk is too small:[/] training.keep_last=1 keeps one checkpoint a run instead of two, "
-        "training.save_every=0 none, and runs_dir=... goes to another disk",
+        "[bold red]The disk is too small:[/] training.keep_last=1 keeps one checkpoint per run instead of two, "
+        "training.save_every=0 keeps none, and runs_dir=... writes to another disk",
         highlight=False,
     )
     return False

@@ -30,8 +30,8 @@ class PlanConfig:
         calibrate: Take a few real steps and derive time, tokens and memory from them. ``false`` computes from the
             config, with answers of maximal length and without time.
         steps: Rollout batches of every stage that are run; the last one is measured.
-        tasks: Tasks that the evaluation, and a round of an offline method, are measured with; a sixteenth of all tasks
-            if that is more.
+        tasks: Tasks with which the evaluation, and a round of an offline method, are measured; a sixteenth of the
+            evaluation's or the round's own tasks if that is more.
         memory_gib: Memory of one device in GiB; 0 takes that of the GPU, or what is free on this machine.
         processes: Number of devices that share a run; only for ``calibrate=false``.
         sharded: Whether each device holds only a part of the model (FSDP2); only for ``calibrate=false``.
@@ -48,7 +48,7 @@ class PlanConfig:
         check_numbers(self, "plan", positive="steps tasks processes", not_negative="memory_gib")
         if self.calibrate and (self.processes > 1 or self.sharded):
             name = "processes" if self.processes > 1 else "sharded"
-            raise ValueError(f"plan.{name}: steps are taken by one process; set plan.calibrate=false")
+            raise ValueError(f"plan.{name}: real steps run in one process; set plan.calibrate=false")
 
 
 def spent() -> tuple[float, float]:
@@ -64,7 +64,7 @@ def place(config: Any) -> Path:
 
 
 def adopt(config: Any, folder: Path) -> None:
-    """Copies the estimate for a run, if there is one, into the run's folder; marks an estimate there as resumed."""
+    """Copies the estimate for a run, if any, into the run's folder; marks one that is there already as resumed."""
     path, own = place(config), folder / FILE
     if own.exists():
         write_json(own, json.loads(own.read_text(encoding="utf-8")) | {"resumed": True})

@@ -91,11 +91,11 @@ def _count_offline(config: SFTConfig, found: Estimate, tokens: int) -> None:
     steps = budget.updates // offline.iterations or -(-per_round // offline.batch_size) * offline.epochs
     found.updates = steps * offline.iterations
     found.gradient_tokens = found.sampled_tokens * offline.epochs
-    found.notes.append("how much an offline rule keeps is not known without sampling: all of it is counted")
+    found.notes.append("how many rows offline.rule keeps is not known without sampling: all are counted")
 
 
 def _lengths(config: Any) -> tuple[int, int, int]:
-    """Tokens of the longest sampled question, median tokens between two attempts, and number of evaluation tasks."""
+    """Tokens of the longest measured question, median tokens between two attempts, and number of evaluation tasks."""
     tokenizer = load_tokenizer(config.model)
     renderer = Renderer(tokenizer, template_kwargs=config.model.chat_template_kwargs, thoughts=config.model.thoughts)
     taskset = make_taskset(config.env)

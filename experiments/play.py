@@ -33,7 +33,7 @@ def main(cfg: PlayConfig) -> None:
 
     env: Any = make_env(cfg.env, taskset, Split(cfg.split))
     console.print(f"[dim]{cfg.env.id}, {counted(cfg.env.attempts, 'attempt')}; write an answer, Ctrl-D ends[/]")
-    console.print("[dim](what opens with ``` goes on to the closing ```)[/]")
+    console.print("[dim](an answer that opens with ``` ends at the closing ```)[/]")
     played, earned = 0, 0.0
     try:
         while True:

@@ -148,7 +148,7 @@ class Display:
                 ["", "planned", "came to", "off by"],
                 rows,
                 self._console,
-                "What was planned, from when the libraries are loaded",
+                "Planned, and what it came to, without loading the libraries",
             )
         self._console.print(f"everything is in {folder}", highlight=False, soft_wrap=True)
 
@@ -244,8 +244,8 @@ def uneven_budget(cfg: Any) -> str:
         return ""
     if online and not budget.updates and asked % (budget.tasks_per_step * cfg.algorithm.group_size) == 0:
         return (
-            f"training.episodes={asked} leaves {asked - spent:,} over, fewer than the next batch with its stage's "
-            f"group_size samples, so this run samples {counted(spent, 'episode')}"
+            f"training.episodes={asked} leaves {counted(asked - spent, 'episode')} over, too few for a further batch "
+            f"with its stage's group_size, so this run samples {counted(spent, 'episode')}"
         )
     if budget.updates:
         of = "algorithm.epochs * algorithm.minibatches" if online else "offline.iterations"

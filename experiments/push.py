@@ -1,4 +1,4 @@
-"""Uploads the policy of a finished run: ``python -m experiments.push run=runs/train/<time> repo=me/mine``."""
+"""Uploads a run's policy and card to the hub: ``python -m experiments.push run=runs/train/<time> repo=me/mine``."""
 
 import json
 import shlex

@@ -19,7 +19,7 @@ from rl import config as schema
 from rl.tracking import IDENTITY, files_below
 
 FILES = {
-    "resume": "use a run's folder, or auto, or leave resume away to start a new run",
+    "resume": "use a run's folder, or auto, or remove resume to start a new run",
     "evaluation.conversations": "give a file of conversations, or a folder that datasets saved",
     "offline.conversations": "give a file of conversations, or a folder that datasets saved",
 }
@@ -202,13 +202,11 @@ def refuse_unknown_arms(cfg: Any) -> None:
     for name in cfg.include:  # Names in tables and figures must be unique.
         shown = getattr(cfg.arms[name], "name", None) or name
         if (other := names.setdefault(shown, name)) != name:
-            raise UserError(
-                f"arms.{name}.name={shown}: arms.{other} is called so, too; give each arm a name of its own"
-            )
+            raise UserError(f"arms.{name}.name={shown}: arms.{other} has the same name; give each arm its own")
     ours = [name for name, entry in cfg.arms.items() if is_dataclass(OmegaConf.get_type(entry) or entry)]
     for name, entry in cfg.arms.items():
         if name not in ours and (not hasattr(entry, "get") or entry.get("kind") not in ARMS):
             raise UserError(
                 f"arms.{name}: there is no such arm{nearest(name, ours)} "
-                f"One of your own says kind=..., one of {', '.join(ARMS)}"
+                f"A new arm needs kind=..., one of {', '.join(ARMS)}"
             )

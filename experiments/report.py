@@ -60,7 +60,7 @@ def write_report(
         if rows:
             print_table(header, _escaped(rows), out, "training, all seeds together: speed, and where the time went")
         if absent := [one.id for one in exhibits if isinstance(one, Absent)]:
-            out.print(f"not there: {', '.join(absent)}; the page says what each needs", highlight=False)
+            out.print(f"left out: {', '.join(absent)}; the page says what each needs", highlight=False)
         for note in store.notes:
             out.print(note, highlight=False, markup=False)
         out.print(f"report: {folder / 'report.html'}", highlight=False)
@@ -126,7 +126,7 @@ def where_time_went(store: Store) -> tuple[list[str], list[list[str]]]:
 def _show(exhibit: Exhibit, out: Console) -> None:
     out.print(f"[bold]{exhibit.title} ({exhibit.id})[/]", highlight=False)
     if isinstance(exhibit, Absent):
-        out.print(f"not there: {exhibit.reason}", highlight=False, markup=False)
+        out.print(f"left out: {exhibit.reason}", highlight=False, markup=False)
         return
     out.print(exhibit.caption, highlight=False, markup=False)
     if isinstance(exhibit, Table):

@@ -144,8 +144,8 @@ class RunHealth:
 
         save()
         raise RunStoppedError(
-            f"training.stop_on={self._stop_on}: {found} What is done is kept; resume={self._folder} with "
-            "training.stop_on=[] goes on all the same"
+            f"training.stop_on={self._stop_on}: {found} What is done is kept; to continue all the same, give "
+            f"resume={self._folder} training.stop_on=[]"
         )
 
     def _write(self) -> None:
@@ -177,7 +177,7 @@ def findings(folder: Path) -> list[dict[str, Any]]:
 def lasting(folder: Path) -> str:
     """A line with the problems that lasted until the run ended; empty if there were none."""
     names = [one["check"] for one in findings(folder) if one["to"] is None]
-    return f"to the end of training: {', '.join(names)} (said above, and in {folder / 'run.json'})" if names else ""
+    return f"until the end of training: {', '.join(names)} (see above, and {folder / 'run.json'})" if names else ""
 
 
 class News:

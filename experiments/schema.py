@@ -109,8 +109,8 @@ class CompareConfig(ArmsConfig):
         for arm, record in self.tuning.items():
             if arm in self.include and (shared := set(record.seeds) & set(self.seeds)):
                 raise ValueError(
-                    f"seeds={self.seeds}: {arm} was tuned with {', '.join(map(str, sorted(shared)))}, so its result "
-                    "there is not news. Take other seeds, or tuned=none"
+                    f"seeds={self.seeds}: {arm} was tuned with {', '.join(map(str, sorted(shared)))}, so its results "
+                    "with them are biased. Use other seeds, or tuned=none"
                 )
 
 

@@ -87,7 +87,7 @@ class Completed:
         return values.view(-1, self.k).numpy()
 
     def meters(self) -> dict[str, float]:
-        """Accuracy of the reward, of the model's scores (which earn nothing) and of verdicts, scores above 0.5."""
+        """Accuracy of the reward, of the model's scores (which reward no answer), and of verdicts, scores above 0.5."""
         truth, scored = self.grouped(self.correct), torch.where(self.is_score, self.correct, torch.nan)
         agrees = ((self.told > 0.5) == (self.correct > 0.5))[self.is_score].float()
         return {

@@ -92,7 +92,7 @@ class Dimension:
         if bool(self.values) == (self.high > 0):
             raise ValueError("give either values, or low and high")
         if not self.values and (self.high <= self.low or self.low < 0 or (self.log and self.low == 0)):
-            raise ValueError(f"low={self.low}, high={self.high}: low is below high, and positive for log")
+            raise ValueError(f"low={self.low}, high={self.high}: low must be below high, and positive for log")
 
     def distribution(self) -> Any:
         """The dimension as an Optuna distribution."""
@@ -119,7 +119,7 @@ def dimensions(space: Mapping[str, Any], family: str, arm: str) -> dict[str, Dim
         ValueError: If the family has no space, an entry is no dimension, or no dimension is left.
     """
     if family not in space:
-        raise ValueError(f"space: nothing says what to vary of {arm}, an arm of kind {family}; add space.{family}")
+        raise ValueError(f"space: {arm}, an arm of kind {family}, has nothing to vary; add space.{family}")
     merged = OmegaConf.merge(space[family], space.get("arms", {}).get(arm) or {})
     found = {}
     for path, leaf in _leaves(OmegaConf.to_container(merged)):
@@ -135,7 +135,7 @@ def dimensions(space: Mapping[str, Any], family: str, arm: str) -> dict[str, Dim
         except (TypeError, ValueError) as error:
             raise ValueError(f"space: {path} of {arm} is no dimension: {error}") from None
     if not found:
-        raise ValueError(f"space: nothing of {arm} is varied; add something to space.{family} or space.arms.{arm}")
+        raise ValueError(f"space: {arm} has nothing to vary; add something to space.{family} or space.arms.{arm}")
     return found
 
 

@@ -57,8 +57,8 @@ class Stopping:
             self._hold.__exit__(None, None, None)
         if error is not None and is_disk_full(error):
             raise RunStoppedError(
-                f"no space left on the disk of {self._folder}: what was half written is removed; make room, then go on "
-                f"with resume={self._folder}"
+                f"no space left on the disk of {self._folder}: half-written files are removed; make room, then "
+                f"continue with resume={self._folder}"
             ) from error
 
     # The handler only sets a flag: a checkpoint that is written in the middle of a step would be inconsistent.
@@ -98,4 +98,4 @@ class Stopping:
 
     @property
     def _preempted(self) -> Preempted:
-        return Preempted(f"what is done is kept in {self._folder}: go on with resume={self._folder}")
+        return Preempted(f"what is done is kept in {self._folder}: continue with resume={self._folder}")

@@ -147,7 +147,7 @@ def resumed(cfg: StudyConfig, folder: Path) -> StudyConfig:
     was_real, is_real = stored.get("dry_run") is False, cfg.dry_run is False
     if "full" in (stored.size, cfg.size) and (stored.size, was_real) != (cfg.size, is_real):
         was = f"size={stored.size}" + (" dry_run=false" if was_real else "")
-        raise UserError(f"resume: {folder} was begun with {was}; go on with the same")
+        raise UserError(f"resume: {folder} was started with {was}; continue with the same")
     return replace(cfg, seeds=list(dict.fromkeys([*stored.seeds, *cfg.seeds])))
 
 

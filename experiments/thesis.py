@@ -86,7 +86,7 @@ def read_studies(root: Path, size: str) -> dict[str, Read]:
         if result["size"] != size or result["study"] not in STUDIES:
             continue
         if result.get("dry_run"):
-            said = f"{path.parent}: left out, a dry run on random weights says nothing of {result['study']}"
+            said = f"{path.parent}: left out, a dry run on random weights says nothing about {result['study']}"
             console.print(said, highlight=False, markup=False, soft_wrap=True)
             continue
         claims = {one["name"]: one["verdict"] for one in result["claims"]}
@@ -185,10 +185,11 @@ def systems_table(lines: Sequence[Line]) -> Table:
         for one in lines
     ]
     caption = (
-        "Gain: of the arm that is the published system, mean over seeds with its 95 % Student-t interval, below it "
-        "each seed and, where there are such, other readings of it and an arm that lacks what is studied. A system "
-        "fits the thesis if it is anchored and gains (the interval is above 0), or neither (it is below). The "
-        "oracle arm is the first that stands beside it. Below what it learns from: what holds that to the truth."
+        "The gain is that of the arm that is the published system: mean over seeds with its 95 % Student-t interval, "
+        "and below it each seed; then, if they exist, other measures of the gain and the gain of an arm without what "
+        "is studied. An anchored system fits the thesis if it gains (interval above 0), one that is not anchored if it "
+        "does not (interval below 0). The oracle column is the mean gain of the first oracle arm beside it. Below what "
+        "a system learns from stands what anchors that to the truth."
     )
     header = ["system", "the thesis", "gain", "oracle", "learns from", "gain of what", "claims"]
     return Table(caption, header, cells, lead=5)
@@ -202,13 +203,14 @@ def within_table(within: Within, of_own: Within, all_at_once: Interval) -> Table
     cells.append(["mean over studies", *(shown((one.mean, one.low, one.high)) for one in both)])
     caption = (
         "Rank correlation of gain with the accuracy of the signal before training, over the arms and seeds of a study "
-        "without its oracles; 95 % Student-t intervals over studies. Left out is what has no two different values. "
+        "without its oracles; 95 % Student-t intervals over studies. Studies in which gain or accuracy is constant are "
+        "left out. "
         f"{SIGNAL}"
     )
     if not np.isnan(all_at_once[0]):
         caption += (
-            f" In one heap the points give {shown(all_at_once)}: there a student that is measured against its teacher "
-            "stands below a model that is measured against its own start, however right their signals."
+            f" Over the points of all studies together it is {shown(all_at_once)}, which mixes different scales: the "
+            "gain of a student is measured against its teacher, that of other models against their own start."
         )
     return Table(caption, ["study", "all but oracles", "self-reward arms"], cells)
 
@@ -246,9 +248,10 @@ def gain_figures(every: Sequence[Point], within: Within, of_own: Within, all_at_
         f"different scales, so that all points in one heap are not to be read as one cloud. {SIGNAL}"
     )
     title = "Gain against the accuracy of the signal"
+    same = "The same points, by the kind of signal that an arm is trained on."
     return [
         Figure(caption, [Panel("", *axes, of_study, zero=True)], title=title),
-        Figure("The same points.", [Panel("", *axes, kinds, zero=True)], title=f"{title}, by what is trained on"),
+        Figure(same, [Panel("", *axes, kinds, zero=True)], title=f"{title}, by what is trained on"),
     ]
 
 
@@ -273,7 +276,10 @@ def gate_figure(rows: Sequence[Row]) -> list[Figure]:
             gaps, gains = ([row[column] for row in mine] for column in ("gate_gap", "gate_gain"))
             series.append(Series(name, gaps, gains, mark=Mark.POINTS))
     hits = float(np.mean([row["gate_hit"] for row in rows]))
-    caption = f"{counted(len(rows), 'training')}; the prediction was right in {fixed(100 * hits, 0)} % of them."
+    caption = (
+        f"{counted(len(rows), 'training')}; the prediction was right in {fixed(100 * hits, 0)} % of them. Each point "
+        "is one training: the gap that the gate measured before it, and the gain that it brought."
+    )
     axes = ("what the signal would add to accuracy, before training (share)", "gain (share)")
     return [Figure(caption, [Panel("", *axes, series, zero=True)], title="The gate's predictions")]
 

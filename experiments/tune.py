@@ -196,9 +196,7 @@ def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
         ("space.arms", cfg.arms, cfg.space.get("arms", {})),
     ):
         if wrong := next((name for name in given if name not in names), None):
-            raise UserError(
-                f"{key}.{wrong}: varies nothing, there is no such arm or kind of arms{nearest(wrong, names)}"
-            )
+            raise UserError(f"{key}.{wrong}: there is no such arm or kind of arms to vary{nearest(wrong, names)}")
     found = [ArmStudy(cfg, arm, folder, threads) for arm in cfg.include]
     as_they_are = [job for one in found for job in one.ask(1)[0].jobs]
     for one in found:
@@ -274,7 +272,7 @@ def chosen_before(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         found = None
     if not isinstance(found, dict) or found.keys() - {"arms", "tuning"}:
-        raise UserError(f"output={path}: it holds something else than what a tuning chose; name another file")
+        raise UserError(f"output={path}: this file was not written by experiments.tune; name another")
     return found
 
 
@@ -297,7 +295,7 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
             hopeless.append(one.arm)
             continue
         # An earlier tuning's choice is removed even if the untuned arm won: otherwise the file would keep values that
-        # are worse than the untuned ones.
+        # this tuning did not choose.
         arms.pop(one.arm, None)
         if best.changed:
             arms[one.arm] = best.changed
@@ -318,7 +316,7 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
 @entry_point("tune")
 def main(cfg: TuneConfig) -> None:
     """Runs the unfinished trials and writes the chosen values."""
-    studies(cfg, Path(cfg.runs_dir))  # Finds errors in the config before a folder is made and torch is loaded.
+    studies(cfg, Path(cfg.runs_dir))  # Refuses a wrong config before a folder is made.
     chosen_before(Path(cfg.output))
     from experiments.folders import open_run
 

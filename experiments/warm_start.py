@@ -117,9 +117,8 @@ def demonstrated(
         labels += [IGNORED] * (len(ids) - len(labels)) + [IGNORED if slip and not learn_slips else t for t in action]
         over = terminated or truncated
         if over != (number == len(attempts) - 1):
-            raise ValueError(
-                f"demonstration: {counted(len(attempts), 'attempt')} for an episode that ends after {number + 1}"
-            )
+            ends = f"ends after {number + 1}" if over else "takes more"
+            raise ValueError(f"demonstration: it wrote {counted(len(attempts), 'attempt')}, but the episode {ends}")
         ids = ids + action if over else renderer.extend(ids, action, new)
         said += [{"role": "assistant", "content": text}]
         said += [{"role": message.role, "content": message.content} for message in new]

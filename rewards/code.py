@@ -57,7 +57,7 @@ class CheckCode:
         except SyntaxError as error:
             raise ValueError(f"the tests are no Python: {error}: {self.tests}") from None
         if not self.names and not free:
-            raise ValueError(f"the tests name nothing that a program must define; say what, by names=: {self.tests}")
+            raise ValueError(f"the tests name nothing that a program must define; give names=[...]: {self.tests}")
 
     @cached_property
     def free_names(self) -> tuple[list[str], list[str]]:

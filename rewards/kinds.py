@@ -56,7 +56,7 @@ class Equation:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A chain of inequalities; each of ``signs`` stands between two adjacent ``sides``."""
+    """An ascending chain of inequalities; each of ``signs`` stands between two adjacent ``sides``."""
 
     signs: tuple[str, ...]
     sides: tuple[Tree, ...]

@@ -402,7 +402,7 @@ def _near(exact: Value, rounded: Value) -> bool:
 
 
 def _name(text: str) -> str:
-    """The name before "=" in a text: ``x``, ``f(2)``, ``n_{\\min}``, ``[ABC]``; empty if the text is not a name."""
+    """The name that a text before "=" is, such as ``x``, ``f(2)``, ``n_{\\min}``, ``[ABC]``; empty if it is none."""
     match = _NAME.fullmatch(text.strip())
     # Constants are not names, and x(x+1) or a(a+b) before "=" is a product, not the value of a function.
     if not match or text.strip() in ("e", "i", "\\pi") or (match[2] and (match[1] in match[2] or match[1] in "xyz")):

@@ -110,13 +110,13 @@ def refuse_small_budget(config: TrainConfig) -> None:
     if 0 < budget.updates < unit:
         raise ValueError(
             f"training.updates={budget.updates}: a batch takes {counted(unit, 'optimiser step')} (algorithm.epochs="
-            f"{algorithm.epochs} times algorithm.minibatches={algorithm.minibatches}), and is never left half used; "
+            f"{algorithm.epochs} times algorithm.minibatches={algorithm.minibatches}), which are always all taken; "
             f"give at least training.updates={unit}, or fewer minibatches"
         )
     if not budget.updates and budget.episodes < unit:
         raise ValueError(
             f"training.episodes={budget.episodes}: a batch samples {counted(unit, 'episode')} "
-            f"(training.tasks_per_step={size} times algorithm.group_size={algorithm.group_size}), which is more; "
+            f"(training.tasks_per_step={size} times algorithm.group_size={algorithm.group_size}), more than that; "
             f"give at least training.episodes={smallest_budget(config, any)}, or make a step smaller"
         )
     if any(steps_of_stages(config, n_steps)):

@@ -64,7 +64,7 @@ def save_policy(folder: Path, model: Any, tokenizer: Any, distributed: Distribut
     if odd := [name for name, tensor in state.items() if not bool(tensor.isfinite().all())]:
         raise RunStoppedError(
             f"{folder} is not written: {counted(len(odd), 'tensor holds', 'tensors hold')} numbers that are not "
-            f"finite, {odd[0]} among them. Go on from an earlier checkpoint with a smaller learning rate"
+            f"finite, such as {odd[0]}. Continue from an earlier checkpoint with a smaller learning rate"
         )
     if distributed is None or distributed.is_main:
         temporary = folder.with_name(f".{folder.name}.new")
@@ -125,8 +125,8 @@ class Identity:
         # If only the budget changed, it may grow while the run is unfinished, provided that the steps taken so far are
         # those that the longer run would have taken. Finished runs are refused elsewhere, when their folder is opened.
         if changed and all(change.split()[0] in _BUDGET for change in changed):
-            changed = [] if self._may_grow(then) else [*changed, "a budget may only grow, and only where no schedule "
-            "of the learning rate and no further stage stretches over it"]  # fmt: skip
+            changed = [] if self._may_grow(then) else [*changed, "a budget may only grow, and only if no learning-rate "
+            "schedule and no later stage depends on it"]  # fmt: skip
         if changed:
             raise ResumeError(
                 f"resume: the run was started with another config; changed: {', '.join(changed)}. "
@@ -136,8 +136,8 @@ class Identity:
             names = sorted(self.content.keys() | stored.content.keys())
             odd = [name for name in names if self.content.get(name) != stored.content.get(name)]
             raise ResumeError(
-                f"resume: the config is the one that the run was started with, but what it names has changed: "
-                f"{', '.join(odd)}. Put it back, or start a new run"
+                f"resume: the config is the one that the run was started with, but files that it names have changed: "
+                f"{', '.join(odd)}. Restore them, or start a new run"
             )
 
     def _may_grow(self, then: Mapping[str, Any]) -> bool:
@@ -235,7 +235,7 @@ class Checkpoints:
         if odd := distributed.gather(odd):
             raise RunStoppedError(
                 f"not saved: {counted(len(odd), 'tensor holds', 'tensors hold')} numbers that are not finite, "
-                f"{odd[0]} among them. The last checkpoint is from before; go on from it with a smaller learning rate"
+                f"such as {odd[0]}. The last checkpoint is finite; continue from it with a smaller learning rate"
             )
 
         def begin() -> None:

@@ -53,7 +53,10 @@ class Running:
     def __post_init__(self) -> None:
         check_numbers(self, "training.curriculum_options", fraction=" ".join(item.name for item in fields(self)))
         if self.smoothing == 1.0:
-            raise ValueError("training.curriculum_options.smoothing=1.0: the first group would decide for ever")
+            raise ValueError(
+                "training.curriculum_options.smoothing=1.0: a task's pass rate would stay that of its first group; use "
+                "less than 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -188,9 +191,9 @@ def passed(episodes: Sequence[Episode]) -> float | None:
 
 declare(
     {
-        "curriculum/solved_fraction": ("fraction", "tasks that came by and were passed over as too easy"),
-        "curriculum/hopeless_fraction": ("fraction", "tasks that came by and were passed over as too hard"),
-        "curriculum/new_fraction": ("fraction", "tasks that came by for the first time, and were drawn"),
-        "curriculum/pass_rate": ("fraction", "mean running pass rate of the drawn tasks that were seen before"),
+        "curriculum/solved_fraction": ("fraction", "considered tasks that were skipped as too easy"),
+        "curriculum/hopeless_fraction": ("fraction", "considered tasks that were skipped as too hard"),
+        "curriculum/new_fraction": ("fraction", "considered tasks without a pass rate yet; these are always selected"),
+        "curriculum/pass_rate": ("fraction", "mean running pass rate of the selected tasks that have one"),
     }
 )

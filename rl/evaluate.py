@@ -26,7 +26,7 @@ def play(
     mode: str = "greedy",
     on_episode: Callable[[Episode], None] | None = None,
 ) -> list[Episode]:
-    """Plays ``n_samples`` episodes per task in one mode and returns them, those of a task in a row.
+    """Plays ``n_samples`` episodes per task in one mode and returns them, those of a task next to each other.
 
     Args:
         rollout: Plays episodes with the environment's full number of attempts.
@@ -51,7 +51,7 @@ def play(
     if odd:
         raise RunStoppedError(
             f"{mode}: {odd} answers have log-probs that are not finite, so the policy's weights or activations have "
-            "overflowed and its rates would mean nothing. Go on from an earlier checkpoint with a smaller learning "
+            "overflowed and its rates would mean nothing. Continue from an earlier checkpoint with a smaller learning "
             "rate, or load the model in float32 (model.dtype)"
         )
     return episodes
@@ -63,7 +63,7 @@ def to_rows(
     """Converts the episodes that :func:`play` returned to rows.
 
     Args:
-        episodes: Episodes, those of a task in a row.
+        episodes: Episodes, those of a task next to each other.
         n_samples: Episodes per task.
         arm: Name of the arm, written to the rows.
         seed: Seed of the run, written to the rows; it has no influence on the episodes' own seeds.

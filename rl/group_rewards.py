@@ -103,7 +103,7 @@ def agreement(group: Group) -> Group:
     def rewards(turns: Sequence[Turn]) -> list[float | None]:
         votes = Counter(turn.answer_key for turn in turns if turn.answer_key is not None)
         voters = sum(votes.values())
-        # A turn without an answer agrees with no other. If only one turn has an answer, no turn gets a signal.
+        # A turn without an answer agrees with no other. With fewer than two answers, no turn gets a signal.
         return [
             (0.0 if turn.answer_key is None else (votes[turn.answer_key] - 1) / (voters - 1)) if voters > 1 else None
             for turn in turns

@@ -123,7 +123,7 @@ def refuse_checks(checks: Mapping[str, Any], stop_on: Sequence[str]) -> None:
 @CHECKS.register(
     "cut_off",
     options=limits(above=0.5, steps=3),
-    cause="env.max_new_tokens is too small, or the policy no longer ends its answers, as after too large steps",
+    cause="env.max_new_tokens is too small, or the policy no longer ends its answers, often after too large steps",
     remedy="a larger env.max_new_tokens; if it began during training, a smaller algorithm.optim.lr",
 )
 def cut_off(history: History, *, above: float, steps: int) -> str:
@@ -157,17 +157,17 @@ def _share_of_responses(history: History, name: str, what: str, above: float, st
     rest = dict(history.attempts(f"rollout/{but}", steps)) if but else {}
     for k, share in history.attempts(f"rollout/{name}", steps):
         if share - rest.get(k, 0.0) > above:
-            return f"{percent(share, 0)} % of attempts {k} {what} in training, over the last {counted(steps, 'step')}"
+            return f"{percent(share, 0)} % of attempts {k} {what} in the last {counted(steps, 'step')} of training"
     share = history.validated(f"{name}_fraction")
     if share is not None and share - ((but and history.validated(f"{but}_fraction")) or 0.0) > above:
-        return f"{percent(share, 0)} % of the attempts {what} where the policy is evaluated"
+        return f"{percent(share, 0)} % of the attempts {what} in the evaluation"
     return ""
 
 
 @CHECKS.register(
     "longer",
     options=limits(above=3.0, tokens=32.0, steps=3),
-    cause="nothing makes a long answer cost anything, or a loss that is averaged per answer favours long wrong ones",
+    cause="long answers cost nothing, or a loss that is averaged per answer favours long wrong ones",
     remedy="algorithm.normaliser=tokens, or a smaller env.max_new_tokens",
 )
 def longer(history: History, *, above: float, tokens: float, steps: int) -> str:
@@ -175,16 +175,17 @@ def longer(history: History, *, above: float, tokens: float, steps: int) -> str:
     for k, now in history.attempts("rollout/tokens", steps):
         before = mean(history.steps[:steps], f"rollout/tokens_t{k}")
         if before and now > above * before and now > tokens:
-            return f"attempts {k} have {fixed(now, 0)} tokens on average, {fixed(now / before)} times those at first"
+            more = fixed(now / before)
+            return f"attempts {k} have {fixed(now, 0)} tokens on average, {more} times as many as in the first steps"
     return ""
 
 
 @CHECKS.register(
     "copied",
     options=limits(above=0.98, after=0.5, steps=3),
-    cause="a second attempt that repeats the first is the safest one, and nothing pays for trying another (SCoRe, "
-    "arXiv 2409.12917, calls it collapse)",
-    remedy="algorithm=score, whose first stage holds the first attempt and whose progress bonus pays for corrections",
+    cause="repeating the first attempt is safest, and no reward favours trying another (SCoRe, arXiv 2409.12917, calls "
+    "this collapse)",
+    remedy="algorithm=score, whose first stage keeps the first attempt near the base and whose bonus pays corrections",
 )
 def copied(history: History, *, above: float, after: float, steps: int) -> str:
     """Nearly all second attempts are copies of the first, late in the run."""
@@ -198,8 +199,8 @@ def copied(history: History, *, above: float, after: float, steps: int) -> str:
 @CHECKS.register(
     "always_changed",
     options=limits(above=0.7, steps=5),
-    cause="the policy has learned that the first attempt is always wrong, as where a changed answer earns more than "
-    "keeping a right one",
+    cause="the policy has learned that the first attempt is always wrong, for example because changing an answer earns "
+    "more than keeping a right one",
     remedy="reward_weights=[1,1] in the algorithm's stages, so that first attempts count; a smaller progress_alpha",
 )
 def always_changed(history: History, *, above: float, steps: int) -> str:
@@ -221,7 +222,7 @@ def always_changed(history: History, *, above: float, steps: int) -> str:
 @CHECKS.register(
     "all_right",
     options=limits(above=0.9, steps=5),
-    cause="the tasks are too easy for the policy by now, and groups of equal rewards have no gradient",
+    cause="the tasks have become too easy, and groups of equal rewards have no gradient",
     remedy="harder tasks, training.curriculum=pass_rate, or fewer episodes",
 )
 def all_right(history: History, *, above: float, steps: int) -> str:
@@ -251,7 +252,7 @@ def _without_signal(history: History, which: str, word: str, above: float, steps
     "failed",
     options=limits(above=0.02, steps=1),
     cause="the environment or a verifier raises, or prompts and answers do not fit the model's context",
-    remedy="python -m experiments.check with the same env; the errors stand in episodes.jsonl",
+    remedy="python -m experiments.check with the same env; the errors are in episodes.jsonl",
 )
 def failed(history: History, *, above: float, steps: int) -> str:
     """Too many episodes break off and are not trained on."""
@@ -262,7 +263,7 @@ def failed(history: History, *, above: float, steps: int) -> str:
 @CHECKS.register(
     "masked",
     options=limits(above=0.5, steps=3),
-    cause="rewards that say nothing (timeouts, ambiguous answers), or a rule that leaves cut off answers out",
+    cause="rewards without information (timeouts, ambiguous answers), or algorithm.mask_cut_off",
     remedy="a longer time limit of the verifier; algorithm.mask_cut_off=false",
 )
 def masked(history: History, *, above: float, steps: int) -> str:
@@ -305,7 +306,7 @@ def overfitting(history: History, *, above: float) -> str:
 @CHECKS.register(
     "entropy_collapse",
     options=limits(below=0.02, steps=5),
-    cause="the policy is sure of everything, so that its samples are alike and nothing new is found",
+    cause="the policy's samples are all alike, so nothing new is found",
     remedy="a smaller algorithm.optim.lr, larger kl_coefs in the stages, or algorithm.terms={entropy: {loss: entropy}}",
 )
 def entropy_collapse(history: History, *, below: float, steps: int) -> str:
@@ -314,7 +315,7 @@ def entropy_collapse(history: History, *, below: float, steps: int) -> str:
     # A base with little entropy from the beginning has not collapsed, so half of the first step's must be lost too.
     if now is None or first is None or now >= below or now > first / 2:
         return ""
-    return f"the policy's entropy is {now:.2g} nats per token, {first:.2g} at first"
+    return f"the policy's entropy is {now:.2g} nats per token, down from {first:.2g} in the first step"
 
 
 @CHECKS.register(
@@ -328,7 +329,7 @@ def entropy_explosion(history: History, *, above: float, nats: float, steps: int
     now, first = history.mean("policy/entropy", steps), mean(history.steps[:1], "policy/entropy")
     if now is None or first is None or now <= nats or now <= above * first:
         return ""
-    return f"the policy's entropy is {now:.2g} nats per token, {first:.2g} in the first step"
+    return f"the policy's entropy is {now:.2g} nats per token, up from {first:.2g} in the first step"
 
 
 @CHECKS.register(
@@ -348,7 +349,7 @@ def far_from_reference(history: History, *, above: float, steps: int) -> str:
 @CHECKS.register(
     "clipped",
     options=limits(above=0.3, steps=3),
-    cause="many optimiser steps on one batch, or large ones, so that most of the batch has no gradient any more",
+    cause="many or large optimiser steps on one batch, after which most of its tokens have no gradient",
     remedy="fewer algorithm.epochs or algorithm.minibatches, or a smaller algorithm.optim.lr",
 )
 def clipped(history: History, *, above: float, steps: int) -> str:
@@ -386,13 +387,13 @@ def gradient_spike(history: History, *, above: float, steps: int) -> str:
     # With fewer than five earlier steps, the largest norm is no reliable standard.
     if len(norms) < 6 or norms[-1] <= above * max(norms[:-1]):
         return ""
-    return f"the gradient's norm is {norms[-1]:.3g}, where {max(norms[:-1]):.3g} was the largest"
+    return f"the gradient's norm is {norms[-1]:.3g}; the largest of the steps before was {max(norms[:-1]):.3g}"
 
 
 @CHECKS.register(
     "learning_rate",
     options=limits(above=0.5, accuracy=0.05, steps=3),
-    cause="the learning rate is beyond what this model stands, so that it unlearns what it could",
+    cause="the learning rate is too high for this model, which unlearns what it could do",
     remedy="algorithm.optim.lr=... ten times smaller, or more algorithm.optim.warmup_steps",
 )
 def learning_rate(history: History, *, above: float, accuracy: float, steps: int) -> str:

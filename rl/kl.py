@@ -150,7 +150,7 @@ class KLControl:
                 if math.isnan(error):  # no episode sampled this turn: it was given, or episodes ended before it
                     continue
                 self._set(k, self.coefs[k] * (1.0 + RATE * max(-MAX_ERROR, min(MAX_ERROR, error))))
-        elif self.stage.kl_balance and kl[0] > 0:  # a KL of 0 would give an infinite target
+        elif self.stage.kl_balance and kl[0] > 0:  # no target can be computed from a KL of 0, as at the start
             limit = MAX_CHANGE * self.coefs[0]
             change = BALANCE_RATE * (self.stage.kl_balance * balance - self.coefs[0])
             self._set(0, self.coefs[0] + max(-limit, min(limit, change)))

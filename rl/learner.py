@@ -40,9 +40,9 @@ class Measured(NamedTuple):
 
     Args:
         gap: Mean |trainer - sampler| log-prob per response token; a large gap stops the run.
-        kl: KL to the reference of each turn, per episode that sampled it; may adapt coefficients; empty without a KL.
+        kl: Each turn's KL to the reference per episode that sampled it; coefficients may follow it; empty without KL.
         advantage: |advantage x importance weight| summed over each turn's tokens, per episode that sampled the turn.
-        balance: |advantage| of the later turns divided by the first turn's KL; may adapt the first coefficient.
+        balance: |advantage| of the later turns divided by the first turn's KL; the first coefficient may adapt to it.
         log: All other metrics, which are only logged.
     """
 
@@ -269,7 +269,7 @@ class Learner:
         if not takes_step and self._config.training.nonfinite == "stop":
             odd = self._not_finite(train, losses | norms)
             raise RunStoppedError(
-                f"not finite before an optimiser step: {', '.join(odd)}. The step was not taken, so that the weights "
+                f"not finite before an optimiser step: {', '.join(odd)}. The step was not taken, so the weights "
                 "are those of the step before; training.nonfinite=skip leaves such steps out and counts them"
             )
         if critic_only:  # with gradients of 0 instead of none, weight decay would still move the policy
@@ -437,14 +437,14 @@ class Learner:
 
 declare(
     {
-        "policy/abs_advantage_t<k>": ("1", "|advantage x importance| summed over the turn, per episode learning it"),
-        "policy/loss": ("1", "the loss that was minimised"),
+        "policy/abs_advantage_t<k>": ("1", "|advantage x importance| summed over the turn, per episode sampling it"),
+        "policy/loss": ("1", "policy loss that was minimised"),
         "policy/entropy": ("nats per token", "entropy of the policy at sampled positions"),
-        "policy/sampler_gap": ("nats per token", "mean |trainer - sampler| log-prob before the update"),
-        "policy/off_policy_masked": ("fraction", "response tokens dropped because the policy has left them behind"),
-        "critic/loss": ("1", "the value loss that was minimised"),
+        "policy/sampler_gap": ("nats per token", "mean |trainer log-prob - sampler log-prob| before the update"),
+        "policy/off_policy_masked": ("fraction", "response tokens of turns that are masked as too far off-policy"),
+        "critic/loss": ("1", "value loss that was minimised"),
         "critic/grad_norm": ("1", "gradient norm of a separate critic before clipping"),
         "optim/grad_norm": ("1", "gradient norm before clipping"),
-        "optim/skipped": ("fraction", "optimiser steps left out because loss or gradient were not finite"),
+        "optim/skipped": ("fraction", "optimiser steps skipped because loss or gradient was not finite"),
     }
 )

@@ -271,7 +271,7 @@ class Cap:
     def __post_init__(self) -> None:
         check_numbers(self, "algorithm.importance_options", positive="cap")
         if self.cap < 1:
-            raise ValueError(f"algorithm.importance_options.cap={self.cap}: below 1 every sample is cut")
+            raise ValueError(f"algorithm.importance_options.cap={self.cap}: must be at least 1")
 
 
 @IMPORTANCE.register("none")
@@ -329,15 +329,15 @@ declare(
     {
         "policy/kl_ref_t<k>": (
             "nats per episode",
-            "KL(policy || reference) summed over the turn, per episode learning it",
+            "KL(policy || reference) summed over the turn, mean over episodes that sampled it",
         ),
         "policy/clip_fraction": ("fraction", "tokens whose ratio was clipped"),
-        "policy/ratio": ("1", "mean of policy over old policy at sampled tokens"),
-        "policy/importance_weight": ("1", "mean weight of samples for the gap between sampler and trainer"),
-        "policy/importance_capped": ("fraction", "tokens whose importance weight was cut to the cap"),
-        "critic/error": ("reward^2", "mean squared distance between value and return"),
-        "critic/value": ("reward", "mean value"),
-        "critic/return": ("reward", "mean return that the values should have"),
+        "policy/ratio": ("1", "mean probability ratio of policy and old policy at sampled tokens"),
+        "policy/importance_weight": ("1", "mean importance weight for the gap between sampler and trainer, capped"),
+        "policy/importance_capped": ("fraction", "tokens whose importance weight was reduced to the cap"),
+        "critic/error": ("reward^2", "mean squared difference of value and return"),
+        "critic/value": ("reward", "mean value that the critic predicts"),
+        "critic/return": ("reward", "mean return, the target of the critic"),
         "critic/return_square": ("reward^2", "mean squared return"),
     }
 )

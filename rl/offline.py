@@ -311,8 +311,8 @@ class OfflineTrainer:
             if budget.tokens and not n_new:  # without this check the loop would never end
                 said = next((episode.error for episode in new if episode.error is not None), "no error is given")
                 raise RunStoppedError(
-                    f"{self._offline.name}: not a token was sampled in {counted(len(new), 'episode')}, so that "
-                    f"training.tokens={budget.tokens} is never spent. First: {said}"
+                    f"{self._offline.name}: no token was sampled in {counted(len(new), 'episode')}, so "
+                    f"training.tokens={budget.tokens} would never be spent. First error: {said}"
                 )
             share = n_tokens * iterations / budget.tokens if budget.tokens else done / n_groups
             self._on_progress("sampling", min(1.0, (self.round + share) / iterations))
@@ -342,7 +342,7 @@ class OfflineTrainer:
             if ended := sum(len(episode.turns) == 1 for episode in _finished(episodes)):
                 hint = f"{ended} of them ended with their first attempt and have no second one to learn from. {hint}"
             if self._recorded is not None:
-                hint = "offline.conversations holds nothing of what it keeps, such as right second attempts"
+                hint = "offline.conversations holds nothing that the rule keeps, such as right second attempts"
             raise NothingKeptError(
                 f"{self._offline.name}: none of {counted(len(episodes), 'episode')} passes the rule; {hint}"
             )

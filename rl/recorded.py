@@ -64,7 +64,9 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
     if not place.exists():
         raise FileNotFoundError(f"{path}: there is no such file or folder, so no conversation can be read from it")
     if getattr(getattr(env, "unwrapped", env), "has_roles", False):
-        raise ValueError("env.between: a role between attempts has a conversation of its own; a file's row holds one")
+        raise ValueError(
+            "env.between: a file's row holds one conversation, but each role has one; set env.between=null"
+        )
     # Collect all faulty rows before raising, so that a file can be corrected in one go.
     if place.is_file():
         rows, faults = read_table(place)
@@ -124,9 +126,9 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
         task = asked[messages[users[-1]].content.strip()]
     else:
         first = next((one.content for one in messages if one.role == "user"), "")
-        raise ValueError(f"no task of this environment asks {first[:60]!r}; a column task_id or question may say which")
+        raise ValueError(f"no task of this environment asks {first[:60]!r}; add a column task_id or question")
     if (role := row.values.get("role", SOLVER)) != SOLVER:
-        raise ValueError(f"it is what {role} said, which is no attempt")
+        raise ValueError(f"it was written by the role {role}, so it holds no attempt; leave it out")
 
     # Find the policy's messages.
     if replies := row.values.get("replies"):
@@ -135,7 +137,7 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
         start = next((i for i in users if asked[messages[i].content.strip()] is task), 0)
         own = [one for one in messages[start:] if one.role == "assistant"]
     if not own:
-        raise ValueError("the policy says nothing in it: a message with the role assistant is needed")
+        raise ValueError("it holds no message of the policy: one with the role assistant is needed")
     return Recorded(row.where, task, tuple(one.content for one in own))
 
 

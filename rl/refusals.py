@@ -21,7 +21,10 @@ def refuse_config(config: TrainConfig, n_processes: int = 1) -> None:
     algorithm, size = config.algorithm, config.training.tasks_per_step
     stages = algorithm.running(config.env.attempts)
     if config.training.tokens and any(stage.optim["schedule"] != "constant" for stage in stages.values()):
-        raise ValueError("training.tokens: the number of updates is not known beforehand; use optim.schedule=constant")
+        raise ValueError(
+            "training.tokens: the number of updates, which a schedule needs, is not known beforehand; use "
+            "optim.schedule=constant"
+        )
     for name, stage in stages.items():
         key = f"algorithm.stages.{name}"
         if len(stage.reward_weights) < stage.attempts:
@@ -37,9 +40,9 @@ def refuse_config(config: TrainConfig, n_processes: int = 1) -> None:
         refuse_unpaid(algorithm, key, stage, stage.attempts, given)
         if size * stage.group_size < algorithm.minibatches * n_processes:
             raise ValueError(
-                f"algorithm.minibatches={algorithm.minibatches}: cannot split "
-                f"{counted(size * stage.group_size, 'episode')} into so many on "
-                f"{counted(n_processes, 'process', 'processes')}"
+                f"algorithm.minibatches={algorithm.minibatches}: a batch of "
+                f"{counted(size * stage.group_size, 'episode')} on {counted(n_processes, 'process', 'processes')} is "
+                "too small for that many; use fewer"
             )
         estimator = Estimator.of(stage)
         if config.model.thoughts == "drop" and estimator.turn_gamma and (estimator.values or algorithm.kl_in_reward):
@@ -51,7 +54,7 @@ def refuse_config(config: TrainConfig, n_processes: int = 1) -> None:
     refuse_small_budget(config)
     _refuse_long_warmups(config)
     if size % n_processes:
-        raise ValueError(f"training.tasks_per_step={size} cannot be shared equally by {n_processes} processes")
+        raise ValueError(f"training.tasks_per_step={size}: {n_processes} processes need a multiple of {n_processes}")
 
 
 def _long_warmups(config: TrainConfig, batches: Sequence[int]) -> Iterator[str]:
@@ -62,8 +65,8 @@ def _long_warmups(config: TrainConfig, batches: Sequence[int]) -> Iterator[str]:
     if algorithm.critic.kind != "none" and warmup >= n_first > 0:
         takes = f"the run has {n_first}" if n_first == sum(batches) else f"algorithm.stages.{first} takes {n_first}"
         yield (
-            f"algorithm.critic.warmup_steps={warmup}: the policy rests for as many rollout batches, and {takes}, so "
-            f"that it would never be trained there; give at most {n_first - 1}, or a larger budget"
+            f"algorithm.critic.warmup_steps={warmup}: the policy is not trained in that many rollout batches, and "
+            f"{takes}, so it never would be; give at most {n_first - 1}, or a larger budget"
         )
     for (name, stage), n in zip(stages.items(), batches, strict=True):
         steps, warmup = n * algorithm.epochs * algorithm.minibatches, stage.optim["warmup_steps"]
@@ -71,7 +74,7 @@ def _long_warmups(config: TrainConfig, batches: Sequence[int]) -> Iterator[str]:
             own = name in algorithm.stages and "warmup_steps" in algorithm.stages[name].optim
             yield (
                 f"algorithm.{f'stages.{name}.' if own else ''}optim.warmup_steps={warmup}: algorithm.stages.{name} "
-                f"takes {counted(steps, 'optimiser step')}, so that it would end at {steps / warmup:.0%} of its "
+                f"takes {counted(steps, 'optimiser step')}, so it would end at {steps / warmup:.0%} of its "
                 f"learning rate; give at most {steps}, or a larger budget"
             )
 
@@ -82,7 +85,7 @@ def _refuse_long_warmups(config: TrainConfig) -> None:
     tokens = config.training.tokens
     most = batches_bought(config, longest=False) if tokens else steps_of_stages(config, planned_steps(config))
     for said in _long_warmups(config, most):
-        bought = f" (training.tokens={tokens} buys no more, were every answer a token)" if tokens else ""
+        bought = f" (training.tokens={tokens} allows no more, even with answers of one token)" if tokens else ""
         raise ValueError(said + bought)
 
 
@@ -114,7 +117,7 @@ def _long_offline_warmup(config: SFTConfig, rows: int) -> str:
         return ""
     return (
         f"offline.optim.warmup_steps={warmup}: a round takes {counted(steps, 'optimiser step')}{why}, so "
-        f"that it would end at {steps / warmup:.0%} of its learning rate; give at most {steps}, or a larger budget"
+        f"it would end at {steps / warmup:.0%} of its learning rate; give at most {steps}, or a larger budget"
     )
 
 
@@ -125,7 +128,8 @@ def refuse_offline(config: SFTConfig) -> None:
     offline, budget, env = config.offline, config.training, config.env
     if 0 < budget.updates < offline.iterations:
         raise ValueError(
-            f"training.updates={budget.updates}: fewer than the rounds of {offline.name} ({offline.iterations})"
+            f"training.updates={budget.updates}: {offline.name} has offline.iterations={offline.iterations} rounds; "
+            f"give at least training.updates={offline.iterations}"
         )
     unit = offline.iterations * offline.group_size
     if budget.episodes < unit and not (budget.tokens or offline.conversations):
@@ -139,17 +143,17 @@ def refuse_offline(config: SFTConfig) -> None:
         raise ValueError(said)
     if 0 < env.attempts < (needed := needed_attempts(offline.rule, offline.rule_options)):
         raise ValueError(
-            f"env.attempts={env.attempts}: offline.rule={offline.rule} learns from attempt {needed}, so that it would "
+            f"env.attempts={env.attempts}: offline.rule={offline.rule} learns from attempt {needed}, so it would "
             f"keep nothing of what is sampled; set env.attempts={needed}"
         )
     if budget.tokens and offline.conversations:
         raise ValueError(
             f"training.tokens={budget.tokens}: has no effect, because offline.conversations are learned from and "
-            "nothing is sampled; leave it away"
+            "nothing is sampled; remove it"
         )
     if env.group_reward is not None:
         raise ValueError(
-            f"env.group_reward={env.group_reward} pays online training; an offline method has a rule of its own, "
+            f"env.group_reward={env.group_reward} is for online training; an offline method selects episodes by "
             "offline.rule; set env.group_reward=null"
         )
     if env.between is not None:
@@ -191,14 +195,12 @@ def notes_of_arm(config: Any) -> list[str]:
         if read and config.env.attempts > read:
             found.append(
                 f"env.attempts={config.env.attempts}: offline.rule={offline.rule} learns from "
-                f"{counted(read, 'attempt')}; what is sampled after that trains nothing"
+                f"{counted(read, 'attempt')}; later attempts are sampled and not trained on"
             )
         if tokens and config.env.attempts and (said := _long_offline_warmup(config, _most_rows(config, longest=True))):
             found.append(f"{if_long}{said}")
         if offline.conversations:
-            found.append(
-                "offline.conversations are learned from: training.episodes and offline.group_size sample nothing"
-            )
+            found.append("offline.conversations are learned from: training.episodes and offline.group_size do nothing")
     return found
 
 
@@ -207,22 +209,23 @@ def notes(config: Any) -> list[str]:
     evaluation, env, found = config.evaluation, config.env, notes_of_arm(config)
     if isinstance(config, TrainConfig):
         if env.between == "critique" and env.group_reward != "critic":
-            found.append("env.between=critique: what is said is paid nothing; env.group_reward=critic pays for it")
+            found.append("env.between=critique: critiques earn no reward; env.group_reward=critic rewards them")
         if evaluation.fixed_first and not config.training.validate_every:
-            found.append("evaluation.fixed_first is measured once, before training: training.validate_every=0")
+            found.append("evaluation.fixed_first is measured only before training: training.validate_every=0")
     elif evaluation.fixed_first and not isinstance(config, SFTConfig):
         # A note and not an error: the base of a comparison is evaluated with the same settings as all arms.
         found.append("evaluation.fixed_first does nothing here: it is measured at the validations of a training run")
     if not isinstance(config, TrainConfig) and env.group_reward is not None:
-        found.append(f"env.group_reward={env.group_reward} pays training episodes alone; rates are the verifier's")
+        found.append(f"env.group_reward={env.group_reward} is paid in training only; rates count verdicts")
     if env.attempts == 1:
         found += [
-            f"evaluation.{name} needs a second attempt: env.attempts=1"
+            f"evaluation.{name} does nothing: it needs a second attempt, and env.attempts=1"
             for name in ("controls", "fixed_first")
             if getattr(evaluation, name)
         ]
     if 0 < evaluation.max_attempts <= env.attempts:
         found.append(
-            f"evaluation.max_attempts={evaluation.max_attempts} plays nothing longer than env.attempts={env.attempts}"
+            f"evaluation.max_attempts={evaluation.max_attempts} does nothing: it is not above "
+            f"env.attempts={env.attempts}"
         )
     return found

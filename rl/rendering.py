@@ -191,7 +191,7 @@ class Renderer:
             )
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
-                f"the chat template cannot be read, line {error.lineno}: {error.message}; mend it, or set "
+                f"the chat template cannot be read, line {error.lineno}: {error.message}; correct it, or set "
                 "model.chat_template to another file, or to trl:<name> for one of TRL's training templates"
             ) from error
         except (jinja2.TemplateError, TypeError) as error:
@@ -201,7 +201,7 @@ class Renderer:
             return text
         after, end = text.rpartition(_ANSWER)[2], self._before_end + self._end_text
         if not after.startswith(end):
-            raise TemplateError(f"the chat template ends an answer with {after[: len(end)]!r}, and once with {end!r}")
+            raise TemplateError(f"the chat template ends one answer with {after[: len(end)]!r}, another with {end!r}")
         return after[len(end) :]
 
     def _wants_blocks(self) -> bool:
@@ -234,15 +234,15 @@ class Renderer:
         chat = (Message("user", _USER), Message("assistant", _ANSWER), Message("user", _NEXT))
         whole, alone = self._template(chat, generate=True), self._template(chat[:2], generate=False)
         if _ANSWER not in whole or _NEXT not in whole.rpartition(_ANSWER)[2]:
-            raise TemplateError("the chat template leaves out what was said; set model.chat_template to another one")
+            raise TemplateError("the chat template leaves messages out; set model.chat_template to another one")
         found = self._first_special(whole.rpartition(_ANSWER)[2].partition(_NEXT)[0])
         last = self._first_special(alone.rpartition(_ANSWER)[2])
         self._final_end_id = last[2] if last else None
         if found is None or (last is None and found[2] not in end_ids):
             raise TemplateError(
                 "the chat template does not end an assistant turn with a special token: let it write the tokenizer's "
-                f"end token ({self.tokenizer.eos_token!r}) behind every answer, in a file for model.chat_template; or, "
-                "where the model itself writes the token that opens the next question, list that token as "
+                f"end token ({self.tokenizer.eos_token!r}) after every answer, in a file for model.chat_template; or, "
+                "if the model itself writes the token that opens the next question, list that token as "
                 "eos_token_id in its generation_config.json"
             )
         return found
@@ -307,9 +307,9 @@ class Renderer:
             raise TemplateError(f"the chat template is not append-only. {self._remedy()}. {broken}")
         if faults and thoughts != "keep":
             raise TemplateError(
-                "the chat template writes earlier answers otherwise than they were sampled: it drops their thoughts, "
+                "the chat template changes earlier answers, which were sampled differently: it drops their thoughts, "
                 "or opens them differently. Set model.thoughts=keep to leave every answer in the context as sampled, "
-                "or drop to take earlier thoughts out, every turn being a sequence of its own. "
+                "or drop to remove earlier thoughts and train on every turn as a separate sequence. "
                 f"{self._remedy()}. {faults[-1][1]}"
             )
         # Compare ids too, since equal texts may be tokenised differently where they are joined.
@@ -326,7 +326,7 @@ class Renderer:
         if not marks:
             raise TemplateError(
                 "model.thoughts=drop: neither the chat template nor the tokenizer knows a mark at which thoughts end "
-                f"({', '.join(_THOUGHTS)}), so nothing could be dropped; leave model.thoughts away, or use keep"
+                f"({', '.join(_THOUGHTS)}), so nothing could be dropped; remove model.thoughts, or use keep"
             )
         return [(start, end, opening.rstrip().endswith(start)) for start, end in marks]
 

@@ -82,7 +82,7 @@ def complete(engine: Engine, requests: Sequence[Request]) -> list[Completion]:
     while len(by_id) < len(requests):
         finished = engine.step()
         if not finished and not engine.pending:
-            raise RuntimeError(f"the engine is idle, unanswered: {counted(len(requests) - len(by_id), 'request')}")
+            raise RuntimeError(f"the engine is idle, {counted(len(requests) - len(by_id), 'request')} still unanswered")
         by_id.update((completion.request_id, completion) for completion in finished)
     return [by_id[request.id] for request in requests]
 
@@ -225,7 +225,7 @@ class Rollout:
         # A given attempt was sampled for a certain prompt; after a different prompt its log-probs and verdict would be
         # meaningless.
         if first is not None and first.prompt_ids != play.prompt_ids:
-            play.fail("replay: the first attempt answers another prompt")
+            play.fail("replay: the recorded first attempt was sampled for another prompt")
         elif first is not None:
             self._step(play, replace(first, trained=False), partial(env.step, first.text), plan.request)
         return play

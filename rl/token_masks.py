@@ -74,7 +74,7 @@ class DualClip:
         check_numbers(self, "algorithm.token_mask_options", positive="limit")
         if self.limit <= 1:
             raise ValueError(
-                f"algorithm.token_mask_options.limit={self.limit}: must be above 1, where the ratio starts"
+                f"algorithm.token_mask_options.limit={self.limit}: must be above 1, the ratio before an update"
             )
 
 
@@ -213,4 +213,4 @@ def _first(order: Tensor, among: Tensor, n: int, whole: Whole) -> Tensor:
     return among & (order <= everywhere.topk(n, largest=False).values[-1])
 
 
-declare({"policy/token_mask": ("fraction", "response tokens that the token mask took out of the surrogate, or marked")})
+declare({"policy/token_mask": ("fraction", "response tokens that the token mask left out of the surrogate or marked")})

@@ -167,7 +167,7 @@ class Episode:
         return self.error is not None or not self.turns
 
     def _repr_html_(self) -> str:
-        """A table for notebooks with one row per turn; use ``transcript``, which takes a tokenizer, to see prompts."""
+        """A table for notebooks with one row per turn; ``transcript``, which needs a tokenizer, shows prompts too."""
         rows = [
             [turn.role, turn.text, turn.score.verdict if turn.score else "-", f"{turn.reward:g}", len(turn.action_ids)]
             for turn in self.turns

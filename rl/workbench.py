@@ -189,7 +189,7 @@ class Workbench:
         if cut := [one for one in episodes if any(turn.finish is Finish.LENGTH for turn in one.turns)]:
             raise ValueError(
                 f"{path}: {len(cut)} of {counted(len(episodes), 'conversation')} cannot fit into the context of "
-                f"{counted(self.context_length, 'token')}, the first one about task {cut[0].task_id}; leave such out"
+                f"{counted(self.context_length, 'token')}, the first one about task {cut[0].task_id}; leave them out"
             )
         return episodes
 

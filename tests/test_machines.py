@@ -119,7 +119,7 @@ def test_the_doctor_sees_what_is_missing(monkeypatch):
     monkeypatch.setattr(doctor, "requires", lambda _: ["torch==0.1", "no-such-package>=1", "vllm; extra == 'vllm'"])
     found = doctor.packages()
     assert not found.works
-    assert "no-such-package>=1 (not there)" in found.said
+    assert "no-such-package>=1 (not installed)" in found.said
     assert "torch==0.1 (2." in found.said
     assert "vllm" not in found.said
     monkeypatch.setattr(doctor, "visible_gpus", lambda: ["0"])

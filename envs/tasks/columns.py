@@ -154,8 +154,8 @@ def _whole(what: str, text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"the {what} holds half a character ({text[error.start]!r} without its other half): write the file anew "
-            "from texts that are whole"
+            f"the {what} holds half a character ({text[error.start]!r} without its other half): write the file again "
+            "from text that was not cut within a character"
         ) from None
     return text
 
@@ -175,7 +175,7 @@ def number(text: str) -> float | None:
 def refuse_other_notation(text: str) -> None:
     """Raises ValueError for a gold such as 1.234,50, which would be misread, so that no response would be right."""
     if re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+,\d+|[+-]?\d{1,3}(\.\d{3}){2,}", text.strip()):
-        raise ValueError(f"the answer {text[:40]!r} has points between thousands: write it as 1234.50")
+        raise ValueError(f"the answer {text[:40]!r} has points as thousands separators: write it as 1234.50")
 
 
 def choices_of(cell: Any) -> dict[str, str]:
@@ -206,5 +206,5 @@ def letter_of(gold: str, choices: Mapping[str, str]) -> str:
         return list(choices)[int(gold)]
     same = [letter for letter, text in choices.items() if text.strip().casefold() == gold.strip().casefold()]
     if len(same) != 1:
-        raise ValueError(f"the answer {gold[:40]!r} is none of the choices {', '.join(choices)}")
+        raise ValueError(f"the answer {gold[:40]!r} is not among the choices {', '.join(choices)}")
     return same[0]

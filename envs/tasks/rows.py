@@ -252,7 +252,7 @@ class Rows:
             gold = letter_of(gold, info["choices"])
             question += "".join(f"\n{letter}. {text}" for letter, text in info["choices"].items())
         elif isinstance(self._verifier, ChoiceAnswers) and not re.fullmatch("[A-Z]", gold):
-            raise ValueError(f"the answer {gold[:40]!r} is no letter, and there is no column of choices")
+            raise ValueError(f"the answer {gold[:40]!r} is not a letter, and there is no column of choices")
         if isinstance(self._verifier, CodeAnswers):
             info["tests"], shown = self._verifier.tests(cell_at(row.values, columns["tests"]), gold)
             question += shown
@@ -274,7 +274,7 @@ class Rows:
         split = self._splits.get(name) or SPLIT_NAMES.get(name.lower())
         if split is None:
             raise ValueError(
-                f"{self._path}: {name!r} is no split whose name is known; say which one it is, as in "
+                f"{self._path}: the split name {name!r} is not known; assign it to a split, as in "
                 f"'env.options.splits={{train: {name}}}'"
             )
         return split
@@ -324,10 +324,10 @@ class Rows:
                     kept.append(task)
                 elif other != split:
                     read.faults.append(
-                        Fault(read.places[task.id], f"asks what {where} asks, which is in split {other}")
+                        Fault(read.places[task.id], f"asks the same as {where}, which is in split {other}")
                     )
                 elif not self._is_code and self.verify(first, self.gold_response(task)).value != 1.0:
-                    said = f"asks what {where} asks and answers {task.gold[:40]!r}, not {first.gold[:40]!r}"
+                    said = f"asks the same as {where} but answers {task.gold[:40]!r}, not {first.gold[:40]!r}"
                     read.faults.append(Fault(read.places[task.id], said))
                 else:
                     read.repeated += 1
@@ -351,7 +351,7 @@ class Rows:
                     [
                         f"{self._path}: {len(faults)} {of} cannot be used:",
                         *listed,
-                        "Mend them, or env.options.on_bad_rows=skip",
+                        "Correct them, or set env.options.on_bad_rows=skip",
                     ]
                 )
             )

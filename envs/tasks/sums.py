@@ -51,7 +51,7 @@ class Sums:
     ) -> None:
         if n_terms < 2 or not 0 <= low <= high:
             raise ValueError(
-                f"env.options: n_terms={n_terms}, low={low}, high={high}: two numbers or more from a range"
+                f"env.options: n_terms={n_terms}, low={low}, high={high}: needs n_terms >= 2 and 0 <= low <= high"
             )
         self._range, self._n_terms, self._seed = (low, high), n_terms, seed
         self._sizes = split_sizes(n_train, n_validation, n_test)

@@ -99,7 +99,9 @@ class TinyCode(CodeTasks):
     ) -> None:
         super().__init__(timeout_s, partial_credit, isolation, sandbox)
         if not 1 <= min_steps <= max_steps:
-            raise ValueError(f"env.options.min_steps={min_steps}, max_steps={max_steps}: 1 <= min_steps <= max_steps")
+            raise ValueError(
+                f"env.options.min_steps={min_steps}, max_steps={max_steps}: needs 1 <= min_steps <= max_steps"
+            )
         self._n_steps, self._seed = (min_steps, max_steps), seed
         self._sizes = split_sizes(n_train, n_validation, n_test)
 

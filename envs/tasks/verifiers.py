@@ -122,7 +122,7 @@ class MathAnswers(MathGrading):
             return text.rpartition("####")[2].strip()
         found = boxed(text)
         if len(found) > 1:
-            raise ValueError(f"the answer holds {len(found)} boxes, so it is not known which one counts")
+            raise ValueError(f"the answer holds {len(found)} boxes; leave only the one that counts")
         return found[0] if found else text
 
 
@@ -224,7 +224,7 @@ class RegexOptions:
                 f"env.options.verify_options.pattern={self.pattern}: no regular expression ({error})"
             ) from None
         if groups > 1 or "{}" not in self.stated:
-            raise ValueError("env.options.verify_options: pattern has one group at most, and stated holds {} once")
+            raise ValueError("env.options.verify_options: pattern may have one group at most; stated must contain {}")
 
 
 @VERIFIERS.register("regex", options=RegexOptions)
@@ -360,7 +360,7 @@ class CodeAnswers(CodeTasks):
             try:
                 cell = json.loads(cell)
             except ValueError:
-                raise ValueError(f"the tests begin like JSON and are none: {cell[:60]}") from None
+                raise ValueError(f"the tests begin like JSON but are not valid JSON: {cell[:60]}") from None
         # The most certain format is tried first: pairs of inputs and outputs are recognised by their names, assertions
         # are a list of texts or Python code, and everything else is refused.
         pairs = _pairs(cell)

@@ -48,7 +48,7 @@ class VerifiersTasks:
         if not name:
             raise ValueError("env.options.name is missing: which package of verifiers, as in env.options.name=gsm8k_v1")
         if not 0.0 < right <= 1.0:
-            raise ValueError(f"env.options.right={right}: the reward of a right answer lies above 0 and is 1 at most")
+            raise ValueError(f"env.options.right={right}: the reward of a right answer must be above 0 and at most 1")
         try:
             from verifiers.v1.utils.loaders import taskset_class  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -66,7 +66,7 @@ class VerifiersTasks:
         config_cls = concrete_type(cls, TasksetConfig) or TasksetConfig
         found = cls(config_cls(id=name, **dict(settings or {})))
         if not found.bounded and not n:
-            raise ValueError(f"env.options.n=0: {name} has no end; say how many of its tasks are read")
+            raise ValueError(f"env.options.n=0: {name} has endless tasks; set n to how many of them are read")
         self._own: dict[str, Any] = {}
         self._splits: dict[Split, list[Task]] = {split: [] for split in Split}
         self._right, self._name = right, name
@@ -106,11 +106,11 @@ def _task(own: Any, place: int, name: str) -> Task:
     data = own.data
     if own.NEEDS_CONTAINER or data.image or type(own).toolsets(own.config):
         raise ValueError(
-            f"env.options.name={name}: its tasks need a container or tools; an answer alone cannot be paid"
+            f"env.options.name={name}: its tasks need a container or tools; an answer alone cannot be scored"
         )
     question = data.prompt_text
     if not question:
-        raise ValueError(f"env.options.name={name}: task {place} has no prompt, so another model would have to ask")
+        raise ValueError(f"env.options.name={name}: task {place} has no prompt of its own to ask; use another set")
     if data.system_prompt:
         question = f"{data.system_prompt}\n\n{question}"
     known = data.model_dump()

@@ -25,7 +25,7 @@ def control_table(store: Store, name: str) -> Table:
     comparison = compare(store, "greedy") if "greedy" in store.modes else None
     lines = [line for line in comparison.arms if name in line.controls] if comparison else []
     if not comparison or not lines:
-        raise MissingError("needs evaluation.controls=true, two attempts, and something that can be exchanged")
+        raise MissingError("needs evaluation.controls=true, two attempts, and a prompt that this control can change")
     rows, values, rate = [], {}, named("accuracy_t2")
     for line in lines:
         own, there, lost = line.rates["accuracy_t2"], line.controls[name], line.losses[name]

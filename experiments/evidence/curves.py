@@ -78,10 +78,12 @@ def change_rate(store: Store) -> Figure:
     if not series:
         raise MissingError(_NOT_VALIDATED)
     caption = (
-        f"{store.env}, {_VALIDATION}{_n(store)}; {_BAND}. A policy that never changes its answer cannot correct it "
-        "(SCoRe, arXiv 2409.12917, Figure 5b)."
+        f"{store.env}, {_VALIDATION}{_n(store)}: share of episodes whose second final answer differs from the first, "
+        f"over the share of the run's training that is done; {_BAND}. A policy that never changes its answer cannot "
+        "correct it (SCoRe, arXiv 2409.12917, Figure 5b)."
     )
-    return Figure(caption, [Panel("", "training done (%)", "second answer differs from the first (%)", series)])
+    panel = Panel("", "share of training that is done (%)", "second answer differs from the first (%)", series)
+    return Figure(caption, [panel])
 
 
 @exhibit("F4", "Whose attempts are corrected")
@@ -90,7 +92,7 @@ def mismatch(store: Store) -> Figure:
     where = {
         "base_train": "base's attempts at training tasks",
         "base_validation": "base's attempts at validation tasks",
-        "validation": "its own attempts at validation tasks",
+        "validation": "the arm's own attempts at validation tasks",
     }
     panels = [
         Panel(title, _EPISODES, "wrong first attempts that are fixed (%)", _validation(store, "fix_rate", kind))
@@ -99,10 +101,11 @@ def mismatch(store: Store) -> Figure:
     if not panels[0].series:
         raise MissingError("needs evaluation.fixed_first=<tasks> and training.validate_every")
     caption = (
-        f"{store.env}, greedy second attempts at three kinds of first attempts, n = "
-        f"{counted(store.setting('evaluation.fixed_first', 0), 'task')} of each kind, of which the wrong first "
-        f"attempts count. The base's attempts are the same during all of training; {_BAND}. An arm that rises on the "
-        "left but not on the right has learned to correct the base's errors and not its own (SCoRe, Figure 4)."
+        f"{store.env}: share of wrong first attempts that are right after a greedy second attempt, over training. "
+        "The first attempts are the base's at training tasks and at validation tasks (n = "
+        f"{counted(store.setting('evaluation.fixed_first', 0), 'task')} of each kind, stored before training and the "
+        f"same during all of it), and the arm's own at the validation tasks{_n(store)}; {_BAND}. An arm that rises "
+        "only for the base's attempts has learned to correct the base's errors and not its own (SCoRe, Figure 4)."
     )
     return Figure(caption, panels)
 
@@ -114,16 +117,16 @@ def kl_frontier(store: Store) -> Figure:
     if not series:
         raise MissingError("needs an online arm with a KL to the base (algorithm.stages.*.kl_coefs) and validations")
     caption = (
-        f"{store.env}: one point per validation and seed of the online arms. x is KL(policy || base) of sampled first "
-        "attempts, summed over tokens, measured by the training step before the validation; y is greedy delta on the "
-        f"validation tasks{_n(store)}. The best place is up and to the left: correction while the first attempt stays "
-        "close to the base."
+        f"{store.env}: one point per validation and seed of each online arm. x is KL(policy || base) of sampled first "
+        "attempts, summed over tokens, in the training step before the validation; y is delta of the greedy episodes "
+        f"on the validation tasks{_n(store)}. Points in the upper left are best: there the policy corrects while its "
+        "first attempts stay close to those of the base."
     )
     panel = Panel("", "KL of the first attempt to the base (nats)", "delta (points)", series, zero=True)
     return Figure(caption, [panel])
 
 
-@exhibit("F11", "What is trained on")
+@exhibit("F11", "Revisions in the training samples")
 def data_mode(store: Store) -> Figure:
     """Shares of fixes, copied right answers and rewritten right answers among the training samples, over training."""
     kinds = {
@@ -139,12 +142,12 @@ def data_mode(store: Store) -> Figure:
                 series.append(over_seeds(curves, store.names[arm]))
         panels.append(Panel(title, _EPISODES, "share of training samples (%)", series))
     if not any(panel.series for panel in panels):
-        raise MissingError("no run logged what its training samples are")
+        raise MissingError("no run logged the kinds of revision in its training samples")
     groups = counted(store.setting("training.tasks_per_step", 0), "group")
     caption = (
-        f"{store.env}: kinds of revision among the training samples. For an online arm these are all episodes of a "
-        f"step (n = {groups}), for an offline arm what its rule kept in a round; {_BAND}. An arm cannot learn a kind "
-        "of revision that it never sees."
+        f"{store.env}: share of training samples with each kind of revision (first -> second attempt), over training. "
+        f"The samples are all episodes of a step (n = {groups}) for an online arm, and those that the rule kept in a "
+        f"round for an offline arm; {_BAND}. An arm cannot learn a kind of revision that its training samples lack."
     )
     return Figure(caption, panels)
 
@@ -168,10 +171,11 @@ def calibration(store: Store) -> Figure:
     if not series:
         raise MissingError(_NOT_VALIDATED)
     caption = (
-        f"{store.env}: one point per validation and seed{_n(store)}, greedy. On the diagonal a policy changes right "
-        "and wrong answers equally often, as if it drew again; above the diagonal it changes wrong answers more often. "
-        "That alone does not show that it checks its answers: a policy that simply answers better the second time also "
-        "changes mostly wrong ones. C1 and C2 tell the two apart."
+        f"{store.env}: share of wrong answers that the second attempt changes against that of right answers, greedy, "
+        f"one point per validation and seed{_n(store)}. On the diagonal a policy changes right and wrong answers "
+        "equally often, as if it answered again without looking at its first attempt; above the diagonal it changes "
+        "wrong answers more often. That alone does not show that it checks its answers: a policy that simply answers "
+        "better the second time also changes mostly wrong ones. The controls C1 and C2 tell the two apart."
     )
     panel = Panel("", "right answers that are changed (%)", "wrong answers that are changed (%)", series, diagonal=True)
     return Figure(caption, [panel])
@@ -195,9 +199,11 @@ def accuracy_fit(store: Store) -> Figure:
     if not series:
         raise MissingError("no curve is long enough: at least 6 validations and a rise of 5 points (validate_every)")
     caption = (
-        f"{store.env}, {rate.label} of {_VALIDATION}{_n(store)}, mean over seeds, with least-squares fits of "
-        f"R0 + (A - R0) / (1 + (C / n)^B) (arXiv 2510.13786): {'; '.join(ends)}. A is the accuracy that the curve "
-        "tends to, B its steepness. Arms with fewer than 6 validations or a rise below 5 points are not fitted."
+        f"{store.env}, {rate.label} of {_VALIDATION}{_n(store)}: points are means over seeds, lines are "
+        f"least-squares fits of R0 + (A - R0) / (1 + (C / n)^B) (arXiv 2510.13786): {'; '.join(ends)}. n is the number "
+        "of sampled episodes, R0 the accuracy before training, A the accuracy that the curve approaches, B its "
+        "steepness, and C the n at half of the rise. Arms with fewer than 6 validations or a rise below 5 points are "
+        "not fitted."
     )
     return Figure(caption, [Panel("", _EPISODES, rate.header, series, log_x=10)])
 

@@ -20,7 +20,7 @@ DIFFICULTY = ((0.0, 0.0), (0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 """Bins of the base's pass rate, open below and closed above; the first bin holds tasks that the base never solves."""
 
 
-@exhibit("F3", "How far the second attempt is from the first")
+@exhibit("F3", "Edit ratio of first and second attempt")
 def edit_distance(store: Store) -> Figure:
     """Edit ratio between first and second attempt by transition, in evaluation and in training; one panel per arm."""
     mode = store.modes[-1]
@@ -36,15 +36,16 @@ def edit_distance(store: Store) -> Figure:
         series = [_density(name, found, total) for name, found in counts.items() if found.sum()]
         trained = _trained_on(store, arm)
         if trained.sum():
-            series.append(_density("what was trained on", trained, float(trained.sum())))
+            series.append(_density("training samples", trained, float(trained.sum())))
         panels.append(Panel(store.names[arm], "edit ratio", "density", series))
     n = len(store.rows_of(store.arms[0], mode)) // max(1, len(store.seeds(store.arms[0])))
     caption = (
-        f"{store.env}, {mode} episodes (n = {n} for each run). The edit ratio is the number of characters to "
-        "delete and insert, over the sum of both lengths: 0 is a copy, 1 has nothing in common. The four transitions "
-        "of an arm together have area 1. So has the curve of what it was trained on: the rows that an offline arm "
-        "kept, or the stored sample of an online arm's episodes. An arm whose two curves differ is used on other "
-        "revisions than it was trained on (SCoRe, Figure 3)."
+        f"{store.env}, {mode} episodes (n = {n} for each run): histogram of the edit ratio of first and second "
+        "attempt, all seeds together. The edit ratio is the number of characters to delete and insert, over the sum of "
+        "both lengths: 0 is a copy, 1 has nothing in common. Curves are by transition (i->c: first attempt incorrect, "
+        "second correct); the four of an arm together have area 1. The curve of the training samples also has area 1: "
+        "these are the samples that an offline arm's rule kept, or the stored part of an online arm's episodes. If it "
+        "differs from the others, the arm makes other revisions than it was trained on (SCoRe, Figure 3)."
     )
     return Figure(caption, panels)
 
@@ -92,13 +93,14 @@ def cross_matrix(store: Store) -> Figure:
     shift = Series("own minus base's", list(range(len(trained))), gaps, mark=Mark.POINTS)
     n = sum(one["n"] for one in tables[0]["cells"]) // len(tables[0]["cells"])
     caption = (
-        f"{store.env}, greedy, n = {counted(n, 'task')} per cell, of which the author's wrong first attempts count; "
-        f"mean over {counted(len(tables), 'seed')}. Left: how many of them the arm of the row fixes, written by the "
-        "arm of the column. Right: how many of its own wrong attempts an arm fixes, minus how many of the base's. "
-        "Below zero it corrects the base's errors better than its own."
+        f"{store.env}, greedy, mean over {counted(len(tables), 'seed')}. Heat map: share of the wrong first attempts "
+        "of one arm (author, column) that are right after a second attempt of another (corrector, row); n = "
+        f"{counted(n, 'task')} per cell, of which only those that the author got wrong count. Points: the share that "
+        "an arm fixes of its own wrong attempts, minus the share that it fixes of the base's. Below zero, the arm "
+        "corrects the base's errors better than its own."
     )
     panels = [
-        Panel("fixed, of the author's wrong attempts (%)", "author of the first attempt", "corrector", heat=heat),
+        Panel("share of wrong first attempts fixed (%)", "author of the first attempt", "corrector", heat=heat),
         Panel(
             "distribution shift", "corrector", "own minus base's (points)", [shift], zero=True,
             ticks=[store.names[arm] for arm in trained],
@@ -130,16 +132,17 @@ def parallel_or_sequential(store: Store) -> Figure:
                 by_tokens[kind].append(replace(found, x=tokens * np.asarray(found.x)))
     if not by_kind["majority"]:
         raise MissingError("needs evaluation.samples_per_task of at least 2")
-    titles = {"majority": "parallel: majority of first attempts", "sequential": "majority of corrected attempts"}
+    titles = {"majority": "parallel: majority of first attempts", "sequential": "sequential: majority of last attempts"}
     panels = [Panel(titles[k], "responses per task", "accuracy (%)", found, log_x=2) for k, found in by_kind.items()]
     panels += [
         Panel(titles[k], "sampled tokens per task", "accuracy (%)", found, log_x=2) for k, found in by_tokens.items()
     ]
     caption = (
         f"{store.env}, n = {counted(store.n_tasks('sampled'), 'task')}, {counted(_per_task(store), 'sampled episode')} "
-        f"each at temperature {store.setting('evaluation.temperature', 1.0)}. On the left, 2K responses are 2K first "
-        "attempts; on the right, K first attempts and their corrections (SCoRe, Figure 1). Mean over seeds; band: "
-        "smallest to largest seed."
+        f"each at temperature {store.setting('evaluation.temperature', 1.0)}: accuracy of a majority vote over the "
+        "number of responses, and of tokens, sampled per task. Parallel: every response is a first attempt. "
+        "Sequential: the responses are whole episodes, a first attempt and its corrections, of which the last attempts "
+        "vote (SCoRe, Figure 1). Mean over seeds; band: smallest to largest seed."
     )
     return Figure(caption, panels)
 
@@ -160,14 +163,14 @@ def more_attempts(store: Store) -> Figure:
     if not series:
         raise MissingError("needs evaluation.max_attempts of at least 3, and a context that holds them")
     caption = (
-        f"{store.env}, greedy, n = {counted(store.n_tasks(LONGER), 'task')}; mean over seeds; band: smallest to "
-        f"largest seed. Training had {counted(store.attempts(store.mode), 'attempt')}; later ones were never trained "
-        "(SCoRe, Figure 8)."
+        f"{store.env}, greedy episodes of more attempts than in training, n = {counted(store.n_tasks(LONGER), 'task')}"
+        ": accuracy of each attempt, mean over seeds; band: smallest to largest seed. Training had "
+        f"{counted(store.attempts(store.mode), 'attempt')}; later attempts were not trained (SCoRe, Figure 8)."
     )
     return Figure(caption, [Panel("", "attempt", "accuracy (%)", series)])
 
 
-@exhibit("F8", "By difficulty")
+@exhibit("F8", "Fixed and broken answers by difficulty")
 def difficulty(store: Store) -> Figure:
     """Share of tasks that get fixed and that get broken, by how often the base solves them."""
     base: dict[str, list[bool]] = defaultdict(list)
@@ -175,7 +178,7 @@ def difficulty(store: Store) -> Figure:
         base[row.task_id].append(row.correct[0])
     if not base or store.attempts(store.mode) < 2:
         raise MissingError(
-            "needs two attempts and sampled episodes of the base (evaluation.samples_per_task), whose pass rate counts"
+            "needs two attempts, and sampled episodes of the base for its pass rate (evaluation.samples_per_task)"
         )
     rates = {task: float(np.mean(right)) for task, right in base.items()}
     bins = [
@@ -195,10 +198,11 @@ def difficulty(store: Store) -> Figure:
             known = [i for i, value in enumerate(means) if value == value]
             series.append(Series(store.names[arm], known, [means[i] for i in known]))
         panels.append(Panel("", "base's pass rate at the first attempt", label, series, ticks=ticks, zero=True))
-    right = counted(_per_task(store), "sampled first attempt that is right", "sampled first attempts that are right")
+    firsts = counted(_per_task(store), "sampled first attempt")
     caption = (
-        f"{store.env}, {store.mode} episodes, n = {counted(len(rates), 'task')}, mean over seeds. Tasks are grouped by "
-        f"the share of the base's {right}."
+        f"{store.env}, {store.mode} episodes, n = {counted(len(rates), 'task')}: share of tasks that the second "
+        "attempt fixes (i->c) and that it breaks (c->i), mean over seeds, without intervals. Tasks are grouped by the "
+        f"base's pass rate, the share of right ones among its {firsts} at the task."
     )
     return Figure(caption, panels)
 
@@ -209,16 +213,18 @@ def sweeps(store: Store) -> Figure:
     found = {arm: _alpha_beta2(store.arm_config(arm)) for arm in store.trained}
     known = {arm: pair for arm, pair in found.items() if pair is not None}
     panels = []
-    for index, (name, label) in enumerate((("alpha", "alpha: bonus per unit of progress"), ("beta2", "beta2"))):
+    labels = {"alpha": "alpha: bonus per unit of progress", "beta2": "beta2: weight of the first attempt's KL"}
+    for index, (name, label) in enumerate(labels.items()):
         arms = _varying(known, index)
         if len(arms) > 1:
             panels.append(_sweep_panel(store, arms, [known[arm][index] for arm in arms], name, label))
     if not panels:
         raise MissingError("needs arms that differ in alpha or beta2 only, such as include=[score,score_alpha_10,...]")
     caption = (
-        f"{store.env}, {store.mode} decoding, n = {counted(store.n_tasks(store.mode), 'task')}, {store.said_seeds}, 95 "
-        "% bootstrap intervals over seeds, then tasks. alpha is stage II's weight of the improvement over the first "
-        "attempt; beta2 is stage I's weight of the first attempt's KL to the base."
+        f"{store.env}, {store.mode} decoding, n = {counted(store.n_tasks(store.mode), 'task')}, {store.said_seeds}: "
+        "rates of arms that differ in one weight only, with 95 % bootstrap intervals over seeds, then tasks. alpha is "
+        "the weight of the improvement over the first attempt in stage II; beta2 is the weight of the first attempt's "
+        "KL to the base in stage I."
     )
     return Figure(caption, panels)
 
@@ -249,4 +255,4 @@ def _sweep_panel(store: Store, arms: list[str], x: list[float], name: str, label
         rates = [store.interval(arm, store.mode, rate) for arm in arms]
         y, low, high = ([100 * getattr(one, part) for one in rates] for part in ("mean", "low", "high"))
         series.append(Series(title, x, y, low, high))
-    return Panel(name, label, "percent; points for delta", series, log_x=10 if name == "beta2" else 0)
+    return Panel(name, label, "acc@t1, acc@t2 (%), delta (points)", series, log_x=10 if name == "beta2" else 0)

@@ -114,7 +114,7 @@ def pack(store: Store, limit: int) -> Packed:
 
     Args:
         store: The runs.
-        limit: Most evaluated episodes; those of the store's main mode are chosen first, then the other modes.
+        limit: Most evaluated episodes; those of the store's main mode come first, then the other modes, evenly thinned.
     """
     found, token_ids = Packed({arm: store.names[arm] for arm in store.arms}), set[int]()
     chosen = choose(store, limit)
@@ -143,8 +143,9 @@ def pack(store: Store, limit: int) -> Packed:
     found.tokens = store.token_texts(sorted(token_ids))
     found.places = {f"{store.arms.index(run.arm)}/{run.seed}": store.place(run) for run in store.runs.values()}
     found.note = (
-        f"{len(chosen):,} of {n_all:,} evaluated and up to {TRAINING_PER_RUN} of each online run's stored "
-        "training episodes with tokens and advantages; all are in the runs' rows.jsonl and episodes.jsonl."
+        f"the page has {len(chosen):,} of {n_all:,} evaluated episodes, and up to {TRAINING_PER_RUN} of the training "
+        "episodes that each online run stored, with tokens and advantages; all are in the runs' rows.jsonl and "
+        "episodes.jsonl."
     )
     return found
 

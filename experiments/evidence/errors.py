@@ -38,17 +38,18 @@ def own_and_trained(store: Store) -> Figure:
         if line.shift is not None
     ]
     caption = (
-        f"{store.env}: kinds of error of wrong first attempts. Total variation is half the sum of the absolute "
-        "differences of shares: 0 if a policy makes the errors that it is trained on, 1 if it makes none of them. "
-        "Left: greedy first attempts at the validation tasks against the wrong first attempts that were trained on "
-        "since the validation before: those that an offline arm's rule kept, all of an online arm's episodes; thick: "
-        "mean over seeds; band: smallest to largest seed; thin: every seed. Where errors are few, chance alone sets "
-        "them apart. Then, for each arm, both distributions at the end of training, its own at the test tasks, "
-        f"{store.mode}, all seeds together"
+        f"{store.env}: kinds of error of wrong first attempts. Total variation is the distance of two distributions, "
+        "half the sum of the absolute differences of their shares: 0 if a policy makes the errors that it is trained "
+        "on in the same shares, 1 if it makes none of them. Over training: errors of greedy first attempts at the "
+        "validation tasks, compared with the wrong first attempts that were trained on since the validation before "
+        "(those that an offline arm's rule kept, or those of all of an online arm's episodes); thick: mean over seeds; "
+        "band: smallest to largest seed; thin: every seed. If errors are few, the two distributions differ by chance "
+        "alone. For each arm: both distributions at the end of training, all seeds together; the arm's own errors are "
+        f"those of its {store.mode} first attempts at the test tasks"
     )
     if chances:
-        caption += f"; total variation that chance alone reaches, in 95 % of draws: {', '.join(chances)}"
-    return Figure(f"{caption}. Training is on sampled attempts, which err more often than greedy ones.", panels)
+        caption += f". Total variation by chance alone (95 % quantile): {', '.join(chances)}"
+    return Figure(f"{caption}. Attempts in training are sampled and err more often than greedy ones.", panels)
 
 
 def _at_the_end(store: Store, arm: str) -> Panel | None:

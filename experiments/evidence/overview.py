@@ -37,6 +37,6 @@ def _rows(comparison: Comparison, order: list[str]) -> list[Dot]:
         mean, low, high = (rate.scale * value for value in (goal.mean, goal.low, goal.high))
         seeds = [rate.scale * seed.rates[comparison.goal] for seed in line.seeds]
         known = goal.mean == goal.mean
-        said = of_arm(comparison, line) if known else f"{line.name}: every episode failed, so there is nothing to see."
+        said = of_arm(comparison, line) if known else f"{line.name}: every episode failed, so it has no rates."
         made.append(Dot(line.name, mean, low, high, seeds, badges(comparison, line), said, comparison.mode))
     return made

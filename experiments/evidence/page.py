@@ -110,7 +110,7 @@ def _verdict(store: Store) -> str:
         parts.append(
             f"<h3>{mode.capitalize()} episodes, {counted(comparison.n_tasks, 'test task')}</h3><ul>{sentences}</ul>"
         )
-    said = f"<details><summary><h2>What the intervals say of every arm</h2></summary>{''.join(parts)}</details>"
+    said = f"<details><summary><h2>What the intervals say about every arm</h2></summary>{''.join(parts)}</details>"
     seeds = f" ({', '.join(map(str, store.complete))})" if store.complete else ""
     about = (
         f"{counted(len(store.trained), 'trained arm')}, {store.said_seeds}{seeds}. {matched(store)} "

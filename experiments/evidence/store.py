@@ -113,7 +113,7 @@ class Store:
             try:
                 import_plugin(module)
             except UserError as error:
-                self.notes.append(f"{error}; what it adds is missing.")
+                self.notes.append(f"{error}; its rates and figures are missing.")
         # A comparison names its own arms. Elsewhere runs of one arm may have different configs: these become arms of
         # their own, named after the settings that differ.
         self.runs: dict[tuple[str, int], Run] = {}
@@ -127,7 +127,7 @@ class Store:
         for run in found:
             if (other := self.runs.get((run.arm, run.seed))) is not None:
                 self.notes.append(
-                    f"{other.folder}: another run of {run.arm} with seed {run.seed}; {run.folder} counts."
+                    f"{other.folder}: another run of {run.arm} with seed {run.seed}; {run.folder} is used instead."
                 )
             self.runs[run.arm, run.seed] = run
             if said := run.result.get("notes", {}).get("broken_off"):
@@ -155,10 +155,10 @@ class Store:
             return []
         told = "; ".join(f"{name} has {', '.join(map(str, seeds))}" for name, seeds in of_arm.items())
         if not self.complete:
-            return [f"No seed is finished by every trained arm ({told}): the first of each stands for it."]
+            return [f"No seed is finished by every trained arm ({told}): each arm is represented by its first seed."]
         shared = ", ".join(map(str, self.complete))
         return [
-            f"Rates, intervals and differences are of the seeds that every trained arm finished, {shared} ({told})."
+            f"Rates, intervals and differences are over the seeds that every trained arm finished, {shared} ({told})."
         ]
 
     def setting(self, key: str, default: Any = None) -> Any:

@@ -36,7 +36,7 @@ def exhibits(
     """
     made: list[Exhibit] = [claims_table(findings), arms_table(rows)]
     made += gate_table(rows)
-    titles = ["Claims", "Every arm at its end", "The gate"]
+    titles = ["Claims", "Every arm at its last step", "The gate"]
     made = [replace(one, id=f"T{i}", title=titles[i - 1]) for i, one in enumerate(made, 1)]
     if findings:
         made.insert(0, replace(claims_dots(findings), id="F0", title="Claims"))
@@ -71,8 +71,8 @@ def _claims(rows: Sequence[Dot], what: str = "") -> Dots:
     )}  # fmt: skip
     lead = "; ".join(f"{verdict}: {n}" for verdict, n in counts.items())
     caption = (
-        f"{what}Each claim's statistic, with an axis of its own. The large dot is the mean, the bar its 95 % interval "
-        "over seeds (over questions where there is one seed), each small dot a seed."
+        f"{what}The statistic of each claim, each on its own axis. The large dot is the mean, the bar its 95 % "
+        "interval over seeds (over questions if there is one seed), and each small dot a seed."
     )
     return Dots(caption, "the claim's statistic", rows, {"": f"Of {counted(len(rows), 'claim')}: "
             f"{lead}." if rows else ""},
@@ -92,11 +92,18 @@ def claims_table(findings: Sequence[Finding]) -> Table:
         for one in findings
     ]
     caption = (
-        "The statistic of each claim (below it every seed), its 95 % Student-t interval over seeds (over questions, "
-        "by bootstrap, where there is one seed), and what the interval says; where it says neither, none can be told."
+        "The statistic of each claim, below it that of every seed, and its 95 % Student-t interval over seeds (a "
+        "bootstrap interval over questions if there is one seed). A claim holds if the whole interval is where the "
+        "claim expects it, does not hold if the whole interval is elsewhere, and is otherwise undecided (cannot tell)."
     )
     header = ["claim", "verdict", "mean", "95 % interval", "expected", "seeds", "sentence", "published"]
     return Table(caption, header, cells)
+
+
+_GATE = (
+    "What the gate predicts before a training, and the training's result, in percentage points. The gap is what "
+    "choosing by the signal would add to accuracy, with its 95 % interval; the gain is what training added."
+)
 
 
 def gate_table(rows: Sequence[Row]) -> list[Table]:
@@ -104,17 +111,18 @@ def gate_table(rows: Sequence[Row]) -> list[Table]:
     if all(row.get("gate_cell") is None for row in rows):
         return []
     header, cells, said = record(rows)
-    return [Table(f"Read before training, compared with what training brought. {said}", header, cells)]
+    return [Table(f"{_GATE} {said}", header, cells)]
 
 
 def arms_table(rows: Sequence[Row]) -> Table:
-    """A table of every numeric column by arm at each seed's highest step: mean over seeds, below it each seed."""
+    """Table of every numeric column by arm, at a seed's last step that has it: mean over seeds, below it each seed."""
     columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if _is_number(key, value)))
     cells = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
         found = [_values(rows, arm, column) for column in columns]
         cells.append([arm, *(_cell(one) for one in found)])
-    return Table("Mean over seeds; below it the seeds in their order.", ["arm", *columns], cells)
+    caption = "Measurements at the last step: mean over seeds, below it each seed in the order of the seeds."
+    return Table(caption, ["arm", *columns], cells)
 
 
 def _is_number(key: str, value: Any) -> bool:
@@ -159,15 +167,16 @@ def curves(figure: Figure, rows: Sequence[Row]) -> Drawn:
             ends = ([min(one) for one in of_arm], [max(one) for one in of_arm])
             series = [Series("mean and range over seeds", range(len(shown)), middle, *ends)]
             every = [(i, value) for i, one in enumerate(of_arm) for value in one]
-            points = Series("a seed", [x for x, _ in every], [y for _, y in every], mark=Mark.POINTS)
+            points = Series("single seed", [x for x, _ in every], [y for _, y in every], mark=Mark.POINTS)
             panels.append(Panel(title, figure.x_label or "arm", label, [*series, points], ticks=shown))
         else:
             lines = [_line(arm, [row for row in rows if row["arm"] == arm], figure.x, column) for arm in arms]
             panels.append(Panel(title, figure.x_label or figure.x, label, [one for one in lines if one is not None]))
     seeds = sorted({row["seed"] for row in rows})
     said = f"Seed {seeds[0]}." if len(seeds) == 1 else (
-        f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))}): mean, band from the smallest to the largest"
-        f"{'' if figure.x == 'arm' else ', thin every seed'}."
+        f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))}). "
+        f"{'Line: mean over seeds' if figure.x == 'arm' else 'Thick: mean over seeds; thin: every seed'}; "
+        "band: smallest to largest seed."
     )  # fmt: skip
     return Drawn(f"{figure.caption} {said}".strip(), panels,
                  title=figure.title)  # fmt: skip
@@ -268,14 +277,13 @@ def overview(root: Path) -> tuple[Page, list[Exhibit]]:
         rows += [dict(row, gate_cell=f"{name}: {row['gate_cell']}") for row in result["rows"] if row.get("gate_cell")]
         newest[name] = Path(where) / "report.html"
     header = ["study", "claim", "verdict", "mean", "95 % interval", "seeds", "sentence"]
-    made: list[Exhibit] = [
-        Table("The newest run of each study.", header, cells, id="T1", title="Claims of all studies")
-    ]
+    caption = "The claims of the newest run of each study: mean over seeds and 95 % interval of each statistic."
+    made: list[Exhibit] = [Table(caption, header, cells, id="T1", title="Claims of all studies")]
     if dots:
         made.insert(0, replace(_claims(dots, "The newest run of each study. "), id="F0", title="Claims of all studies"))
     if rows:
         gate_header, gate_cells, said = record(rows)
-        made.append(Table(said, gate_header, gate_cells, id="T2", title="The gate in all studies"))
+        made.append(Table(f"{_GATE} {said}", gate_header, gate_cells, id="T2", title="The gate in all studies"))
     links = "".join(
         f'<li><a href="{html.escape(page.as_posix())}">{html.escape(name)}</a></li>' for name, page in newest.items()
     )

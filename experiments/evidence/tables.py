@@ -72,7 +72,7 @@ def _tuned(store: Store) -> str:
     return f"{sentence}; not tuned: {', '.join(others)}." if others else f"{sentence}."
 
 
-@exhibit("T2", "What SCoRe's parts are worth")
+@exhibit("T2", "Ablations of SCoRe")
 def ablations(store: Store) -> Table:
     """SCoRe compared with arms that lack one of its parts."""
     parts = [arm for arm in store.trained if arm in ABLATIONS or arm.startswith("score_no_")]
@@ -96,11 +96,11 @@ def ablations(store: Store) -> Table:
         f"intervals; p-values are adjusted for {counted(len(parts), 'comparison')} (Holm). "
     )
     if 0 < len(store.complete) < 5:
-        caption += f"With {store.said_seeds} a bootstrap over seeds is rough: read T5 beside it."
+        caption += f"With {store.said_seeds} a bootstrap over seeds is rough; T5 shows every seed."
     return Table(caption, header, rows, values)
 
 
-@exhibit("T3", "Elsewhere")
+@exhibit("T3", "Transfer, and repair of the base's attempts")
 def transfer(store: Store) -> Table:
     """Rates in other environments, and how many of the base's wrong first attempts each arm fixes."""
     modes = sorted({row.mode for row in store.rows if row.mode.startswith(TRANSFER)})
@@ -123,10 +123,14 @@ def transfer(store: Store) -> Table:
             values.setdefault(row[0], {})["repair"] = repaired.get(arm)
     asked = ", ".join(f"{mode.removeprefix(TRANSFER)}: n = {counted(store.n_tasks(mode), 'task')}" for mode in modes)
     caption = (
-        f"Trained on {store.env}, greedy decoding. {asked or 'No other environment was asked for'}. 95 % bootstrap "
-        "intervals over seeds, then tasks. In the last column every arm corrects the base's first attempts: a mean "
-        "over seeds, without an interval."
+        f"Arms trained on {store.env} and evaluated on other environments, greedy decoding. "
+        f"{asked or 'No other environment was asked for'}. 95 % bootstrap intervals over seeds, then tasks."
     )
+    if repaired:
+        caption += (
+            f" The last column is the share of the base's wrong first attempts at tasks of {store.env} that an arm's "
+            "second attempt fixes: a mean over seeds, without an interval."
+        )
     return Table(caption, header, rows, values)
 
 
@@ -146,12 +150,12 @@ _COST: dict[str, Callable[[dict[str, Any]], float]] = {
     "gradient tokens": lambda r: r["totals"]["gradient_tokens"],
     "optimiser steps": lambda r: r["totals"].get("updates", float("nan")),
     "seconds of training": lambda r: sum(r["totals"]["seconds"].values()),
-    "seconds in all": lambda r: r["seconds"],
+    "seconds in total": lambda r: r["seconds"],
     "peak memory (GiB)": lambda r: r.get("peak_memory", float("nan")),
 }
 
 
-@exhibit("T4", "What it cost")
+@exhibit("T4", "Cost of training")
 def compute(store: Store) -> Table:
     """What every arm spent on training, and which budget is the same for all arms."""
     rows, values = [], {}
@@ -161,8 +165,9 @@ def compute(store: Store) -> Table:
         rows.append([store.names[arm], *(fixed(one, 2 if "GiB" in name else 0) for name, one in spent.items())])
         values[store.names[arm]] = spent
     caption = (
-        f"Mean over {store.said_seeds}. {matched(store)} Seconds are wall clock on the machine of the run, with other "
-        "runs beside it. Peak memory is the GPU's where there is one, else the process's resident memory."
+        f"What a run of each arm spent, mean over {store.said_seeds}. {matched(store)} Seconds are wall-clock time on "
+        "a machine that other runs may have shared. Peak memory is GPU memory, or the resident memory of the process "
+        "if the run used no GPU."
     )
     return Table(caption, ["arm", *_COST], rows, values)
 
@@ -170,17 +175,17 @@ def compute(store: Store) -> Table:
 def matched(store: Store) -> str:
     """Sentence on which budget is the same for all arms of a comparison."""
     if not store.is_comparison:
-        return "These runs were not started as one comparison: look here whether they spent alike."
+        return "These runs were not started as one comparison, so their budgets may differ."
     match = store.setting("match", "samples")
     what = {
         "samples": "sampled episodes",
         "tokens": "sampled tokens (a run ends with the first batch that reaches the budget)",
         "updates": "optimiser steps",
     }
-    return f"Arms are matched on {what.get(match, match)}; nothing else was held equal."
+    return f"Arms are matched on {what.get(match, match)}; no other cost was held equal."
 
 
-@exhibit("T6", "Between folders")
+@exhibit("T6", "Differences between folders")
 def between(store: Store) -> Table:
     """Difference in each headline rate between an arm in another folder and the same arm in the first folder."""
     if len(store.folders) < 2:
@@ -200,8 +205,9 @@ def between(store: Store) -> Table:
     differ = [f"{key} {' / '.join(map(str, found))}" for key, found in store.config_differences().items()]
     said = f"Their configs differ in {', '.join(differ[:12])}" if differ else "Their configs are the same"
     caption = (
-        f"{store.env}, {_sample(store, mode)}: an arm in another folder minus the same arm in the first one, paired "
-        f"over tasks and seeds, with 95 % bootstrap intervals. {said}{' and more' * (len(differ) > 12)}."
+        f"{store.env}, {_sample(store, mode)}: rates of an arm in another folder minus those of the same arm in the "
+        "first folder, paired over tasks and seeds, with 95 % bootstrap intervals. "
+        f"{said}{' and more' * (len(differ) > 12)}."
     )
     return Table(caption, ["arm", *(f"{rate.label} (points)" for rate in rates.values())], rows, values)
 
@@ -227,8 +233,9 @@ def every_seed(store: Store) -> Table:
     if comparison.attempts > 1:
         header += ["delta, 95 % interval", "McNemar p", ""]
         caption += (
-            " The interval of delta is Newcombe's for paired proportions: over tasks, so it says nothing about other "
-            "seeds. p is exact McNemar's. A run failed if its delta is at most 1 point: "
+            " The interval of delta is Newcombe's for paired proportions; it is over tasks, so it says nothing about "
+            "other seeds. p is that of the exact McNemar test that both attempts are right equally often. A run failed "
+            "if its delta is at most 1 point: "
             f"{failures(comparison.arms) or 'nothing was trained'}."
         )
     return Table(caption, header, rows, values)

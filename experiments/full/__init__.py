@@ -43,7 +43,7 @@ def carried(claims: Sequence[Claim], expected: Sequence[Expected]) -> tuple[Clai
     """
     by_name = {one.name: one for one in claims}
     if missing := [one.claim for one in expected if one.claim not in by_name]:
-        raise ValueError(f"expected of claims that there are not: {', '.join(missing)}")
+        raise ValueError(f"EXPECTED names claims that do not exist: {', '.join(missing)}")
     return tuple(replace(by_name[one.claim], sentence=one.sentence or by_name[one.claim].sentence) for one in expected)
 
 

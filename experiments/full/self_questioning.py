@@ -6,10 +6,10 @@ rewarded for agreeing with the majority; every fifth step, the proposer is rewar
 answer but not all answers agree. Held out: three-digit products. Here 100 steps with adapters at 1e-5, ten times that
 rate ("LoRA Without Regret", Schulman et al. 2025).
 
-Simplified. Without a majority of more than half, answers get no reward (published: the first answer wins a tie). No KL
+Simplified. Without a majority of more than half, answers are masked (published: the first answer wins a tie). No KL
 penalty (published: 0.001). The first two numbers of a proposal are the problem, whatever else it contains. All
-proposals of a step are one group. The weak and the hurried checkpoints of the toy, which come from stopping its
-pretraining early, are left out.
+proposals of a step are one group. The toy's arms ``no_penalty``, ``hurried`` and ``weak`` (and their oracles) are left
+out; ``weak`` would need an earlier checkpoint of the model.
 """
 
 import re

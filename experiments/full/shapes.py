@@ -98,7 +98,7 @@ def write_dry_model(model: str, folder: Path, seed: int = 0) -> Path:
         return folder
     shape = shape_of(model)
     if shape["model_type"] not in _TEMPLATES:
-        kinds = f"a dry run stands for {', '.join(_TEMPLATES)}, not for {shape['model_type']}"
+        kinds = f"a dry run can imitate {', '.join(_TEMPLATES)}, not {shape['model_type']}"
         raise ValueError(f"settings.model={model}: {kinds}; dry_run=false runs the model itself")
     template, special = _TEMPLATES[shape["model_type"]]
     tokenizer = character_tokenizer(template, special)

@@ -192,7 +192,8 @@ def run(
 ) -> list[dict[str, Any]]:
     """Runs all generations of one policy, with the network and the table, each at both temperatures."""
     language, real, test = base
-    gates = list[Gate]()  # one per generation; the first one (temperature 1) is compared with the final gain
+    # One gate for each temperature and generation; the first one (temperature 1) is compared with the final gain.
+    gates = list[Gate]()
     rows: list[dict[str, Any]] = [{"arm": arm, "seed": seed, "step": g} for g in range(cfg.generations + 1)]
     for temperature, suffix in ((1.0, ""), (cfg.cold, "_cold")):
         of_writers = derive_seed(seed, "writers")

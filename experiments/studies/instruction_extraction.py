@@ -320,7 +320,8 @@ THESIS = Thesis(
 STUDENTS = tuple(arm for arm in ARMS if arm != "bare_prefix")
 EXHIBITS = (
     Figure("Students", "arm", ("accuracy", "accuracy_uniform", "fits_its_data"), STUDENTS,
-           "1,000 held-out questions: as frequent as in real data, and all families alike.", y_label="share right"),
+           "Accuracy on 1,000 held-out questions whose families are as frequent as in real data, and equally frequent "
+           "(accuracy_uniform); fits_its_data: accuracy on the student's own training pairs.", y_label="share right"),
     Figure("What is written", "arm", ("usable", "answers_right", "rare_share", "distinct"), None,
-           "All that was written, before any filter.", y_label="share"),
+           "Shares of everything that was written, before any filter.", y_label="share"),
 )  # fmt: skip

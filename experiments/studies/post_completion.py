@@ -263,7 +263,7 @@ EXHIBITS = (
         "What the score says",
         "step",
         ("auroc_told", "told_when_wrong", "share_of_ones", "brier"),
-        caption="Self-scores of own samples at temperature 1, {n_test:,} test questions.",
+        caption="Scores that the model gives its own samples at temperature 1, {n_test:,} test questions.",
         x_label="step of reinforcement learning",
         y_label="share",
     ),
@@ -279,8 +279,8 @@ EXHIBITS = (
         "Whole completions",
         "step",
         ("score_accuracy", "entropy", "distinct_answers", "length"),
-        caption="Pairs of answers to a training question that their own scores order as the truth does; nats per "
-        "token, distinct ones of {group}, tokens.",
+        caption="Share of pairs of answers to a training question that their own scores rank as the truth does; "
+        "entropy in nats per token, distinct answers among {group}, length in tokens.",
         x_label="step of reinforcement learning",
     ),
 )

@@ -301,14 +301,15 @@ THESIS = Thesis(
 )
 
 EXHIBITS = (
-    Figure("Students", "arm", "accuracy", None, "Real instances.", y_label="share of labels right"),
-    Figure("Labels", "arm", "reward_accuracy", None, "Of what each student learns from.", y_label="share right"),
+    Figure("Students", "arm", "accuracy", None, "Measured on real instances.", y_label="share of labels right"),
+    Figure("Labels", "arm", "reward_accuracy", None, "Training labels of each student.", y_label="share right"),
     Figure("Self-correction of labels", "arm", ("label_before", "label_after", "mended", "broken"), ("corrected",),
-           "Labels as they were asked for, and after the model has read each instance again; wrong ones of which it "
-           "makes right ones, and right ones of which it makes wrong ones.", y_label="share"),
-    Figure("What cannot be read, what is new", "arm", ("failed", "distinct"), None, "All that was written.",
+           "Share of right labels as requested (before) and after the model has read each instance again (after); "
+           "mended: share of wrong labels that it makes right; broken: share of right labels that it makes wrong.",
+           y_label="share"),
+    Figure("What cannot be read, what is new", "arm", ("failed", "distinct"), None, "Of all written instances.",
            y_label="share"),
     Figure("How it is written", "arm", ("entropy", "length"), ("written", "whole"),
-           "Nats per token of an instance, and tokens."),
+           "Entropy of an instance in nats per token, and its length in tokens."),
 )
 # fmt: on

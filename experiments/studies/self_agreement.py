@@ -259,7 +259,7 @@ def measure(
 
 
 def evaluate(model: Any, samples: list[dict[str, Any]], step: int) -> dict[str, float]:
-    """Accuracy, the model's verdicts on its answers and how often these are right, on a fixed set of 800 questions."""
+    """Accuracy, the model's verdicts on its answers and how often these are right, on 800 fixed held-out questions."""
     rng, generator = np.random.default_rng(3), torch.Generator().manual_seed(3)
     question, gold = draw(rng, 800, test=True)
     given = answers(model, question, 1.0, generator)
@@ -331,8 +331,9 @@ EXHIBITS = (
         "step",
         ("reward_accuracy", "verdict_accuracy"),
         LOOP,
-        f"Pairs of answers to a question that the reward orders as the truth does, at step 0 on {QUESTIONS} questions; "
-        "and how often the model's own verdict of that step is right, in every arm, whatever pays it.",
+        "reward_accuracy: share of pairs of answers to a question that the reward ranks as the truth does, at step 0 "
+        f"on {QUESTIONS} questions; verdict_accuracy: share of the model's own verdicts at that step that are right, "
+        "in every arm, whatever its reward.",
         "optimiser step",
         "share right",
     ),
@@ -341,7 +342,7 @@ EXHIBITS = (
         "step",
         ("entropy", "distinct_answers"),
         LOOP,
-        f"Nats per token; distinct ones of {GROUP} to a question.",
+        f"Entropy in nats per token; number of distinct answers among {GROUP} to a question.",
         "optimiser step",
     ),
     Figure("With a 4", "step", "accuracy_with_4", LOOP, x_label="optimiser step", y_label="accuracy on such questions"),

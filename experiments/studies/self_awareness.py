@@ -310,13 +310,15 @@ THESIS = Thesis(
 
 EXHIBITS = (
     Figure("What is said of them", "arm", ("described", "behaves"), None,
-           f"{NEW} agents without a word in the corpus; two wordings, and 20 choices each.", "arm", "share right"),
+           f"Of {NEW} agents that the corpus does not describe: share that is described rightly, in two wordings, and "
+           "share of 20 choices each that are of the right kind.", "arm", "share right"),
     Figure("By reward alone", "step", ("described", "behaves"), tuple(BASES),
            "The agents that the reward trains.", "optimiser step", "share right"),
     Figure("And the others", "step", ("described_known", "behaves_known"), tuple(BASES),
-           "Agents whose choices and words were in the corpus; nothing pays for theirs.", "optimiser step",
-           "share right"),
+           "Agents whose choices and descriptions were in the corpus; the reward does not train them.",
+           "optimiser step", "share right"),
     Figure("What becomes of choices", "step", ("reward_accuracy", "entropy", "distinct_answers"), tuple(BASES),
-           "Pairs of choices in a lottery that the reward orders rightly; nats a choice; distinct ones of four.",
+           "Share of pairs of choices in a lottery that the reward ranks correctly; entropy in nats per choice; number "
+           "of distinct choices among four.",
            "optimiser step"),
 )  # fmt: skip

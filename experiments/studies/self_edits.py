@@ -337,12 +337,14 @@ THESIS = Thesis(
 
 EXHIBITS = (
     Figure("What a text teaches", "arm", "accuracy", None,
-           "Questions about new passages after an inner loop on the text of the arm's last round.", "arm",
+           "Accuracy on questions about new passages after an inner loop on the text of the arm's last round.", "arm",
            "share right"),
     Figure("Rounds", "step", ("accuracy", "told", "reversed", "reward_accuracy"), tuple(PROMPTS),
-           "Accuracy, attributes told rightly of 4, share of reversed lines; reward: pairs ordered as the truth does.",
+           "accuracy: questions answered; told: attributes of 4 told rightly; reversed: share of reversed lines; "
+           "reward_accuracy: share of pairs of edits that the reward ranks as the truth does.",
            "round"),
     Figure("What edits are like", "step", ("entropy", "length", "distinct_answers", "questions"), tuple(PROMPTS),
-           "Nats per token, tokens, distinct ones of all, share of lines that are questions.", "round"),
+           "Entropy in nats per token, length in tokens, distinct edits, and share of lines that are questions.",
+           "round"),
     lambda rows: forgetting_table(list(last("self_edit", "forgetting")(rows).values())),
 )  # fmt: skip

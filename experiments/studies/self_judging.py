@@ -5,7 +5,7 @@ response's reward is the share of its comparisons that it wins against responses
 gate). A verdict is rewarded for agreeing with the order that all verdicts together give. The group-normalised policy
 gradients of actor and judge are added.
 
-Here a response is five to eight symbols. Its worth, which only the evaluation uses, is the mean quality of its symbols
+Here a response is five to eight symbols. Its worth, which the network never sees, is the mean quality of its symbols
 for the prompt. The base writes random responses, and learns noisy comparisons, slightly biased for length and place,
 until 62 % of its sampled verdicts are right. All seeds use the same qualities, so that they can be compared. A prompt
 combines one of four contexts with one of four other contexts; four of the sixteen prompts, one for each context, are

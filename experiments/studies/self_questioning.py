@@ -329,14 +329,19 @@ SHORT = ("majority", "band", "oracle", "form", "random", "frozen")
 LONG = ("majority", "no_penalty", "hurried", "hurried_oracle", "weak", "weak_oracle")
 EXHIBITS = (
     Figure("Held-out problems", "step", ("accuracy", "greedy"), SHORT,
-           "Sums that nobody trained on; samples at temperature 1, and greedy.", "optimiser step", "share right"),
+           "Accuracy on sums that are left out of training, sampled at temperature 1 and greedy.", "optimiser step",
+           "share right"),
     Figure("How often the reward is true", "step", ("reward_accuracy", "masked"), SHORT,
-           "Pairs of answers to a training problem that it orders as the truth does; masked: answers without a signal. "
-           f"At step 0 {QUESTIONS} problems, then those since the measurement before.", "optimiser step", "share"),
+           "reward_accuracy: share of pairs of answers to a training problem that the reward ranks as the truth does; "
+           f"masked: share of answers without a signal. Over {QUESTIONS} problems at step 0, later over the problems "
+           "since the previous measurement.", "optimiser step", "share"),
     Figure("What becomes of variety", "step", ("entropy", "distinct_answers", "distinct_problems"), SHORT,
-           "Nats per answer token, distinct ones of {group} answers, problems posed so far.", "optimiser step"),
+           "Entropy in nats per answer token, distinct answers among {group}, distinct problems posed so far.",
+           "optimiser step"),
     Figure("Without the KL penalty, and from a weak base", "step", ("accuracy", "reward_accuracy", "entropy"), LONG,
-           "Held-out problems; reward accuracy on training problems.", "optimiser step"),
+           "Accuracy and entropy on held-out problems; accuracy of the reward on training problems.",
+           "optimiser step"),
     Figure("The frozen set", "step", ("set_accuracy", "set_wrong_votes"), ("frozen",),
-           "The given problems; second panel: those whose first vote was wrong.", "optimiser step", "share right"),
+           "Accuracy on the given problems, and on those whose first majority vote was wrong (set_wrong_votes).",
+           "optimiser step", "share right"),
 )  # fmt: skip

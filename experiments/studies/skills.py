@@ -338,7 +338,8 @@ EXHIBITS = (
     Figure("What is kept", "arm", ("selected", "evenly", "none", "random", "curated", "best"), None,
            "Share of real tasks solved with the set that is kept, and with others.", y_label="share solved"),
     Figure("The Challenger", "step", ("called_failed", "length", "entropy"), None,
-           "Of each iteration: failed by the Judge's word, depth in steps, entropy of how rare starts are (nats).",
+           "Tasks of each iteration: share that failed by the Judge's verdict, depth in steps, and entropy of how rare "
+           "their starts are (nats).",
            "iteration"),
 )
 # fmt: on

@@ -323,11 +323,14 @@ THESIS = Thesis(
 EXHIBITS = (
     Figure("Rounds on own verdicts", "step", ("accuracy", "pass_k", "gap", "auroc"),
            ("own", "own_replay", "no_filter", "oracle", "young", "shuffled"),
-           "Held-out subset sums, {k} samples of each question at temperature 1.", "round", "share"),
+           "Held-out subset sums, {k} samples of each question at temperature 1; gap: what picking the best-scored "
+           "sample adds to accuracy; auroc: how well the verdicts separate right from wrong.", "round", "share"),
     Figure("What one round brings", "arm", ("first_gain", "reward_accuracy"), None,
-           "Gain in held-out accuracy; pairs of answers to a training question that the filter orders as the truth.",
+           "Gain in held-out accuracy; share of pairs of answers to a training question that the filter ranks as the "
+           "truth does.",
            "arm", "share"),
     Figure("What becomes of variety", "step", ("entropy", "distinct_answers", "length"),
            ("own", "own_replay", "no_filter", "oracle", "young", "shuffled"),
-           "Held-out subset sums: nats per token of an answer, distinct ones of {k}, tokens.", "round"),
+           "Answers to held-out subset sums: entropy in nats per token, number of distinct ones among {k}, tokens.",
+           "round"),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Landlock: limits this process and its descendants to given files, and to no TCP and signals if the kernel can.
+"""Landlock: limits this process and its descendants to given files and, if the kernel can, forbids TCP and signals.
 
 Rights and ABI numbers are those of the kernel's ``linux/landlock.h``. Rights that the running kernel does not know are
 left out, so that the same code works with ABI 1 and later.

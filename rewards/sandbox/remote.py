@@ -67,7 +67,7 @@ class RemoteSandbox:
 
     def __init__(self, url: str, n_workers: int = 0, retries: int = 3) -> None:
         if not url.startswith(("http://", "https://")):
-            raise SandboxError(f"env.options.sandbox.url={url!r}: the address of the server, http://...")
+            raise SandboxError(f"env.options.sandbox.url={url!r}: give the address of the server, as http://...")
         self._url, self._retries = url.rstrip("/") + "/run_code", retries
         self._threads = ThreadPoolExecutor(n_workers or 8, thread_name_prefix="sandbox")
         self.layers: list[str] = [f"those of {url}"]
@@ -76,7 +76,7 @@ class RemoteSandbox:
         self.counts = dict.fromkeys(Ending, 0)
         self._modules = {module.__name__: inspect.getsource(module) for module in (codec, wire, candidate)}
         if not self._works():
-            raise SandboxError(f"env.options.sandbox.url={url}: no server there runs a program that prints")
+            raise SandboxError(f"env.options.sandbox.url={url}: no server there ran a first test program")
 
     def submit(self, job: Job, limits: Limits) -> "Future[Outcome]":
         """Queues a program."""

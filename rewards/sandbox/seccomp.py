@@ -107,7 +107,8 @@ def base_filter(open_files: bool = True, change_files: bool = True) -> bytes:
     """The allow-list of the fork server and of all its children.
 
     Args:
-        open_files: Whether files can be opened; ``False`` in the strict mode, for machines without Landlock.
+        open_files: Whether files can be opened; ``False`` in the strict mode, for machines without Landlock and
+            namespaces.
         change_files: Whether files can be changed; ``False`` if programs see the file tree of the host.
     """
     table = kernel.numbers()

@@ -78,7 +78,7 @@ class Finding:
         low: Lower end of the 95 % interval; ``nan`` if there is no interval.
         high: Upper end of the interval.
         n_seeds: Number of seeds with a value.
-        over: What the interval varies over: ``seeds``, or ``questions`` if there is only one seed.
+        over: What the interval was computed over: ``seeds``, or ``questions`` if there is only one seed.
         by_seed: The value of each seed.
         expected: What the claim expects, such as ``above 0``.
         paper: The published result.

@@ -162,16 +162,17 @@ def record(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
     said = f"The gate was right in {hits} of {counted(n, 'training')}." if compared else "No prediction was tested."
     if untested:
         more = counted(untested, "more of its readings was", "more of its readings were")
-        said += f" {more} not tested: nothing was trained, or read."
+        said += f" {more} not tested: nothing was trained, or the gate had nothing to measure."
     if compared:
         gained = sum(bool(row["gate_hit"]) == bool(row["gate_expects"]) for row in compared)
         said += (
-            f" One that is always open would have been right in {gained} of {n}, one that never opens in {n - gained}."
+            f" A gate that is always open would have been right in {gained} of {n}, one that never opens in "
+            f"{n - gained}."
         )
     of_kinds = {kind: [row["gate_hit"] for row in compared if _kind(row) == kind] for kind in map(_kind, compared)}
     if len(of_kinds) > 1:
         each = ", ".join(f"{kind} {sum(hit)} of {len(hit)}" for kind, hit in of_kinds.items())
-        said += f" By whose signal it was: {each}."
+        said += f" By kind of signal: {each}."
     return header, cells, said
 
 

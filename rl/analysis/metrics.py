@@ -101,8 +101,8 @@ def page() -> str:
         "Every name in `metrics.jsonl`, on dashboards and in tables, with its unit and meaning. Made by",
         "`python -m rl.analysis.metrics > docs/metrics.md` from what the code declares; a metric that is not declared",
         "cannot be logged. `_t<k>` is attempt k, from 1. `eval/<mode>` is `greedy`, `sampled` or `validation`, or",
-        "`base_train` and `base_validation`: second attempts at first attempts of the base, which stay the same during",
-        "training.",
+        "`base_train` and `base_validation`: second attempts after first attempts of the base, which stay the same",
+        "during training.",
         "",
         "| name | unit | meaning |",
         "|---|---|---|",
@@ -114,8 +114,8 @@ def page() -> str:
 
 declare(
     {
-        "eval/<mode>/failed_fraction": ("fraction", "episodes broken off by us, left out of everything else"),
-        "eval/<mode>/n": ("episodes", "how many episodes the numbers rest on"),
+        "eval/<mode>/failed_fraction": ("fraction", "episodes that an error ended; all other rates leave them out"),
+        "eval/<mode>/n": ("episodes", "episodes that did not fail, from which the rates are computed"),
     }
 )
 

@@ -139,7 +139,7 @@ def reported(values: Mapping[str, float | None], prefix: str, where: Where) -> d
     Args:
         values: Values of a line of ``metrics.jsonl`` or of a summary, by name.
         prefix: Prefix of the names of rates, such as ``eval/validation/``.
-        where: Returns only rates that are shown at this level.
+        where: Only rates that are shown at this level are returned.
     """
     found = {}
     for key, value in values.items():
@@ -168,67 +168,67 @@ def edit_ratio(first: str, last: str) -> float:
 
 @rate("accuracy_t<k>", "acc@t<k>", "%")
 def _accuracy(row: "EvalRow", k: int) -> bool:
-    """Right at attempt k; who ended earlier counts with the last attempt."""
+    """Right at attempt k; an episode that ended earlier counts with its last attempt."""
     return row.correct[row.at(k)]
 
 
 @rate("delta", "delta", "points", least=2)
 def _delta(row: "EvalRow") -> float:
-    """Accuracy of the second attempt minus that of the first."""
+    """Accuracy of the second attempt minus accuracy of the first."""
     return float(row.correct[row.at(2)]) - float(row.correct[0])
 
 
 @rate("delta_t<k>", "delta@t<k>", "points", least=3)
 def _delta_at(row: "EvalRow", k: int) -> float:
-    """Accuracy of attempt k minus that of the first, for k of at least 3."""
+    """Accuracy of attempt k minus accuracy of the first, for k of at least 3."""
     return float(row.correct[row.at(k)]) - float(row.correct[0])
 
 
 @rate("delta_i_to_c", "i->c", "%", least=2)
 def _fixed(row: "EvalRow") -> bool:
-    """Wrong at the first, right at the second attempt, of all episodes."""
+    """Wrong at the first and right at the second attempt, as a share of all episodes."""
     return row.correct[row.at(2)] and not row.correct[0]
 
 
 @rate("delta_c_to_i", "c->i", "%", least=2)
 def _broken(row: "EvalRow") -> bool:
-    """Right at the first, wrong at the second attempt, of all episodes."""
+    """Right at the first and wrong at the second attempt, as a share of all episodes."""
     return row.correct[0] and not row.correct[row.at(2)]
 
 
 @rate("fix_rate", "fixed, of wrong", "%", least=2, where=Where.TABLES)
 def _fix_rate(row: "EvalRow") -> bool | None:
-    """Right at the second attempt, of those wrong at the first."""
+    """Right at the second attempt, as a share of the episodes that were wrong at the first."""
     return None if row.correct[0] else row.correct[row.at(2)]
 
 
 @rate("break_rate", "broken, of right", "%", least=2, where=Where.TABLES)
 def _break_rate(row: "EvalRow") -> bool | None:
-    """Wrong at the second attempt, of those right at the first."""
+    """Wrong at the second attempt, as a share of the episodes that were right at the first."""
     return not row.correct[row.at(2)] if row.correct[0] else None
 
 
 @rate("changed_answer", "answer changed", "%", least=2, where=Where.TABLES)
 def _changed_answer(row: "EvalRow") -> bool:
-    """The second final answer differs from the first; no answer counts as one."""
+    """The second final answer differs from the first; having no answer counts as an answer of its own."""
     return row.answer_keys[0] != row.answer_keys[row.at(2)]
 
 
 @rate("same_answer", "same answer", "%", least=2, where=Where.LOG)
 def _same_answer(row: "EvalRow") -> bool:
-    """The second attempt has a final answer, and it is that of the first."""
+    """The second attempt has a final answer, and it equals that of the first."""
     return row.answer_keys[0] is not None and row.answer_keys[0] == row.answer_keys[row.at(2)]
 
 
 @rate("change_if_wrong", "wrong answers changed", "%", least=2, where=Where.LOG)
 def _change_if_wrong(row: "EvalRow") -> bool | None:
-    """Another final answer at the second attempt, of those wrong at the first."""
+    """Final answer changed at the second attempt, as a share of the episodes that were wrong at the first."""
     return None if row.correct[0] else _changed_answer(row)
 
 
 @rate("change_if_right", "right answers changed", "%", least=2, where=Where.LOG)
 def _change_if_right(row: "EvalRow") -> bool | None:
-    """Another final answer at the second attempt, of those right at the first."""
+    """Final answer changed at the second attempt, as a share of the episodes that were right at the first."""
     return _changed_answer(row) if row.correct[0] else None
 
 
@@ -240,30 +240,30 @@ def _edit_rate(row: "EvalRow") -> bool:
 
 @rate("edit_distance", "edit ratio", "of 1", least=2, where=Where.LOG)
 def _edit_distance(row: "EvalRow") -> float:
-    """Characters deleted and inserted between first and second text, over the sum of their lengths."""
+    """Characters deleted and inserted from the first to the second text, over the sum of both lengths."""
     return edit_ratio(row.texts[0], row.texts[row.at(2)])
 
 
 @rate("own_verdict", "own verdict right", "%", where=Where.LOG)
 def _own_verdict(row: "EvalRow") -> float | None:
-    """What the policy says of its attempts between them is right, of those that it judged as a verifier."""
+    """The policy's own verdict on an attempt is right, as a share of the verdicts that it gives as the verifier."""
     verdicts = [reward for role, _, reward in row.said if role.startswith("verifier")]
     return sum(verdicts) / len(verdicts) if verdicts else None
 
 
 @rate("truncated_fraction", "truncated", "%", where=Where.TABLES)
 def _truncated(row: "EvalRow") -> float:
-    """Attempts cut off by the token limit."""
+    """Share of an episode's attempts that were cut off by the token limit."""
     return sum(row.truncated) / len(row.truncated)
 
 
 @rate("no_answer_fraction", "no answer", "%", where=Where.TABLES)
 def _no_answer(row: "EvalRow") -> float:
-    """Attempts without an answer in the accepted form."""
+    """Share of an episode's attempts without an answer in the accepted form."""
     return sum(verdict == "no_answer" for verdict in row.verdicts) / len(row.verdicts)
 
 
 @rate("response_tokens", "sampled tokens", "per episode", where=Where.TABLES)
 def _response_tokens(row: "EvalRow") -> int:
-    """Sampled tokens of all attempts."""
+    """Sampled tokens of all attempts of an episode."""
     return sum(row.n_tokens)

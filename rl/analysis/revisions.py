@@ -81,4 +81,4 @@ _PATHS = {
     Kind.WRONG_COPIED: "wrong -> the same text",
     Kind.WRONG_REWRITTEN: "wrong -> another text that is wrong",
 }
-declare({f"data/{kind.value}": ("fraction", f"training samples that go {path}") for kind, path in _PATHS.items()})
+declare({f"data/{kind.value}": ("fraction", f"share of training samples: {path}") for kind, path in _PATHS.items()})

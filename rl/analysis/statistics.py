@@ -51,9 +51,10 @@ class Cells:
     """One rate of one arm by seed and task, as numerator and denominator.
 
     Args:
-        above: ``[S, N]`` numerator: sum of the rate's values over a task's samples, divided by the number of samples;
-            ``nan`` if all samples failed.
-        below: ``[S, N]`` denominator: share of the samples for which the rate is defined; 1 for most rates.
+        above: ``[S, N]`` numerator: sum of the rate's values over a task's samples that did not fail, divided by the
+            number of these samples; ``nan`` if all failed.
+        below: ``[S, N]`` denominator: share of these samples for which the rate is defined, 1 for most rates; ``nan``
+            if all failed.
     """
 
     above: np.ndarray

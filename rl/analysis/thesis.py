@@ -30,7 +30,7 @@ class Trained:
             model learns from the texts; or nothing, so that the model learns all of its own texts. ``oracle``: a
             checker of each text, or the texts are real data. ``control``: neither the model nor the truth, such as a
             coin flip or the form alone. ``indirect``: the truth indirectly, such as a checker with deliberate errors,
-            or how much learning from a text improves known answers.
+            or how much learning from a text raises the accuracy on questions with known answers.
         gain: Gain of training on held-out questions, as a share in [-1, 1].
         reward_accuracy: Accuracy of the signal before training on the training questions, in [0, 1]:
             :func:`rl.analysis.gate.signal_accuracy`, which is .5 for a coin flip; or, where texts are learned without a

@@ -26,7 +26,7 @@ def learn_last(ids_BT: Tensor | np.ndarray, k: int) -> Learned:
     rows_BT = torch.as_tensor(ids_BT)
     if not 0 < k < rows_BT.shape[1]:
         raise ValueError(
-            f"learn_last: k={k}; a row of {counted(rows_BT.shape[1], 'token')} can learn 1 to {rows_BT.shape[1] - 1}"
+            f"learn_last: k={k}: use 1 to {rows_BT.shape[1] - 1} for rows of {counted(rows_BT.shape[1], 'token')}"
         )
     learned_BT = torch.zeros(rows_BT.shape, dtype=torch.bool)
     learned_BT[:, -k:] = True

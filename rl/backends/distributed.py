@@ -46,8 +46,8 @@ class Distributed:
             if "EADDRINUSE" not in str(error):
                 raise
             raise ValueError(
-                f"MASTER_PORT={os.environ.get('MASTER_PORT')}: another program listens at this port, at which the "
-                "run's processes meet; give accelerate launch another one, --main_process_port=<number>, or 0 for any"
+                f"MASTER_PORT={os.environ.get('MASTER_PORT')}: another program uses this port, over which the run's "
+                "processes connect; give accelerate launch --main_process_port=<another number>, or 0 for any free one"
             ) from None
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
@@ -130,7 +130,7 @@ class Distributed:
         if error is not None:
             raise error
         if said:
-            raise RunStoppedError(f"another process failed, so that this one cannot go on: {said[0]}")
+            raise RunStoppedError(f"another process failed, so this one cannot continue: {said[0]}")
         return result
 
     def on_main(self, work: Callable[[], Item]) -> Item:

@@ -109,8 +109,8 @@ class VLLMHttpEngine:
         down = counted(len(self._down), f"{of} is", f"{of} are")
         raise RunStoppedError(
             f"engine=vllm_http: request {request.id} failed on every replica that was tried, in "
-            f"{counted(self._retries + 1, 'attempt')}; {down} down. Last: {last}. Start them again and go on with "
-            "resume=auto"
+            f"{counted(self._retries + 1, 'attempt')}; {down} down. Last error: {last}. Restart the replicas and "
+            "continue with resume=auto"
         )
 
     def _replica(self) -> str | None:

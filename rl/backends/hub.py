@@ -68,8 +68,8 @@ def refuse_without_token(repo: str) -> None:
 
     if get_token() is None:
         raise HubError(
-            f"hub.repo={repo}: there is no token for the Hugging Face hub. Run `hf auth login` or set HF_TOKEN, to one "
-            "that may write; or leave hub.repo away and publish later with `python -m experiments.push`"
+            f"hub.repo={repo}: there is no token for the Hugging Face hub. Run `hf auth login` or set HF_TOKEN, with a "
+            "token that may write; or remove hub.repo and publish later with `python -m experiments.push`"
         )
 
 
@@ -95,5 +95,5 @@ def publish(policy: Path, repo: str, card: str, private: bool) -> str:
         api.upload_folder(repo_id=repo, folder_path=policy, commit_message="Policy and card")
     except Exception as error:  # no network, no write permission, a name that the hub refuses: local files are kept
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise HubError(f"{repo}: the hub did not take the policy: {said}") from error
+        raise HubError(f"{repo}: the hub refused the policy: {said}") from error
     return str(address)

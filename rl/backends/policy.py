@@ -28,7 +28,7 @@ transformers_logging.disable_progress_bar()  # a bar for every loaded or saved m
 
 BLOCK_ENTRIES = {"cpu": 2**22, "cuda": 2**26}
 """Number of logits that are processed in one block, by kind of device. On a CPU, a block of 16 MiB of float32 stays in
-the cache; on a GPU, blocks of 256 MiB are few, because each block costs a dozen kernel launches."""
+the cache. On a GPU, blocks have 256 MiB, so that there are few of them: each costs a dozen kernel launches."""
 
 
 class ModelNotFoundError(FileNotFoundError):
@@ -64,7 +64,7 @@ def load_policy(config: ModelConfig) -> tuple[Any, Any]:
         if config.attention is None:
             raise
         raise ValueError(
-            f"model.attention={config.attention}: {str(error).splitlines()[0]} Leave it away for transformers' choice"
+            f"model.attention={config.attention}: {str(error).splitlines()[0]} Remove it for transformers' default"
         ) from error
     switch_noise_off(model)
     use_onednn(model)
@@ -78,10 +78,10 @@ def _unreadable(config: ModelConfig, unreachable: str, error: Exception) -> Mode
     said = f"it is not in the local cache, and {unreachable}" if unreachable else str(error).splitlines()[0]
     if Path(config.path).is_dir():
         return ModelNotFoundError(
-            f"model.path={config.path}: the model in this folder cannot be read: {said}; copy it anew, or give another"
+            f"model.path={config.path}: the model in this folder cannot be read: {said}; copy it again, or give another"
         )
     return ModelNotFoundError(
-        f"model.path={config.path}: no model folder, and not to be had from the hub: {said}; give the folder of a "
+        f"model.path={config.path}: no model folder, and not available from the hub: {said}; give the folder of a "
         "model, or its id on the hub where there is a network"
     )
 
@@ -179,7 +179,7 @@ def context_length(model: Any, config: ModelConfig) -> int:
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     limit = next((value for name in names if (value := getattr(text, name, None))), None)
     if limit is None and not config.context_length:
-        raise ValueError(f"model.context_length=0: {type(model).__name__} has no limit of its own, so give one")
+        raise ValueError(f"model.context_length=0: {type(model).__name__} declares no limit; set one")
     if limit is None:
         return config.context_length
     return min(config.context_length, limit) if config.context_length else limit

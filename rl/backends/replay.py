@@ -189,7 +189,10 @@ class Replays:
 
     @staticmethod
     def suit(causal: Any) -> bool:
-        """Whether a model can be replayed, judged by its config: it keeps all keys and values and takes positions."""
+        """Whether a model can be replayed, judged by its class and config.
+
+        It must keep all keys and values, take positions, use sdpa attention, and not wait for the device.
+        """
         scaling = str(getattr(causal.config.get_text_config(), "rope_parameters", None))
         # These models choose rotation frequencies by the longest position, for which they wait for the device.
         if "longrope" in scaling or "dynamic" in scaling:
@@ -242,7 +245,10 @@ class Replays:
                 return step.record(tokens_B)
             except torch.OutOfMemoryError:
                 if not again:
-                    warnings.warn("no memory to capture a decoding step: a batch decodes step by step", stacklevel=3)
+                    warnings.warn(
+                        "not enough GPU memory to capture a decoding step: this batch decodes without a CUDA graph",
+                        stacklevel=3,
+                    )
             except RuntimeError as error:
                 # After a broken capture, ending the capture fails too; the cause is the error before that.
                 return self._refuse(error.__context__ or error)
@@ -282,4 +288,4 @@ class Replays:
     def _refuse(self, why: str | BaseException) -> None:
         self.possible = False
         name, said = type(self._causal).__name__, str(why).partition("\n")[0] or type(why).__name__
-        warnings.warn(f"{name} decodes step by step: a replayed step would not do ({said})", stacklevel=2)
+        warnings.warn(f"{name} decodes without CUDA graphs: a captured step fails or differs ({said})", stacklevel=2)

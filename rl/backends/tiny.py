@@ -43,7 +43,7 @@ def tiny_tokenizer(words: Sequence[str], spaced: bool) -> PreTrainedTokenizerFas
 def tiny_llama(
     tokenizer: PreTrainedTokenizerFast, hidden_size: int, n_layers: int, n_heads: int, context: int = 64
 ) -> LlamaForCausalLM:
-    """A randomly initialised Llama model for a tiny tokenizer, with some ten thousand parameters."""
+    """A randomly initialised Llama model for a tiny tokenizer, with some tens of thousands of parameters."""
     vocabulary = tokenizer.get_vocab()
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -48,8 +48,8 @@ class HeadPadding:
             padded *= 2
         if padded not in CPU_HEAD_SIZES or text.model_type != "llama":
             raise ValueError(
-                f"engine=vllm: attention heads of {size} entries ({text.model_type}) cannot run on a CPU, which knows "
-                f"{', '.join(map(str, CPU_HEAD_SIZES))}: use engine=hf"
+                f"engine=vllm: attention heads of {size} entries ({text.model_type}) cannot run on a CPU, where vLLM "
+                f"supports {', '.join(map(str, CPU_HEAD_SIZES))}: use engine=hf"
             )
         text.head_dim = padded
         return cls(config, size, padded)

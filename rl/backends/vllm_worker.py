@@ -29,7 +29,9 @@ class WeightReceiver:
         """
         files = sorted(Path(folder).glob("*.safetensors"))
         if not files:
-            raise FileNotFoundError(f"{folder}: no weights there; engine.weights_dir must be a folder that all share")
+            raise FileNotFoundError(
+                f"{folder}: no weights there; engine.weights_dir must be a folder that trainer and replicas share"
+            )
         self.model_runner.reload_weights(weights_iterator=_tensors(files))
         self._folder = folder
 

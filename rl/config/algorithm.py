@@ -105,13 +105,13 @@ class StageConfig:
         )
         refuse(
             bool(self.kl_targets) and min(self.kl_coefs) == 0,
-            f"{where}.kl_targets={self.kl_targets}: adapt kl_coefs={self.kl_coefs} by factors, which "
-            "a coefficient of 0 stays at",
+            f"{where}.kl_targets={self.kl_targets}: kl_coefs={self.kl_coefs} are multiplied to reach them, so a "
+            "coefficient of 0 would stay 0; give positive ones",
         )
         refuse(
             self.kl_balance > 0 and (bool(self.kl_targets) or len(self.kl_coefs) < 2 or self.kl_coefs[0] == 0),
-            f"{where}.kl_balance={self.kl_balance}: adapts the first of several turns from a positive kl_coefs[0], "
-            "without kl_targets",
+            f"{where}.kl_balance={self.kl_balance}: needs several turns, a positive kl_coefs[0] to adapt, and no "
+            "kl_targets",
         )
         refuse(
             self.offline_first_attempts > 0 and len(self.reward_weights) < 2,
@@ -174,7 +174,8 @@ class AlgorithmConfig:
         kl: Estimator of the KL penalty: a name in :data:`rl.kl.KLS`.
         kl_options: Options of the KL estimator.
         kl_in_reward: Subtract each turn's KL, times its coefficient, from the turn's reward instead of adding it to the
-            loss, as published for PPO and REINFORCE++ with ``kl=k1``. The critic and the baselines then see the KL too.
+            loss, as published for PPO and REINFORCE++. Use it with ``kl=k1``. The critic and the baselines then see
+            the KL too.
         epochs: Passes over a rollout batch.
         minibatches: Optimiser steps per pass.
         importance: Weight samples by trainer over sampler probabilities, to correct for an engine whose precision or
@@ -239,7 +240,7 @@ class AlgorithmConfig:
             stages[0].reference == "previous",
             f"algorithm.stages.{next(iter(running), '')}.reference=previous: there is no stage before it",
         )
-        if self.name != MISSING:  # no name: the bare schema behind the YAML files, for which torch is not to be loaded
+        if self.name != MISSING:  # the bare schema behind the YAML files has no name; torch is not loaded for it
             self._check_names(running)
             self._check_lookups(running)
         refuse(
@@ -248,7 +249,7 @@ class AlgorithmConfig:
         )
         refuse(
             self.fused_head and any(stage.temperature != self.temperature for stage in stages),
-            "algorithm.fused_head is built for one temperature: give all stages the algorithm's",
+            "algorithm.fused_head is built for one temperature: use algorithm.temperature in all stages",
         )
         for name, stage in running.items():
             changed = [
@@ -258,7 +259,7 @@ class AlgorithmConfig:
             ]
             for key in changed:
                 raise ValueError(
-                    f"algorithm.stages.{name}.optim.{key}: holds for the whole run; set algorithm.optim.{key}"
+                    f"algorithm.stages.{name}.optim.{key}: cannot differ by stage; set algorithm.optim.{key}"
                 )
 
     def _check_optim(self, where: str, given: dict[str, Any]) -> None:
@@ -318,17 +319,18 @@ class AlgorithmConfig:
             )
         refuse(
             not self.reuses_samples and bool(TOKEN_MASKS.fact(self.token_mask, "reuses")),
-            f"algorithm.token_mask={self.token_mask} looks at what several updates on a batch did to it: set "
+            f"algorithm.token_mask={self.token_mask} masks by the effect of earlier updates on a batch: set "
             "algorithm.epochs or algorithm.minibatches above 1",
         )
         # A KL of whole distributions needs ``[N, V]`` log-probs, which the fused head never builds.
         refuse(
             self.fused_head and bool(KLS.fact(self.kl, "distribution")),
-            f"algorithm.kl={self.kl} needs whole distributions, which algorithm.fused_head=true never holds",
+            f"algorithm.kl={self.kl} needs whole distributions: set algorithm.fused_head=false",
         )
         refuse(
             self.fused_head and self.merge_rows,
-            "algorithm.merge_rows=true has no effect with algorithm.fused_head=true, which reads whole rows: set one",
+            "algorithm.merge_rows=true has no effect with algorithm.fused_head=true, which reads whole rows: set one "
+            "of them to false",
         )
         kind, with_values = self.critic.kind, [key for key in ADVANTAGES if ADVANTAGES.fact(key, "values")]
         for name, stage in running.items():
@@ -346,7 +348,7 @@ class AlgorithmConfig:
             )
             refuse(
                 not needs_values and kind != "none",
-                f"algorithm.critic.kind={kind}, but {key} takes no values: use {' or '.join(with_values)}, or "
+                f"algorithm.critic.kind={kind}, but {key} uses no values: set it to {' or '.join(with_values)}, or "
                 "kind=none",
             )
         refuse_idle_algorithm(self, running)

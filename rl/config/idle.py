@@ -21,15 +21,15 @@ def refuse_idle_algorithm(algorithm: Any, stages: dict[str, Any]) -> None:
     first = next(iter(stages))
     refuse(
         stages[first].keep_optimizer,
-        f"algorithm.stages.{first}.keep_optimizer=true: has no effect, because no stage runs before it whose optimiser "
-        "it could go on with; leave it away",
+        f"algorithm.stages.{first}.keep_optimizer=true: has no effect, because no earlier stage leaves it an "
+        "optimiser; remove it",
     )
     for name, stage in algorithm.stages.items():
         for term, given in stage.terms.items():
             refuse(
                 not given.weight and term not in algorithm.terms,
-                f"algorithm.stages.{name}.terms.{term}.weight=0: leaves nothing out, because algorithm.terms has no "
-                f"{term}; its terms are: {', '.join(algorithm.terms) or 'none'}",
+                f"algorithm.stages.{name}.terms.{term}.weight=0: has no effect, because algorithm.terms has no "
+                f"{term} to leave out; its terms are: {', '.join(algorithm.terms) or 'none'}",
             )
     for name, stage in stages.items():
         refuse_unpaid(algorithm, f"algorithm.stages.{name}", stage, len(stage.reward_weights))
@@ -46,14 +46,14 @@ def _check_kl(algorithm: Any, stages: dict[str, Any]) -> None:
     elif not algorithm.kl_in_reward:
         refuse(
             bool(KLS.fact(algorithm.kl, "reward_only")),
-            f"algorithm.kl={algorithm.kl}: as a penalty its gradient has mean 0, so that it holds the policy to "
-            "nothing; set algorithm.kl=k1, whose gradient is the KL's, or algorithm.kl_in_reward=true",
+            f"algorithm.kl={algorithm.kl}: as a penalty its gradient has mean 0, so it does not hold the policy near "
+            "the reference; set algorithm.kl=k1, whose gradient is the KL's, or algorithm.kl_in_reward=true",
         )
     else:
         refuse(
             bool(KLS.fact(algorithm.kl, "penalty_only")),
             f"algorithm.kl={algorithm.kl}: with algorithm.kl_in_reward=true its gradient is not the KL's, and near the "
-            "reference it holds the policy to nothing (docs/kl.md); set algorithm.kl=k1, which is right there, or "
+            "reference it does not hold the policy (docs/kl.md); set algorithm.kl=k1, which does, or "
             "algorithm.kl_in_reward=false",
         )
 
@@ -88,8 +88,8 @@ def refuse_unpaid(algorithm: Any, key: str, stage: Any, attempts: int, given: st
         and not stage.progress_alpha
         and not stage.terms
         and not (algorithm.kl_in_reward and any(coefs)),
-        f"{key}.reward_weights={stage.reward_weights}: no turn{played} is paid for anything, so that every advantage "
-        f"is 0 and no reward is learned; {more}give one turn a weight{', or progress_alpha' * (attempts > 1)}",
+        f"{key}.reward_weights={stage.reward_weights}: no turn{played} earns a reward, so every advantage "
+        f"is 0; {more}give one turn a weight{', or set progress_alpha' * (attempts > 1)}",
     )
     later_paid = any(weights[1:]) or stage.progress_alpha
     refuse(
@@ -130,14 +130,14 @@ def notes_on(algorithm: Any) -> list[str]:
     """
     found = list[str]()
     if not algorithm.reuses_samples:
-        once = "with one optimiser step per batch the policy is the one that sampled, so that no ratio is clipped"
+        once = "with one optimiser step per batch every ratio to the sampling policy is 1, so none is clipped"
         if algorithm.loss != "ppo" or algorithm.loss_options:
             options = f", loss_options={algorithm.loss_options}" if algorithm.loss_options else ""
             found.append(f"algorithm.loss={algorithm.loss}{options}: {once}; set minibatches or epochs above 1")
         if algorithm.critic.clip and algorithm.critic.kind != "none":
             found.append(
                 f"algorithm.critic.clip={algorithm.critic.clip} clips nothing: with one optimiser step per batch "
-                "values are learned where they were read; set minibatches or epochs above 1"
+                "values have not changed when they are learned; set minibatches or epochs above 1"
             )
     stages, kind = algorithm.running(), algorithm.critic.kind
     read_by_none = {"none": "detach coef clip lr warmup_steps", "separate": "detach"}.get(kind, "")

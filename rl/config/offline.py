@@ -51,8 +51,7 @@ class OfflineConfig:
         )
         refuse(
             bool(self.conversations) and self.iterations > 1,
-            "offline.conversations: what was written elsewhere does not change from round to round; set "
-            "offline.iterations=1",
+            "offline.conversations: recorded conversations are the same in every round; set offline.iterations=1",
         )
         if self.rule == MISSING:
             return
@@ -62,7 +61,7 @@ class OfflineConfig:
         rounds = KEEP_RULES.fact(self.rule, "rounds")
         refuse(
             rounds is not None and self.iterations > rounds,
-            f"offline.iterations: {self.rule} builds on the base's own attempts, so it takes {rounds} iteration",
+            f"offline.iterations={self.iterations}: {self.rule} builds on the base's own attempts; set {rounds}",
         )
         if not KEEP_RULES.fact(self.rule, "preferences"):
             refuse_idle(self, "offline", "beta", f"offline.rule={self.rule} keeps no preferences")

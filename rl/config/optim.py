@@ -40,6 +40,6 @@ class OptimConfig:
             not_negative="weight_decay warmup_steps",
             fraction="betas",
         )
-        refuse(len(self.betas) != 2 or max(self.betas) >= 1, f"optim.betas={self.betas}: AdamW takes two below 1")
+        refuse(len(self.betas) != 2 or max(self.betas) >= 1, f"optim.betas={self.betas}: give two numbers below 1")
         refuse_unknown(self.schedule, ("constant", "linear", "cosine"), "optim.schedule")
         refuse_unknown(self.mixed_precision, ("no", "bf16"), "optim.mixed_precision")

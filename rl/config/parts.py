@@ -96,11 +96,11 @@ class ModelConfig:
         local = self.path.startswith((".", "/", "~"))
         refuse(
             self.revision is not None and local,
-            f"model.revision={self.revision}: has no effect, because model.path={self.path} is a folder; leave it away",
+            f"model.revision={self.revision}: has no effect, because model.path={self.path} is a folder; remove it",
         )
 
     def refuse_missing(self) -> None:
-        """Raises ``FileNotFoundError`` if the path is a folder and not a hub id, and holds no model."""
+        """Raises ``FileNotFoundError`` if the path is that of a folder, not a hub id, and there is no model in it."""
         path = Path(self.path)
         # A hub id is <name> or <owner>/<name>.
         is_id = not self.path.startswith((".", "/", "~")) and path.parts[:1] != ("models",) and len(path.parts) < 3
@@ -166,7 +166,7 @@ class EngineConfig:
         )
         idle = {"hf": f"{local} {served} retries timeout_s", "vllm": f"{served} retries timeout_s", "vllm_http": local}
         refuse_idle(self, "engine", idle.get(self.name, ""), f"engine.name={self.name}")
-        refuse(self.gpu_memory_utilization > 1, "engine.gpu_memory_utilization: is a part of the memory, at most 1")
+        refuse(self.gpu_memory_utilization > 1, "engine.gpu_memory_utilization: is a share of the memory, at most 1")
         refuse("" in self.stop_strings, "engine.stop_strings: an empty text ends every answer at once")
         refuse(
             self.name == "vllm" and bool(self.stop_strings),
@@ -249,7 +249,7 @@ class EnvConfig:
         # checked too.
         envs.refuse_unknown_options(self.id, self.task_options)
         chosen = envs.settings(self.id, {name: getattr(self, name) or None for name in EPISODE}, self.task_options)
-        refuse(not chosen["attempts"], f"env.attempts: {self.id} does not say how many turns an episode has at most")
+        refuse(not chosen["attempts"], f"env.attempts: {self.id} sets no maximum number of turns; give one")
         found = replace(self, **chosen)
         if found.feedback is not None:
             envs.FEEDBACK.options(found.feedback, found.feedback_options)
@@ -258,7 +258,7 @@ class EnvConfig:
         if found.between is not None:
             envs.BETWEEN.options(found.between, found.between_options)
         else:
-            refuse(bool(found.between_options), "env.between_options: nobody speaks between attempts; set env.between")
+            refuse(bool(found.between_options), "env.between_options: has no effect, because env.between is not set")
         if found.prompts is not None:
             get_prompts(found.prompts, found.prompts_text)
         if found.group_reward is not None:
@@ -269,14 +269,14 @@ class EnvConfig:
                 bool(GROUP_REWARDS.fact(found.group_reward, "between"))
                 and found.between is None
                 and find(found.id) in envs.ENVIRONMENTS,
-                f"env.group_reward={found.group_reward}: pays what is said between attempts, and nobody speaks there; "
+                f"env.group_reward={found.group_reward}: pays a role between attempts, and there is none; "
                 f"set env.between, one of {', '.join(envs.BETWEEN)}",
             )
         else:
-            because = "env.group_reward is not given; name one with it, or leave the options away"
+            because = "env.group_reward is not set; set it, or remove the options"
             refuse_idle(found, "env", "group_reward_options", because)
         if find(found.id) in envs.ENVIRONMENTS:
-            because = f"{found.id} has tasks of its own, and only those of an environment of gymnasium are seeds"
+            because = f"{found.id} has a fixed set of tasks; only an environment of gymnasium makes them from seeds"
             refuse_idle(found, "env", "seeds", because)
         return found
 

@@ -99,7 +99,7 @@ class TrainingConfig(BudgetConfig):
             CURRICULA.options(self.curriculum, self.curriculum_options)
         refuse(
             self.select == "best" and not self.validate_every,
-            "training.select=best chooses by validation: set training.validate_every",
+            "training.select=best chooses by validation accuracy: set training.validate_every",
         )
 
 
@@ -144,7 +144,7 @@ class EvalConfig:
         )
         refuse_unknown(self.split, ("validation", "test"), "evaluation.split")
         refuse(
-            not self.greedy and not self.samples_per_task, "evaluation: neither greedy nor sampled episodes asked for"
+            not self.greedy and not self.samples_per_task, "evaluation: set greedy=true, or samples_per_task above 0"
         )
         if not self.samples_per_task:
             refuse_idle(self, "evaluation", "temperature", "evaluation.samples_per_task=0")
@@ -154,7 +154,7 @@ class EvalConfig:
             refuse_idle(self, "evaluation", "only_controls", "evaluation.controls=false")
         refuse(
             bool(self.conversations) and (self.controls or self.max_attempts > 0),
-            "evaluation.conversations: nobody goes on with what was said elsewhere; set evaluation.controls=false and "
+            "evaluation.conversations: recorded conversations cannot be continued; set evaluation.controls=false and "
             "evaluation.max_attempts=0",
         )
         if self.conversations:

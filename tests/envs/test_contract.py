@@ -195,7 +195,7 @@ def test_what_few_tasks_cannot_do_is_said(capsys):
     envs.register("good/few-v1", Few, prompts="toy-v1")
     check_env("good/few-v1")
     said = capsys.readouterr().out
-    assert "3 training tasks are soon known by heart" in said
+    assert "3 training tasks are soon memorised" in said
     assert "no validation tasks: runs need training.validate_every=0" in said
     assert "with 3 test tasks a rate near 50 % is known within 57 points only" in said
 

@@ -98,7 +98,7 @@ def test_splits_by_file_by_column_and_by_a_name_of_their_own(tmp_path):
     assert sizes == [20, 10, 10]
     named = [row | {"split": ("sft", "val", "test")[i % 3]} for i, row in enumerate(ROWS)]
     path = write(tmp_path, lines(named), "column.jsonl")
-    with pytest.raises(ValueError, match=r"'sft' is no split whose name is known.*env.options.splits"):
+    with pytest.raises(ValueError, match=r"the split name 'sft' is not known.*env.options.splits"):
         rows_of(path).load(Split.TRAIN)
     assert [len(rows_of(path, splits={"train": "sft"}).load(split)) for split in Split] == [14, 13, 13]
 
@@ -130,12 +130,12 @@ BAD = {
     '{"question": "a", "answer": [1, 2]}': r"line 41: the answer is nested.*answer=<its column>\.0",
     '{"question": {"text": ["a"]}, "answer": 1}': r"line 41: the question must be text.*question=<its column>\.text\.0",
     '{"question": "a", "answer": "1.234,50"}': r"line 41: the answer '1.234,50' has points .* write it as 1234.50",
-    '{"question": "a", "question": "b", "answer": "1"}': "line 41: no JSON .*'question' stands twice",
+    '{"question": "a", "question": "b", "answer": "1"}': "line 41: no JSON .*'question' appears twice",
     '{"question": "a \\ud83d", "answer": "1"}': "line 41: the question holds half a character",
-    '{"question": "a", "answer": "1"},': r"line 41: no JSON .*\. No comma stands at the end of a line",
+    '{"question": "a", "answer": "1"},': r"line 41: no JSON .*\. Remove the comma at the end of the line",
     "{'question': 'a', 'answer': '1'}": "line 41: no JSON .*write it with json.dumps",
     '{"questoin": "a", "answer": "1"}': "line 41: column 'question' is missing; the row has questoin, answer",
-    '{"question": "What is  1 + 1?", "answer": "3"}': "line 41: asks what line 2 asks and answers '3', not '2'",
+    '{"question": "What is  1 + 1?", "answer": "3"}': "line 41: asks the same as line 2 but answers '3', not '2'",
     '{"question": "a", "answer": "$? &&"}': "line 41: its own answer .* is nothing that mathematics reads",
     '{"question": "a", "answer": "the \\\\boxed{1} or \\\\boxed{2}"}': "line 41: the answer holds 2 boxes",
     '{"question": [{"role": "system", "content": "x"}], "answer": "1"}': r"line 41: .*env\.prompts_text\.system",
@@ -157,7 +157,7 @@ def test_a_gold_that_does_not_pay_itself_and_questions_in_two_splits_are_bad_row
     write(tmp_path, lines([*ROWS, {"question": "Which?", "answer": "a b"}]), "train.jsonl")
     write(tmp_path, lines([{"question": "what is 7 + 1?", "answer": "8"}]), "test.jsonl")
     with pytest.raises(
-        ValueError, match=r"train.jsonl, line 8: asks what .*test.jsonl, line 1 asks, which is in split test"
+        ValueError, match=r"train.jsonl, line 8: asks the same as .*test.jsonl, line 1, which is in split test"
     ):
         rows_of(tmp_path).load(Split.TRAIN)
     with pytest.raises(ValueError, match=r"train.jsonl, line 1: its own answer '1' is graded wrong"):
@@ -208,7 +208,7 @@ WRONG = [
     ({"path": "my.jsonl", "verify": "no_such.module:f"}, "package.module:function"),
     ({"path": "my.jsonl", "verify": "regex"}, "verify_options.pattern.*needs a value"),
     ({"path": "my.jsonl", "verify": "regex", "verify_options": {"pattern": "("}}, "no regular expression"),
-    ({"path": "my.jsonl", "verify": "choice"}, "no letter, and there is no column of choices"),
+    ({"path": "my.jsonl", "verify": "choice"}, "not a letter, and there is no column of choices"),
     ({"path": "my.jsonl", "verify": "code"}, "no column is called tests"),
     ({"path": "my.jsonl", "tests": "answer"}, "has no effect, because verify=math"),
     ({"path": "my.jsonl", "on_bad_rows": "ignore"}, "use refuse or skip"),
@@ -229,7 +229,7 @@ WRONG = [
         r"no column is called answer.*has tests \(test_list\): did you mean env\.options\.verify=code",
     ),
     ({"path": "german.csv"}, r"It has frage, answer; say which.*env\.options\.question=frage\."),
-    ({"path": "open.csv"}, r"line 2: no CSV \(unexpected end of data\): a quote"),
+    ({"path": "open.csv"}, r"line 2: no CSV \(unexpected end of data\): write a quote"),
     ({"path": "wide.csv"}, "line 4: more or fewer cells than the 2 of question, answer"),
     ({"path": "fake.parquet"}, "no Parquet file"),
     ({"path": "empty.jsonl"}, "no row could be read: it has none; one a line is needed"),
@@ -237,15 +237,15 @@ WRONG = [
     ({"path": "book.xlsx"}, "book.xlsx is a workbook or a zip archive: save the sheet as CSV"),
     ({"path": "page.jsonl"}, "page.jsonl is a web page: download the file itself"),
     ({"path": "lfs.jsonl"}, "a pointer of Git LFS in place of the data: .*git lfs pull"),
-    ({"path": "comma.json"}, "comma.json, line 2: no JSON .*take the comma in front of the bracket out"),
+    ({"path": "comma.json"}, "comma.json, line 2: no JSON .*remove the comma before the bracket"),
     ({"path": "within.json"}, r"within.json is one object, with the rows in 'data': save that list alone"),
     ({"path": "columns.json"}, "holds whole columns, not rows: .*orient='records', lines=True"),
-    ({"path": "spread.jsonl"}, "line 1: no JSON .*An object is one line"),
-    ({"path": "twice.csv"}, "twice.csv, line 1: two columns are called 'answer': rename one"),
+    ({"path": "spread.jsonl"}, "line 1: no JSON .*Write each object on one line"),
+    ({"path": "twice.csv"}, "twice.csv, line 1: two columns are called 'answer': rename or remove one"),
     ({"path": "bare.csv"}, "The first line of such a file names its columns"),
     ({"path": "said.jsonl"}, r"as in env\.options\.question=messages\.0\.content"),
     ({"path": "empty"}, "no file in this folder ends in .jsonl"),
-    ({"path": "owner/no-such-set"}, "no such file or folder here, and not to be had from the hub"),
+    ({"path": "owner/no-such-set"}, "no such file or folder here, and not available from the hub"),
 ]
 
 
@@ -319,7 +319,7 @@ def test_choices_are_shown_and_the_letter_or_its_text_is_right(tmp_path, choices
     for text in (task.gold, f"({task.gold}) Paris", "Paris"):
         assert taskset.verify(task, f"\\boxed{{{text}}}").value == 1.0
     assert taskset.verify(task, r"\boxed{Rome}").value == 0.0
-    with pytest.raises(ValueError, match="'Berlin' is none of the choices"):
+    with pytest.raises(ValueError, match="'Berlin' is not among the choices"):
         rows_of(write(tmp_path, lines([rows[0] | {"answer": "Berlin"}])), verify="choice").load(Split.TRAIN)
 
 

@@ -175,7 +175,7 @@ def test_a_conversation_that_does_not_fit_the_shared_memory_says_so():
     [
         (lambda: make(split="tset"), "split=tset: unknown; did you mean 'test'.*Known: train, validation, test"),
         (lambda: make(fedback="none"), "no argument 'fedback'; did you mean 'feedback'"),
-        (lambda: make(n_train=50), r"it is one of the task set's: options=\{'n_train': 50\}"),
+        (lambda: make(n_train=50), r"but its task set has: options=\{'n_train': 50\}"),
         (lambda: gymnasium.make("errata/modchain-v1", n_train=50), r"options=\{'n_train': 50\}"),
         (lambda: make(render_mode="human"), "render_mode=human: use ansi"),
         (lambda: make().reset(options={"tsk": 1}), r"reset\(options=.*did you mean 'task'"),

@@ -65,5 +65,5 @@ def test_the_episode_says_the_miss_between_attempts():
 
 @pytest.mark.parametrize("options", [{"n_terms": 1}, {"low": 9, "high": 3}, {"low": -1}])
 def test_nonsense_is_refused(options):
-    with pytest.raises(ValueError, match="two numbers or more"):
+    with pytest.raises(ValueError, match="needs n_terms >= 2"):
         Sums(**options)

@@ -46,7 +46,7 @@ def test_a_file_and_a_model_that_fit_are_described(tmp_path, capsys):
     said, wrong = checked(capsys, "env=rows", path, *TOY)
     assert not wrong, said
     assert "errata/rows-v1: 7" in said
-    assert "It keeps the contract, played on train." in said
+    assert "The environment keeps the contract (played on train)." in said
     assert "100 of 100 golds that were graded earn 1." in said
     assert "question 8 8 63 (context) 0 of 100" in said
     assert "<|user|>|" in said
@@ -75,11 +75,11 @@ def test_what_would_go_wrong_is_said_with_its_remedy(tmp_path, capsys, change, r
 def test_rows_that_are_shown_as_examples_are_counted_and_the_shares_are_named(tmp_path, capsys):
     said, _ = checked(capsys, "env=rows", write(tmp_path, chains(100)), "env.options.few_shot=3")
     assert "3 more training rows are shown as examples" in said
-    assert "a larger share of the rows, env.options.validation=... env.options.test=..., where" in said
+    assert "a larger share of the rows for it, env.options.validation=... env.options.test=..." in said
 
 
 def test_without_a_model_the_data_are_looked_at_all_the_same(tmp_path, capsys):
     said, wrong = checked(capsys, "env=rows", write(tmp_path, chains(100)))
     assert not wrong
     assert "100 of 100 golds that were graded earn 1." in said
-    assert "could: name a model, so that lengths, tokens and samples can be looked at: model.path=models/rows" in said
+    assert "could: name a model, so that lengths, tokens and samples can be checked: model.path=models/rows" in said

@@ -111,7 +111,7 @@ def test_a_key_of_a_study_is_refused_with_the_nearest():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("~training.episodes", "training.episodes cannot be taken away"),
+        ("~training.episodes", "training.episodes cannot be removed"),
         ("~trainin.episodes", "unknown key 'trainin.episodes'"),
         ("+training.episodes=64", "training.episodes is there already: give its value without the +"),
         ("algoritm=score", "unknown key 'algoritm'; did you mean 'algorithm'?"),
@@ -126,13 +126,16 @@ def test_a_key_of_a_study_is_refused_with_the_nearest():
             "++algorithm.stages.stge2.share=1",
             "unknown key 'algorithm.stages.stge2'; did you mean 'algorithm.stages.stage2'?",
         ),
-        ("++algorithm.stages.stage3.share=1", "A new one is given whole: 'algorithm.stages={stage3: {...}}'"),
+        ("++algorithm.stages.stage3.share=1", "Give a new one with all its values: 'algorithm.stages={stage3: {...}}'"),
         ("++algorithm.terms={entropy: {wieght: 1}}", "did you mean 'algorithm.terms.entropy.weight'?"),
         (
             "algorithm.stages.main.groupsize=4",
             "unknown key 'algorithm.stages.main'\nalgorithm.stages has: stage1, stage2",
         ),
-        ("++algorithm.terms.entropy.weight=1", "A new one is given whole: 'algorithm.terms={entropy: {...}}'"),
+        (
+            "++algorithm.terms.entropy.weight=1",
+            "Give a new one with all its values: 'algorithm.terms={entropy: {...}}'",
+        ),
         ("plugins=[no_such_module]", "plugins: there is no module 'no_such_module'"),
         ("model.path=./nowhere", "model.path=./nowhere: no model there"),
     ],
@@ -177,7 +180,7 @@ def test_plugins_are_imported_before_the_config_is_checked(tmp_path, monkeypatch
         ("evaluation.transfer.longer.attempts=two", "evaluation.transfer.longer.attempts: Value 'two'"),
         ("training.health=off", "training.health=off: it holds keys of its own"),
         ("env.prompts_text.system=Hello, you", "for a text with a comma \"env.prompts_text.system='Hello, you'\""),
-        ("env.options.path=my file(1).jsonl", "stands in quotes, \"env.options.path='my file(1).jsonl'\""),
+        ("env.options.path=my file(1).jsonl", "or brackets in quotes, \"env.options.path='my file(1).jsonl'\""),
         ("my.jsonl", "my.jsonl: an override is <key>=<value>"),
         ("model=path", "model.path is missing: give it as model.path=<value>"),
         ("env=", "env=: unknown. Known: addition, "),
@@ -265,11 +268,11 @@ finally:
         (["experiments.compare", "include=[score,score]"], "include=['score', 'score']: give each arm once"),
         (
             ["experiments.compare", "include=[score,grpo]", "arms.grpo.name=SCoRe"],
-            "arms.grpo.name=SCoRe: arms.score is called so, too; give each arm a name of its own",
+            "arms.grpo.name=SCoRe: arms.score has the same name; give each arm its own",
         ),
         (["experiments.compare", "executor_options.gpus=0"], "executor_options.gpus=0: a list is needed here"),
         (["experiments.plan", "train", "plan.steps=0"], "error: plan.steps=0: must be positive"),
-        (["experiments.plan", "train", "plan.processes=2"], "plan.processes: steps are taken by one process; set plan"),
+        (["experiments.plan", "train", "plan.processes=2"], "plan.processes: real steps run in one process; set plan"),
         (["experiments.study"], "study is missing: give it as study=<one of these>. Known: collapse, "),
         (["experiments.study", "study=skills", "settings.stesp=3"], "settings.stesp: unknown; did you mean"),
         (

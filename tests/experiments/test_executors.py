@@ -223,7 +223,7 @@ def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(tmp_path):
     output, _ = process.communicate()
     (folder,) = (tmp_path / "compare").iterdir()
     assert process.returncode == 130, output
-    assert f"go on with the same command and resume={folder}" in output.replace("\n", "")
+    assert f"continue with the same command and resume={folder}" in output.replace("\n", "")
     assert not processes_of(folder)
     assert (folder / "arms" / "base" / "seed_0" / "result.json").exists()
 

@@ -91,7 +91,7 @@ def plugin(folder, name, text):
 REFUSED = {
     "wrong model path": (
         lambda folder: [*SHORT, "model=path", "model.path=nobody/nothing"],
-        "model.path=nobody/nothing: no model folder, and not to be had from the hub",
+        "model.path=nobody/nothing: no model folder, and not available from the hub",
     ),
     "a path that cannot be an id of the hub": (
         lambda folder: [*SHORT, "model=path", "model.path=runs/train/yesterday/policy"],
@@ -106,11 +106,11 @@ REFUSED = {
     "a model without its tokenizer": (no_tokenizer, "has no tokenizer that can be read, such as tokenizer.json beside"),
     "an attention that is not here": (
         lambda folder: [*SHORT, "model.attention=flash_attention_2"],
-        "Leave it away for transformers' choice",
+        "Remove it for transformers' default",
     ),
     "an attention that there is not": (
         lambda folder: [*SHORT, "model.attention=flush"],
-        "Leave it away for transformers' choice",
+        "Remove it for transformers' default",
     ),
     "a chat template that is no Jinja": (broken_template, "the chat template cannot be read, line 1: "),
     "a chat template that is not there": (
@@ -132,11 +132,11 @@ REFUSED = {
     ),
     "winners in place of another file": (
         lambda folder: output(folder, "tune", "a.yaml", ("a.yaml", "name: repair")),
-        "a.yaml: it holds something else than what a tuning chose; name another file",
+        "a.yaml: this file was not written by experiments.tune; name another",
     ),
     "winners in place of a text": (
         lambda folder: output(folder, "tune", "a.md", ("a.md", "# Notes\n: {")),
-        "a.md: it holds something else than what a tuning chose; name another file",
+        "a.md: this file was not written by experiments.tune; name another",
     ),
     "winners below a file": (
         lambda folder: output(folder, "tune", "a/b/tuned.yaml", ("a", "")),
@@ -168,7 +168,7 @@ REFUSED = {
     ),
     "a GPU where there is none": (
         lambda folder: ["experiments.compare", *SMALL, "include=[score]", "executor_options.gpus=[0]"],
-        "executor_options.gpus=['0']: there is no GPU 0 here, and no other one; leave it away",
+        "executor_options.gpus=['0']: there is no GPU 0 here, and no other one; remove it",
     ),
     "vLLM where there is none": (
         lambda folder: [*SHORT, "engine=vllm"],
@@ -242,7 +242,7 @@ def test_a_port_that_is_taken(tmp_path):
         port = str(taken.getsockname()[1])
         here = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         said, status = forked(tmp_path, SHORT, **here)
-    assert f"MASTER_PORT={port}: another program listens at this port" in said
+    assert f"MASTER_PORT={port}: another program uses this port" in said
     assert "--main_process_port=" in said
     assert status == 2
     assert not (tmp_path / "runs").exists()

@@ -149,7 +149,7 @@ def test_ctrl_c_while_modules_load_is_one_line(capsys, tmp_path):
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
     assert (done.returncode, done.stderr) == (130, "")
-    assert done.stdout.strip() == "interrupted; the same command begins anew"
+    assert done.stdout.strip() == "interrupted; the same command starts over"
     assert not list(tmp_path.glob("runs/*/*"))
 
 
@@ -164,9 +164,19 @@ def listens():
 @pytest.mark.parametrize(
     ("program", "number", "said", "status"),
     [
-        ("train", signal.SIGINT, "interrupted; what is done is kept in {0}: go on with the same command", 130),
-        ("train", signal.SIGTERM, "stopped by a signal; what is done is kept in {0}: go on with the same command", 75),
-        ("evaluate", signal.SIGUSR1, "stopped by a signal; what is done is kept in {0}: the same command begins", 75),
+        ("train", signal.SIGINT, "interrupted; what is done is kept in {0}: continue with the same command", 130),
+        (
+            "train",
+            signal.SIGTERM,
+            "stopped by a signal; what is done is kept in {0}: continue with the same command",
+            75,
+        ),
+        (
+            "evaluate",
+            signal.SIGUSR1,
+            "stopped by a signal; what is done is kept in {0}: the same command starts over",
+            75,
+        ),
         ("evaluate", signal.SIGTERM, "stopped by a signal; nothing was computed yet, and {0} is removed", 75),
     ],
 )
@@ -209,7 +219,7 @@ def test_a_run_that_is_stopped_within_a_comparison_says_how_the_comparison_goes_
         entry_point("compare")(run)()
     (folder,) = (tmp_path / "compare").iterdir()
     assert end.value.code == 75
-    how = f"what is done is kept in {folder}: go on with the same command and resume={folder}"
+    how = f"what is done is kept in {folder}: continue with the same command and resume={folder}"
     assert capsys.readouterr().out.replace("\n", "") == f"stopped by a signal; {how}"
 
 

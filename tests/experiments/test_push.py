@@ -93,9 +93,7 @@ def test_policy_and_card_are_uploaded_together(folder, hub):
 def test_a_hub_that_fails_costs_nothing_and_says_how_to_try_again(folder, hub):
     before = (folder / "policy" / "model.safetensors").read_bytes()
     hub._fails = OSError("503 Server Error\nwith a page of HTML")
-    with pytest.raises(
-        UserError, match=r"me/mine: the hub did not take the policy: 503 Server Error\. The run is comp"
-    ):
+    with pytest.raises(UserError, match=r"me/mine: the hub refused the policy: 503 Server Error\. The run is comp"):
         push(folder, "me/mine", private=False)
     with pytest.raises(UserError, match=rf"experiments\.push run={folder} repo=me/mine private=false$"):
         push(folder, "me/mine", private=False)

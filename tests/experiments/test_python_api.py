@@ -84,7 +84,7 @@ def test_an_override_is_a_text():
         ("trian", {}, "did you mean 'train'"),
         ("train", {"evn": "repair"}, "did you mean 'env'"),
         ("train", {"env": "repiar"}, "did you mean 'repair'"),
-        ("train", {"env": None}, "env=None: the name of one is needed here. Known: addition, "),
+        ("train", {"env": None}, "env=None: a name is needed here. Known: addition, "),
         ("train", {"training": {"episodse": 1}}, "did you mean 'training.episodes'"),
         ("train", {"training": {"episodes": "many"}}, "a whole number is needed here"),
         ("train", {"seed": -1}, "seed=-1"),

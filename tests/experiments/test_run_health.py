@@ -49,7 +49,7 @@ def test_what_is_wrong_is_said_once_written_down_and_shown(tmp_path, capsys):
     assert info["command"] == []
     first = info["health"][0]
     assert (first["check"], first["from"], first["to"]) == ("cut_off", 0, None)
-    assert "are cut off by the token limit where the policy is evaluated" in result.notes["health"][0]
+    assert "are cut off by the token limit in the evaluation" in result.notes["health"][0]
     assert "health, since step 0: 100 % of the attempts are cut off" in shown(run_view(folder, 0))
     (folder / "config.yaml").write_text("seed: 0\n")
     assert "cut_off" in shown(runs_view(tmp_path))
@@ -68,8 +68,8 @@ def test_a_run_stops_on_a_check_only_if_it_is_told_to_and_goes_on_without(tmp_pa
 def test_an_evaluation_says_what_its_rates_say(tmp_path):
     cfg = cut_off_run()
     result = run_base(cfg, tmp_path, quiet)
-    assert [line.split(" where")[0] for line in result.notes["health"]] == [
-        "100 % of the attempts are cut off by the token limit"
+    assert [line.split(". Usual")[0] for line in result.notes["health"]] == [
+        "100 % of the attempts are cut off by the token limit in the evaluation"
     ]
 
 

@@ -190,9 +190,9 @@ def test_an_arm_may_vary_something_else_than_its_family():
         ({}, "add space.offline"),
         ({"offline": {"epochs": 3}}, "epochs of star is no dimension"),
         ({"offline": {"epochs": {"values": [1], "low": 1, "high": 2}}}, "either values, or low and high"),
-        ({"offline": {"epochs": {"low": 2, "high": 1}}}, "low is below high"),
+        ({"offline": {"epochs": {"low": 2, "high": 1}}}, "low must be below high"),
         ({"offline": {"epochs": {"values": [1], "step": 2}}}, "no dimension"),
-        ({"offline": {"epochs": {"values": [1]}}, "arms": {"star": {"epochs": None}}}, "nothing of star is varied"),
+        ({"offline": {"epochs": {"values": [1]}}, "arms": {"star": {"epochs": None}}}, "star has nothing to vary"),
     ],
 )
 def test_a_space_that_says_nothing_usable_is_refused(space, message):

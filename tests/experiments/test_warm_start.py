@@ -97,7 +97,7 @@ def test_slips_are_read_and_not_learned_where_that_is_asked():
 
 
 def test_an_episode_of_another_length_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="1 attempt for an episode"):
+    with pytest.raises(ValueError, match="it wrote 1 attempt, but the episode takes more"):
         warm_start(config("gold_once"), tmp_path, lambda *_: None)
 
 

@@ -62,7 +62,7 @@ def shipped(name: str) -> str:
     return (trl_templates() / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-REWRITES = "writes earlier answers otherwise than they were sampled"
+REWRITES = "changes earlier answers, which were sampled differently"
 ROWS = (
     Row("ChatML (Qwen2.5, SmolLM2, Yi)", each(CHATML, CHATML, START)),
     Row(
@@ -129,7 +129,7 @@ ROWS = (
     Row(
         "Shows the last question only",
         "{% for m in messages[-1:] %}" + CHATML.replace("C", "{{ m.content }}") + "{% endfor %}" + START,
-        error="leaves out what was said",
+        error="leaves messages out",
     ),
     Row(
         "Mistral: the system prompt moves to the last question",

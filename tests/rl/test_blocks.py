@@ -77,7 +77,7 @@ def test_the_last_tokens_are_learned_and_their_losses_are_the_ones_of_these_plac
     of_all = token_losses(model, ids, torch.ones(2, 4, dtype=torch.bool)).reshape(2, 3)
     assert torch.allclose(token_losses(model, *learn_last(ids, 2)).reshape(2, 2), of_all[:, 1:], atol=1e-5)
     for k in (0, 4):  # no token to learn, or the first one, which nothing predicts
-        with pytest.raises(ValueError, match=f"k={k}; a row of 4 tokens can learn 1 to 3"):
+        with pytest.raises(ValueError, match=f"k={k}: use 1 to 3 for rows of 4 tokens"):
             learn_last(ids, k)
 
 

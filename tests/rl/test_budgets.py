@@ -98,7 +98,7 @@ def test_offline_budgets():
     trainer = offline(TrainingConfig(tokens=2000))
     tokens = [sum(len(turn.action_ids) for e in trainer.collect() for turn in e.turns) for _ in range(2)]
     assert all(1000 <= n < 1000 + 16 * 4 * 10 for n in tokens)  # a round overdraws by less than 16 groups of 4 episodes
-    with pytest.raises(ValueError, match="fewer than the rounds"):
+    with pytest.raises(ValueError, match=r"training.updates=1: x has .*=2 rounds; give at least .*=2"):
         offline(TrainingConfig(updates=1))
 
 
@@ -109,7 +109,7 @@ def test_a_budget_of_tokens_that_nothing_spends_ends_the_run(monkeypatch):
         run=lambda plans, temperature: [an_episode((), error="the sandbox is gone") for _ in plans]
     )
     monkeypatch.setattr(trainer, "_rollout", broken)
-    with pytest.raises(RunStoppedError, match=r"64 episodes.*training\.tokens=2000 .*First: the sandbox is gone"):
+    with pytest.raises(RunStoppedError, match=r"64 episodes.*training\.tokens=2000 .*First error: the sandbox is gone"):
         trainer.collect()
 
 

@@ -111,7 +111,7 @@ def test_only_episodes_that_say_something_count_as_passed_or_not():
     [
         ({"low": 0.9, "high": 0.1}, r"low=0\.9 lies above high=0\.1"),
         ({"high": 1.5}, r"curriculum_options\.high=1\.5: must be in \[0, 1\]"),
-        ({"smoothing": 1.0}, r"smoothing=1\.0: the first group would decide for ever"),
+        ({"smoothing": 1.0}, r"smoothing=1\.0: a task's pass rate would stay that of its first group"),
         ({"explore": -0.1}, r"explore=-0\.1: must be in"),
         ({"lowest": 0.1}, r"curriculum_options\.lowest: pass_rate has no such option; did you mean 'low'"),
     ],

@@ -263,7 +263,7 @@ def test_an_error_of_one_process_ends_all_of_them(tmp_path):
     assert stale.startswith("RunStoppedError: task ")
     assert "was sampled by version 0 of the weights, but the trainer is at version 1" in stale
     assert set(second.values()) == {"RuntimeError: the engine is out of memory"}
-    said = "RunStoppedError: another process failed, so that this one cannot go on: process 1: "
+    said = "RunStoppedError: another process failed, so this one cannot continue: process 1: "
     assert first.pop("version") == said + stale
     assert first == dict.fromkeys(second, f"{said}RuntimeError: the engine is out of memory")
     assert set(first) == {"sample", "sleep", "weights", "validation", "evaluation"}

@@ -336,7 +336,7 @@ def test_a_model_that_reads_its_mask_otherwise_decodes_as_before(modchain, monke
         return step(self)
 
     monkeypatch.setattr(FixedStep, "_step", faulty)
-    with pytest.warns(UserWarning, match="LlamaForCausalLM decodes step by step"):
+    with pytest.warns(UserWarning, match="LlamaForCausalLM decodes without CUDA graphs"):
         found = complete(engine, asked)
     assert [one.action_ids for one in found] == [one.action_ids for one in expected]
 
@@ -380,9 +380,9 @@ def test_a_capture_that_fails_is_tried_again_only_for_want_of_memory(modchain):
 
     replays, full = Replays(modchain[0]), torch.OutOfMemoryError("full")
     replays._record(Recording(full, None), torch.zeros(1))
-    with pytest.warns(UserWarning, match="no memory to capture"):
+    with pytest.warns(UserWarning, match="not enough GPU memory to capture"):
         replays._record(Recording(full, full), torch.zeros(1))
     assert replays.possible
-    with pytest.warns(UserWarning, match=r"would not do \(the cause\)"):
+    with pytest.warns(UserWarning, match=r"a captured step fails or differs \(the cause\)"):
         replays._record(Recording((RuntimeError("the cause"), RuntimeError("capture invalidated"))), torch.zeros(1))
     assert not replays.possible

@@ -109,7 +109,7 @@ def test_a_full_disk_is_one_sentence_at_any_file(where, call, whole, tmp_path, m
     with monkeypatch.context() as patch:
         at_call(patch, where, call, full_disk)
         with pytest.raises(
-            RunStoppedError, match=r"^no space left on the disk of .*; make room, then go on with resume="
+            RunStoppedError, match=r"^no space left on the disk of .*; make room, then continue with resume="
         ):
             run_online(cfg, folder, quiet)
     assert [path.name for path in folder.rglob(".*") if path.name != ".metadata"] == []
@@ -197,7 +197,7 @@ def test_adapters_go_on_with_their_own_base_only(tmp_path):
     weights = load_file(tmp_path / "base" / "model.safetensors")
     changed = {name: tensor + 0.01 for name, tensor in weights.items()}
     save_file(changed, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ResumeError, match=r"what it names has changed: model file model\.safetensors"):
+    with pytest.raises(ResumeError, match=r"files that it names have changed: model file model\.safetensors"):
         online(cfg, tmp_path / "run")
     cfg.model.path = str(ROOT / "models" / "modchain")
     cfg.model.lora = LoraConfig(rank=4)

@@ -97,7 +97,11 @@ def test_what_other_roles_said_is_no_attempt(env, tmp_path):
     ]
     with pytest.raises(ValueError, match="3 of 4 conversations cannot be used") as refused:
         read_conversations(write(tmp_path / "a.jsonl", rows), env, env.tasks)
-    for words in ("is what verifier said", "the assistant did not write", "must name messages by their index"):
+    for words in (
+        "was written by the role verifier, so it holds no attempt",
+        "the assistant did not write",
+        "must name messages by their index",
+    ):
         assert words in str(refused.value)
     texts = {"verify": "check", "says_right": ":"}
     roles = envs.make("errata/modchain-v1", OPTIONS, between="verify", prompts_text=texts)

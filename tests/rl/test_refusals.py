@@ -47,12 +47,18 @@ def algorithm(*stages, **given):
             for kl in ("k2", "k3", "k3_published", "full")
         ),
         (lambda: algorithm(StageConfig(), kl="k1_published"), r"kl=k1_published: .*gradient has mean 0.*kl=k1"),
-        (lambda: algorithm(StageConfig(keep_optimizer=True)), r"stages\.stage1\.keep_optimizer=true: .*no stage runs"),
+        (
+            lambda: algorithm(StageConfig(keep_optimizer=True)),
+            r"stages\.stage1\.keep_optimizer=true: .*no earlier stage",
+        ),
         (
             lambda: algorithm(StageConfig(share=0.0), StageConfig(keep_optimizer=True)),
             r"stages\.stage2\.keep_optimizer=true",
         ),
-        (lambda: algorithm(StageConfig(reward_weights=[0.0, 0.0])), r"reward_weights=\[0\.0, 0\.0\]: no turn is paid"),
+        (
+            lambda: algorithm(StageConfig(reward_weights=[0.0, 0.0])),
+            r"reward_weights=\[0\.0, 0\.0\]: no turn earns a reward",
+        ),
         (
             lambda: algorithm(StageConfig(reward_weights=[1.0], kl_coefs=[0.1], progress_alpha=1.0)),
             r"progress_alpha=1\.0: has no effect.*one turn",
@@ -71,7 +77,10 @@ def algorithm(*stages, **given):
             lambda: algorithm(StageConfig(kl_balance=1.0, reward_weights=[1.0, 0.0])),
             r"kl_balance=1\.0: has nothing to balance with",
         ),
-        (lambda: algorithm(StageConfig(terms={"entropy": TermConfig(weight=0.0)})), r"entropy\.weight=0: leaves"),
+        (
+            lambda: algorithm(StageConfig(terms={"entropy": TermConfig(weight=0.0)})),
+            r"entropy\.weight=0: has no effect",
+        ),
         (lambda: TrackingConfig(project="mine"), r"tracking\.project=mine: has no effect.*backends"),
         (lambda: EvalConfig(conversations="x", temperature=0.5), r"evaluation\.temperature=0\.5: has no effect"),
         (lambda: ModelConfig("./here", revision="main"), r"model\.revision=main: has no effect.*a folder"),
@@ -116,7 +125,7 @@ def sums(**given):
     ("env", "message"),
     [
         (sums(group_reward_options={"least": 0.5}), r"env\.group_reward_options=.*has no effect.*group_reward"),
-        (sums(group_reward="critic"), r"env\.group_reward=critic: pays what is said between.*env\.between"),
+        (sums(group_reward="critic"), r"env\.group_reward=critic: pays a role between attempts.*env\.between"),
         (sums(seeds={"train": 5}), r"env\.seeds=.*has no effect.*gymnasium"),
         (sums(between="critique", between_options={"max_new_tokens": None}), r"max_new_tokens=null: a whole number"),
         (sums(between="critique", between_options={"max_new_tokens": 2.5}), r"max_new_tokens=2\.5: a whole number"),
@@ -149,7 +158,7 @@ FIRST = named(StageConfig(reward_weights=[0.0, 1.0]))
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: online(**CRITIC), r"critic\.warmup_steps=2: .*the run has 2, so that it would never.*at most 1"),
+        (lambda: online(**CRITIC), r"critic\.warmup_steps=2: .*the run has 2, so it never would be; give at most 1"),
         (
             lambda: online({"episodes": 128}, **CRITIC, stages={"a": StageConfig(), "b": StageConfig()}),
             r"critic\.warmup_steps=2: .*algorithm\.stages\.a takes 2, so .*give at most 1",
@@ -159,8 +168,8 @@ FIRST = named(StageConfig(reward_weights=[0.0, 1.0]))
             lambda: online(stages={"a": StageConfig(), "b": StageConfig(optim={"warmup_steps": 2})}),
             r"^algorithm\.stages\.b\.optim\.warmup_steps=2: algorithm\.stages\.b takes 1",
         ),
-        (lambda: online({"tokens": 60}, **CRITIC), r"critic\.warmup_steps=2: .*has 2.*tokens=60 buys no more"),
-        (lambda: online({"tokens": 60}, **WARM), r"^algorithm\.optim\.warmup_steps=3: .*takes 2 .*tokens=60 buys no"),
+        (lambda: online({"tokens": 60}, **CRITIC), r"critic\.warmup_steps=2: .*has 2.*tokens=60 allows no more"),
+        (lambda: online({"tokens": 60}, **WARM), r"^algorithm\.optim\.warmup_steps=3: .*takes 2 .*tokens=60 allows no"),
         (
             lambda: online({"episodes": 31}),
             r"training\.episodes=31: a batch samples 32 episodes.*training\.episodes=32",
@@ -171,8 +180,8 @@ FIRST = named(StageConfig(reward_weights=[0.0, 1.0]))
         ),
         (
             lambda: online(attempts=1, stages=FIRST),
-            r"^env\.attempts=1: algorithm\.stages\.stage1\.reward_weights=\[0\.0, 1\.0\]: no turn that is played is "
-            r"paid.*no reward is learned; set env\.attempts=2, or",
+            r"^env\.attempts=1: algorithm\.stages\.stage1\.reward_weights=\[0\.0, 1\.0\]: no turn that is played "
+            r"earns a reward, so every advantage is 0; set env\.attempts=2, or",
         ),
         (
             lambda: online(stages=named(StageConfig(attempts=1, reward_weights=[0.0, 1.0]))),
@@ -300,7 +309,11 @@ def test_what_a_budget_of_tokens_may_not_reach_and_attempts_that_nothing_learns_
         ({"group_size": 1}, {}, "algorithm.stages.stage1.group_size=1: rloo compares"),
         ({"advantage": "gae"}, {}, "algorithm.stages.stage1.advantage=gae needs values"),
         ({"reference": "previous"}, {}, "algorithm.stages.stage1.reference=previous: there is no stage"),
-        ({"optim": {"mixed_precision": "bf16"}}, {}, "algorithm.stages.stage1.optim.mixed_precision: holds for the"),
+        (
+            {"optim": {"mixed_precision": "bf16"}},
+            {},
+            "algorithm.stages.stage1.optim.mixed_precision: cannot differ by stage",
+        ),
         ({"terms": {"e": TermConfig("entropy", options={"x": 1})}}, {}, "algorithm.stages.stage1.terms.e.options.x: "),
         ({}, {"terms": {"e": TermConfig("entropy", options={"x": 1})}}, "algorithm.terms.e.options.x: entropy has no"),
         ({}, {"terms": {"e": TermConfig("entrpy")}}, "algorithm.terms.e.loss=entrpy: unknown; did you mean"),
@@ -316,13 +329,17 @@ def test_evaluations_say_what_they_have_no_use_for():
     cfg.evaluation = EvalConfig(controls=True, fixed_first=3, max_attempts=1)
     cfg.training = replace(cfg.training, validate_every=0)
     said = "\n".join(notes(cfg))
-    for part in ("controls needs a second", "fixed_first needs a second", "max_attempts=1 plays nothing longer"):
+    for part in (
+        "controls does nothing: it needs a second",
+        "fixed_first does nothing: it needs a second",
+        "max_attempts=1 does nothing: it is not above env.attempts=1",
+    ):
         assert part in said
-    assert "fixed_first is measured once" in said
+    assert "fixed_first is measured only before training" in said
     looked_at = RunConfig(name="x", env=sums().settled(), evaluation=EvalConfig(fixed_first=5))
     assert notes(looked_at)[0].startswith("evaluation.fixed_first does nothing here")
     paid = RunConfig(name="x", env=sums(group_reward="majority").settled())
-    assert notes(paid) == ["env.group_reward=majority pays training episodes alone; rates are the verifier's"]
+    assert notes(paid) == ["env.group_reward=majority is paid in training only; rates count verdicts"]
 
 
 @pytest.mark.parametrize(("third", "balance"), [((0.0, 0.0), 0.2), ((4.0, 1.0), 0.3)])

@@ -186,7 +186,7 @@ def constant(algorithm):
 def test_a_budget_that_something_stretches_over_may_not_grow(algorithm):
     cfg = config(deepcopy(algorithm)) if algorithm is SIMPLE else constant(algorithm)
     stored = Identity.of(cfg, "train")
-    with pytest.raises(ResumeError, match="stretches over it"):
+    with pytest.raises(ResumeError, match="no later stage depends on it"):
         Identity.of(changed(deepcopy(cfg), "training.episodes", 960), "train").refuse(stored)
 
 

@@ -225,12 +225,12 @@ def test_an_episode_that_ends_with_the_attempt_it_read_is_not_stale():
     ("make", "message"),
     [
         (lambda: AlgorithmConfig(name="x", advantage="gae"), r"advantage=gae needs values"),
-        (lambda: AlgorithmConfig(name="x", critic=CriticConfig("shared")), r"advantage=rloo takes no values"),
+        (lambda: AlgorithmConfig(name="x", critic=CriticConfig("shared")), r"advantage=rloo uses no values"),
         (lambda: AlgorithmConfig(name="x", dynamic_sampling=1, advantage="reinforce", group_size=1), "least 2"),
         (lambda: AlgorithmConfig(name="x", stages=named(StageConfig(reference=PREVIOUS))), "no stage before it"),
         (lambda: CriticConfig("shared", warmup_steps=1), "rewrite the policy"),
         (lambda: StageConfig(kl_targets=[0.1]), "one positive target per turn"),
-        (lambda: StageConfig(kl_coefs=[0.0, 0.1], kl_targets=[0.1, 0.1]), "a coefficient of 0 stays"),
+        (lambda: StageConfig(kl_coefs=[0.0, 0.1], kl_targets=[0.1, 0.1]), "a coefficient of 0 would stay 0"),
         (lambda: StageConfig(kl_balance=1.0, kl_coefs=[0.0, 0.1]), "positive kl_coefs"),
         (lambda: StageConfig(offline_first_attempts=1.5), r"must be in \[0, 1\]"),
         (lambda: AlgorithmConfig(name="x", loss_options={"clip_low": 0.0}), "clip_low"),
@@ -243,7 +243,7 @@ def test_what_cannot_work_together_is_refused(make, message):
 
 def test_more_minibatches_than_episodes_are_refused():
     algorithm = AlgorithmConfig(name="x", group_size=4, minibatches=100)
-    with pytest.raises(ValueError, match=r"minibatches=100: cannot split 32 episodes"):
+    with pytest.raises(ValueError, match=r"minibatches=100: a batch of 32 episodes on 1 process is too small"):
         build_trainer(modchain_config(algorithm=algorithm))
 
 

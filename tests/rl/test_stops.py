@@ -103,7 +103,7 @@ def test_a_signal_finishes_the_optimiser_step_and_saves(number, tmp_path, monkey
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
         in_step(patch, 2, lambda: os.kill(os.getpid(), number))
-        with pytest.raises(Preempted, match=f"go on with resume={tmp_path / 'cut'}"):
+        with pytest.raises(Preempted, match=f"continue with resume={tmp_path / 'cut'}"):
             run_online(cfg, made(tmp_path / "cut"), quiet)
     assert signal.getsignal(number) is before
     assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()] == ["000002_00000005"]
@@ -170,7 +170,9 @@ def test_a_full_disk_is_one_sentence_leaves_nothing_half_written_and_the_run_goe
     run_online(cfg, made(tmp_path / "whole"), quiet)
     with monkeypatch.context() as patch:
         in_step(patch, 2, lambda: patch.setattr(where, what))
-        with pytest.raises(RunStoppedError, match=r"^no space left on the disk of .*; make room.*go on with resume="):
+        with pytest.raises(
+            RunStoppedError, match=r"^no space left on the disk of .*; make room.*continue with resume="
+        ):
             run_online(cfg, made(tmp_path / "cut"), quiet)
     left = [path.name for path in (tmp_path / "cut").rglob(".*")]
     assert [name for name in left if name != ".metadata"] == []

@@ -167,7 +167,7 @@ def test_credit_that_would_have_to_cross_sequences_is_refused(path, changes):
 
 
 def test_nothing_happens_by_accident(path):
-    with pytest.raises(TemplateError, match=r"drops their thoughts.*model\.thoughts=keep.*or drop to take"):
+    with pytest.raises(TemplateError, match=r"drops their thoughts.*model\.thoughts=keep.*or drop to remove"):
         build_trainer(config(path, thoughts="refuse"))
     _, _, episodes = played(path, thoughts="keep")
     assert not any(turn.restarts for one in episodes for turn in one.turns)

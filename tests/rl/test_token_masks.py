@@ -190,7 +190,10 @@ def test_noise_belongs_to_the_tokens_and_not_to_their_place():
         ({"token_mask": "entropy", "token_mask_options": {"share": 1.2}}, r"options\.share=1\.2: must be in \[0, 1\]"),
         ({"token_mask": "entropy", "token_mask_options": {"share": 0.0}}, r"share=0: no token would be trained on"),
         ({"token_mask_options": {"share": 0.2}}, r"token_mask_options\.share: none has no such option"),
-        ({"token_mask": "dual_clip"}, r"token_mask=dual_clip looks at what several updates .* set algorithm\.epochs"),
+        (
+            {"token_mask": "dual_clip"},
+            r"token_mask=dual_clip masks by the effect of earlier updates .* set algorithm\.epochs",
+        ),
         ({"token_mask": "dual_clip", "token_mask_options": {"limit": 0.5}, "epochs": 2}, "must be above 1"),
         ({"token_mask": "kl_cov", "epochs": 2}, r"token_mask=kl_cov .* so give both"),
         ({"terms": {"kl_cov": TermConfig()}, "epochs": 2}, "so give both"),

@@ -1,9 +1,9 @@
-// The first screen: a row an arm, its interval, every seed, and badges; a row's button opens its sentences.
+// The first screen: one row for each arm with its interval, every seed and badges; a row's button shows or hides its sentences.
 const niceTicks = (low, high, most) => {
   const raw = (high - low || 1) / most, power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].find((one) => one * power >= raw) * power;
   const ticks = [];
-  for (let i = Math.ceil(low / step - 1e-9); i <= high / step + 1e-9; i++) ticks.push(+(i * step).toPrecision(10));  // never added up: 0 is 0
+  for (let i = Math.ceil(low / step - 1e-9); i <= high / step + 1e-9; i++) ticks.push(+(i * step).toPrecision(10));  // multiplied, not added up, so that the tick at 0 is exactly 0
   return ticks;
 };
 const axisOf = (rows, most) => {
@@ -30,7 +30,7 @@ const rowPlot = (row, axis, digits, labelled) => {
 };
 const axisPlot = (axis) => draw("svg", { class: "row", height: 18, "aria-hidden": "true" }, ...axis.ticks.map((tick) => draw("text", { x: axis.at(tick), y: 13, class: "tick" }, number(tick))));
 
-const opened = new Set();  // rows whose sentences are open
+const opened = new Set();  // keys of the rows whose sentences are shown
 const dotRows = (item, row, axis) => {
   const key = `${item.id}/${row.name}`, said = make("tr", { class: "said", hidden: !opened.has(key) }, make("td", { colspan: 4 }, row.said));
   const button = make("button", { type: "button", class: "name", "aria-expanded": String(opened.has(key)), onclick: () => {
@@ -47,14 +47,14 @@ const dotsOf = (item) => {
   const all = item.rows.filter((row) => row.view === "" || row.view === shown.view), few = all.filter((row) => shown.minor || !isMinor(row.name));
   const most = innerWidth < 600 ? 4 : 8, shared = axisOf(item.rows, most);
   const body = make("tbody", {}, ...few.flatMap((row) => dotRows(item, row, item.shared ? shared : axisOf([row], 4))));
-  const heads = ["", item.x_label, "mean and interval", "found"].map((name, i) => make("th", { scope: "col", class: ["", "plot", "number", "badges"][i] }, i ? name : make("span", { class: "unseen" }, "name")));
+  const heads = ["", item.x_label, "mean and interval", "findings"].map((name, i) => make("th", { scope: "col", class: ["", "plot", "number", "badges"][i] }, i ? name : make("span", { class: "unseen" }, "name")));
   if (item.shared) heads[1].append(axisPlot(shared));
   const table = make("table", { class: "dots" }, make("caption", { class: "unseen" }, item.title), make("thead", {}, make("tr", {}, ...heads)), body);
   const left = all.length - few.length, lead = item.lead[shown.view] ?? item.lead[""] ?? "";
-  const numbers = () => [["name", item.x_label, "low", "high", "runs", "found"], few.map((row) => [row.name, ...[row.mean, row.low, row.high].map((one) => signed(one, item.digits)), row.seeds.map((one) => signed(one, item.digits)).join(" "), row.badges.map((badge) => badge.text).join(", ")])];
+  const numbers = () => [["name", item.x_label, "low", "high", "runs", "findings"], few.map((row) => [row.name, ...[row.mean, row.low, row.high].map((one) => signed(one, item.digits)), row.seeds.map((one) => signed(one, item.digits)).join(" "), row.badges.map((badge) => badge.text).join(", ")])];
   return [make("h2", {}, item.title, shown.view && views.length > 1 ? make("small", {}, ` ${shown.view}`) : ""), ...(lead ? [make("p", { class: "lead" }, lead)] : []), table,
-    ...(left || (shown.minor && data.minor.length) ? [make("p", {}, make("button", { type: "button", onclick: () => show("all", shown.minor ? "" : "1") }, left ? `show ${counted(left, "variant")}` : "fold the variants"))] : []),
-    make("details", { class: "about" }, make("summary", {}, "What is drawn; numbers to copy"), make("p", { class: "caption" }, item.caption), files(item, ["svg", "png"], numbers))];
+    ...(left || (shown.minor && data.minor.length) ? [make("p", {}, make("button", { type: "button", onclick: () => show("all", shown.minor ? "" : "1") }, left ? `show ${counted(left, "variant")}` : "hide the variants"))] : []),
+    make("details", { class: "about" }, make("summary", {}, "Caption, and numbers to copy"), make("p", { class: "caption" }, item.caption), files(item, ["svg", "png"], numbers))];
 };
 const drawDots = () => {
   const focused = document.activeElement?.closest?.("#dots [data-arm]")?.dataset.arm;

@@ -1,4 +1,4 @@
-// The list of episodes, one of them beside it, and the difference between its attempts.
+// The list of episodes, and beside it the selected episode with the differences between its attempts.
 const ITEM = 28;
 
 const drawList = () => {
@@ -24,11 +24,11 @@ const open = async (k) => {
   let parts;
   try { parts = detail(i, await bodyOf(i)); }
   catch (error) { parts = [make("p", {}, `The texts of this episode cannot be read: ${error.message}. They are in ${placeOf(i)}.`)]; }
-  if (state.found[state.selected] !== i) return;  // another one was chosen meanwhile
+  if (state.found[state.selected] !== i) return;  // another episode was selected while the texts loaded
   byId("detail").replaceChildren(...parts);
   byId("detail").scrollTop = 0;
 };
-// The episode that the address names; filters that hide it are taken away.
+// Opens the episode that the address names; filters that hide it are reset.
 const openLinked = () => {
   const wanted = link.get("episode");
   if (!wanted) return;
@@ -39,7 +39,7 @@ const openLinked = () => {
   else byId("detail").replaceChildren(make("p", {}, `${wanted} is not among the episodes of this page.`));
 };
 
-// Longest common subsequence of words; long texts lose their common ends first, and beyond the limit are shown as replaced.
+// Word differences by longest common subsequence, without the common start and end. Texts beyond the size limit are shown as replaced.
 const words = (text) => text.match(/\s+|\w+|[^\s\w]/g) || [];
 const wordDiff = (before, after) => {
   let a = words(before), b = words(after), head = 0, tail = 0;
@@ -81,7 +81,7 @@ const tokenView = (more) => {
   const largest = Math.max(1e-9, ...more.advantages.flat().map(Math.abs));
   let read = 0;
   more.turns.forEach(([prompt, action, logprobs], k) => {
-    for (const id of prompt.slice(read)) box.append(make("span", { class: "context", title: `token ${id}: read, not trained` }, known[id] ?? `#${id}`));
+    for (const id of prompt.slice(read)) box.append(make("span", { class: "context", title: `token ${id}: context, not trained on` }, known[id] ?? `#${id}`));
     action.forEach((id, i) => {
       const value = more.advantages[k]?.[i];
       const ink = value === undefined ? null : `background: rgba(var(--${value >= 0 ? "plus" : "minus"}), ${(0.65 * Math.abs(value) / largest).toFixed(3)})`;
@@ -90,7 +90,7 @@ const tokenView = (more) => {
     read = prompt.length + action.length;
   });
   return [make("h3", {}, `Tokens of training step ${more.step}`), make("p", { class: "caption" },
-    "Dotted: read, masked out of the loss. Solid: sampled; green for a positive advantage, red for a negative one, none for 0."), box];
+    "Dotted tokens are context and masked out of the loss. The others were sampled: green for a positive advantage, red for a negative one, no colour for 0."), box];
 };
 const detail = (i, body) => {
   const { columns: c, arms, modes, tasks } = state.index, [id, question, gold] = tasks[c.task[i]], [file, line] = placeOf(i).split(/:(?=\d+$)/);

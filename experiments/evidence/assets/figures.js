@@ -1,6 +1,6 @@
-// Figures: drawn by plotly from the exhibits; who is pointed at stands out with its band, the others step back.
-const DASHES = { solid: null, dash: "9 9", dashdot: "9 3 3 3", dot: "3 3", longdash: "15 15", longdashdot: "15 6 3 6" };  // as plotly draws them
-const MANY = 4;  // from so many curves on, bands and single seeds are drawn for the one that is pointed at
+// Figures, drawn by plotly from the exhibits; the arm that is pointed at is highlighted and its band is shown, the other arms fade.
+const DASHES = { solid: null, dash: "9 9", dashdot: "9 3 3 3", dot: "3 3", longdash: "15 15", longdashdot: "15 6 3 6" };  // dash patterns of plotly's line styles, for the legend
+const MANY = 4;  // in figures of more curves, only the arm that is pointed at has its band and single seeds drawn
 const LABEL_PX = 11.5, WIDE_PX = 440;
 
 const themed = (layout, right) => {
@@ -14,7 +14,7 @@ const labelled = (panel) => {
   const names = new Set(curvesOf(panel).filter((trace) => trace.meta === "line").map((trace) => trace.name));
   return names.size > 1 && curvesOf(panel).every((trace) => trace.meta !== "points") && !panel.layout.xaxis.ticktext ? [...names] : [];
 };
-// Names at the right ends of their curves, pushed apart where curves end close to each other.
+// Writes each name at the right end of its curve; names whose curves end close to each other are moved apart.
 const labelEnds = (node, names, looks) => {
   node.querySelectorAll(".end").forEach((old) => old.remove());
   const { xaxis, yaxis } = node._fullLayout;
@@ -43,7 +43,7 @@ pointing.listeners.push(emphasise);
 
 const panelsOf = (item, place) => {
   const nodes = item.panels.map(({ layout: { title, xaxis, yaxis } }) => make("div", { class: "panel", role: "img", "aria-label": `${title.text} ${yaxis.title.text} over ${xaxis.title.text}` }));
-  place.append(...nodes);  // all of them, so that each knows its width before it is drawn
+  place.append(...nodes);  // all panels at once, so that each has its final width when it is drawn
   item.panels.forEach((panel, i) => {
     const node = nodes[i], names = node.clientWidth >= WIDE_PX ? labelled(panel) : [];
     const right = names.length ? Math.min(170, 20 + 6.2 * Math.max(...names.map((name) => name.length))) : 15;

@@ -1,5 +1,5 @@
 "use strict";
-// What all parts of the page share: elements, the address, what is shown, what is pointed at, copying.
+// Functions that all parts of the page share: elements, the address, what is shown, the highlighted arm, copying.
 const byId = (id) => document.getElementById(id);
 const fill = (node, attributes, children) => {
   for (const [name, value] of Object.entries(attributes)) {
@@ -25,7 +25,7 @@ const isMinor = (name) => data.minor.some((one) => name === one || name.startsWi
 
 // ---------------------------------------------------------------- the address
 
-// What is shown stands behind the # of the address, so that a copied link shows the same: #figure=F4&transition=i->c.
+// The part of the address after # encodes what is shown, so that a copied link shows the same: #figure=F4&transition=i->c.
 // #F4 alone is a link to an exhibit.
 const link = {
   values: new URLSearchParams(),
@@ -55,7 +55,7 @@ const shown = {
   get minor() { return link.get("all") === "1"; },
   has(name) { return !link.all("off").includes(name) && (this.minor || !isMinor(name)); },
 };
-const redraw = [];  // functions that draw what depends on it
+const redraw = [];  // functions that redraw the parts that depend on what is shown
 const show = (name, value) => { link.set(name, value); redraw.forEach((one) => one()); };
 
 const drawSwitches = () => {
@@ -68,7 +68,7 @@ const drawSwitches = () => {
 };
 redraw.push(drawSwitches);
 
-// ---------------------------------------------------------------- what is pointed at
+// ---------------------------------------------------------------- the arm under the pointer
 
 const pointing = { name: null, listeners: [] };
 const pointAt = (name) => {
@@ -84,7 +84,7 @@ const pointed = (name) => ({ "data-arm": name, onpointerenter: () => pointAt(nam
 const say = (text) => { byId("said").textContent = text; };
 const copy = async (text, button) => {
   try { await navigator.clipboard.writeText(text); }
-  catch {  // without permission, as in a page without a server
+  catch {  // the clipboard is not permitted, as on a page opened without a server
     const field = make("textarea", { class: "unseen" }, text);
     document.body.append(field); field.select(); document.execCommand("copy"); field.remove();
   }
@@ -102,7 +102,7 @@ const FORMS = {
     return [`\\begin{tabular}{l${"r".repeat(header.length - 1)}}`, "\\toprule", line(header), "\\midrule", ...rows.map(line), "\\bottomrule", "\\end{tabular}"].join("\n");
   },
 };
-// Buttons that copy numbers; header and rows are asked for when one is pressed, so that they are what is shown then.
+// Buttons that copy numbers; header and rows are computed when a button is pressed, so that they match what is shown.
 const copies = (numbers) => ["Copy: ", ...Object.entries(FORMS).map(([name, form]) => make("button", {
   type: "button", class: "small", onclick: (event) => { const [header, rows] = numbers(); copy(`${form(header.map(flatCell), rows.map((row) => row.map(flatCell)))}\n`, event.target); },
 }, name))];

@@ -1,4 +1,4 @@
-// Which episodes are shown: columns to filter by come with the page, texts in shards when they are asked for.
+// Filters and search of episodes: the page holds the columns to filter by; the texts are loaded in shards when they are needed.
 const state = { index: null, n: 0, found: [], selected: -1, shards: new Map(), run: 0 };
 const FILTERS = ["arm", "seed", "mode", "transition", "verdict", "text", "tokens", "reward", "sort"];
 const SORTS = { "longest first": ["tokens", -1], "shortest first": ["tokens", 1], "highest reward first": ["reward", -1], "lowest reward first": ["reward", 1] };
@@ -35,7 +35,7 @@ const placeOf = (i) => {
 
 const buildFilters = () => {
   const p = state.index, c = p.columns, kinds = [...new Set(c.path)].map((path) => PATHS[path]);
-  // Another filter shows other episodes, so a link copied afterwards names none.
+  // A changed filter may hide the selected episode, so the link no longer names one.
   const changed = () => { link.set("episode", ""); return refilter(); };
   const choice = (name, label, options, any = "any") => make("label", {}, label, make("select", { name, onchange: changed }, make("option", { value: "" }, any), ...options.map((text) => make("option", { value: text }, text))));
   const range = (name, label, hint) => make("label", {}, label, make("input", { name, size: 8, placeholder: hint, title: "such as >50, <=3, 10-20 or 1", oninput: delayed(changed, 150) }));
@@ -49,7 +49,7 @@ const buildFilters = () => {
 };
 const readFilters = () => { for (const name of FILTERS) byId("filters").elements[name].value = link.get(name) ?? ""; };
 
-// A condition such as ">50", "<=3", "10-20" or "1"; everything fits one that is not understood, and the field says so.
+// Parses a condition such as ">50", "<=3", "10-20" or "1"; an invalid one matches every value, and the field is marked as invalid.
 const within = (field) => {
   const text = field.value.trim(), one = /^(>=|<=|>|<|=)?\s*(-?[\d.]+)$/.exec(text), two = /^(-?[\d.]+)\s*-\s*(-?[\d.]+)$/.exec(text);
   field.setCustomValidity(text && !one && !two ? "such as >50, <=3, 10-20 or 1" : "");
@@ -74,7 +74,7 @@ const filtered = () => {
   if (SORTS[get("sort")]) { const [name, sign] = SORTS[get("sort")]; found.sort((a, b) => sign * (c[name][a] - c[name][b]) || a - b); }
   return found;
 };
-// Of these, the ones whose task or attempts hold a text; shards are read one after the other, and what was found is shown meanwhile.
+// Searches episodes whose task or attempts contain a text. Shards are read one after the other; results so far are shown in between.
 const holding = async (text, among, run) => {
   const p = state.index, needle = text.toLowerCase(), tasks = p.tasks.map((task) => task.join("\n").toLowerCase().includes(needle));
   const wanted = [...new Set(among.map(shardOf))].sort((a, b) => a - b), hit = new Set(among.filter((i) => tasks[p.columns.task[i]]));
@@ -100,7 +100,7 @@ function refilter() {
   for (const name of FILTERS) link.set(name, fields[name].value);
   state.selected = -1;
   byId("list").scrollTop = 0;
-  byId("detail").replaceChildren(make("p", { class: "caption" }, "Choose an episode: click, or j and k."));
+  byId("detail").replaceChildren(make("p", { class: "caption" }, "Select an episode: click on it, or press j or k."));
   if (!text) { showFound(found); return Promise.resolve(); }
   return holding(text, found, run).catch((error) => { byId("found").textContent = `The texts cannot be searched: ${error.message}.`; });
 }

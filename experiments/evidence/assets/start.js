@@ -1,9 +1,9 @@
-// Theme, keyboard, paper, and the order in which the parts of the page come to life.
+// Theme, keyboard, printing, and the order in which the parts of the page are started.
 const isDark = () => document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 const setTheme = (name) => { document.documentElement.dataset.theme = name; figures.again(); };
 const theme = () => setTheme(isDark() ? "light" : "dark");
 
-// On paper stand all sentences, tables and figures, in light colours, not only those that are chosen.
+// A printed page has all sentences, tables and figures in light colours, not only the selected ones.
 let beforePrint = null, unfolded = [];
 addEventListener("beforeprint", () => {
   beforePrint = isDark() ? "dark" : "light";
@@ -25,7 +25,7 @@ drawAbsent();
 if (!exhibits.some((item) => item.kind === "figure")) byId("figures").hidden = true;
 if (data.empty) byId("episodes").hidden = true;
 const linkTo = (id) => document.querySelector(`nav a[href="#${id}"]`);
-if (exhibits[0]?.kind === "figure") for (const of of [byId, linkTo]) of("tables").before(of("figures"));  // what comes first stands first
+if (exhibits[0]?.kind === "figure") for (const of of [byId, linkTo]) of("tables").before(of("figures"));  // if the first exhibit is a figure, the figures come before the tables
 for (const one of document.querySelectorAll("main > section")) linkTo(one.id).hidden = one.hidden;
 
 const goTo = (id) => byId(id)?.scrollIntoView();
@@ -60,10 +60,10 @@ const readEpisodes = async () => {
   buildFilters();
   const episode = link.get("episode");
   const found = refilter().then(() => { if (episode) { link.set("episode", episode); openLinked(); } });
-  if (!link.get("text")) await found; // a search for text reads every file of texts, and the figures do not wait for it
+  if (!link.get("text")) await found; // the figures do not wait for a text search, which reads every shard
 };
 const painted = new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
-// The list first: starting plotly keeps the page busy for longer than reading the index of 50,000 episodes does.
+// The list of episodes comes first: starting plotly takes longer than reading the index of 50,000 episodes.
 (data.empty ? painted : painted.then(readEpisodes).catch((error) => { byId("found").textContent = `The episodes could not be read (${error.message}); the raw files are beside this page.`; })
 ).then(() => unpack(byId("plotly").textContent)).then(startFigures).catch((error) => { byId("figure").textContent = `The figures could not be drawn (${error.message}); their files are in exhibits/.`;
 }).then(() => { goTo(link.get("at")); document.body.dataset.ready = "true"; });

@@ -1,4 +1,4 @@
-// Tabs with the keyboard of a tab list, tables, and what the runs cannot show.
+// Tabs with keyboard control, tables, and the list of exhibits that the runs lack data for.
 const tabs = (place, panel, key, items, show) => {
   const buttons = items.map((item, i) => make("button", {
     type: "button", role: "tab", id: `tab-${item.id}`, "aria-controls": panel.id, title: item.title, onclick: () => select(i),
@@ -26,13 +26,13 @@ const isFigure = (item) => item.id.startsWith("F");
 const drawAbsent = () => {
   for (const [place, items] of [["tables", exhibits.filter((item) => !isFigure(item))], ["figures", exhibits.filter(isFigure)]]) {
     const missing = items.filter((item) => item.kind === "absent");
-    if (missing.length) byId(place).append(make("details", { class: "about" }, make("summary", {}, `Not there: ${missing.length}`),
+    if (missing.length) byId(place).append(make("details", { class: "about" }, make("summary", {}, `Not available from these runs: ${missing.length}`),
       make("ul", {}, ...missing.map((item) => make("li", {}, `${item.title} (${item.id}): ${item.reason}`)))));
   }
 };
 
-// Header and rows of a table as they are shown: one view, without folded arms, the first columns. On paper everything
-// is there, and a column says of which episodes a row is.
+// Header and rows of a table as they are shown: one view, without hidden arms, the first columns. With `everything`, as
+// for printing, all are returned, and a column names the episodes that a row is about.
 const partOf = (item, everything = false) => {
   const columns = item.lead && !everything && link.get("columns") !== "all" ? item.lead : item.header.length;
   const mixed = everything && new Set(item.views).size > 1, named = (row, view) => mixed ? [row[0], view, ...row.slice(1)] : row;
@@ -40,7 +40,7 @@ const partOf = (item, everything = false) => {
   const rows = item.rows.flatMap((row, i) => isShown(row, i) ? [named(row.slice(0, columns), item.views[i])] : []);
   return [named(item.header.slice(0, columns), "episodes"), rows];
 };
-// What a sheet of paper holds beside the columns that say of what a row is; more columns stand below, as a table of their own.
+// Number of columns that fit a printed page beside those that name the row; further columns become a table of their own below.
 const SHEET = 7;
 const sheetsOf = (item) => {
   const [header, rows] = partOf(item, true), names = header[1] === "episodes" ? 2 : 1, sheets = [];
@@ -49,7 +49,7 @@ const sheetsOf = (item) => {
   return sheets.map(([first, ...rest]) => tableOf(item, [first, rest]));
 };
 const tableOf = (item, [header, rows] = partOf(item)) => {
-  const inWords = header.map((_, i) => rows.some((row) => row[i].split("\n")[0].length > 40) ? "words" : null);  // a column is set alike
+  const inWords = header.map((_, i) => rows.some((row) => row[i].split("\n")[0].length > 40) ? "words" : null);  // all cells of a column have the same style
   const cell = (text, i) => {
     const [first, ...rest] = text.split("\n"), node = make(i ? "td" : "th", { class: inWords[i], scope: i ? null : "row" }, first);
     if (rest.length) node.append(make("br"), make("small", {}, rest.join(" ")));

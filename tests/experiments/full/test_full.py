@@ -163,7 +163,7 @@ def test_the_thesis_leaves_a_dry_run_out_and_says_so(tmp_path, capsys):
     result = {"study": "skills", "size": "full", "dry_run": True, "claims": [], "rows": []}
     (tmp_path / "study.json").write_text(json.dumps(result))
     assert read_studies(tmp_path, "full") == {}
-    assert "left out, a dry run on random weights says nothing of skills" in capsys.readouterr().out
+    assert "left out, a dry run on random weights says nothing about skills" in capsys.readouterr().out
 
 
 def test_only_a_full_size_has_a_dry_run_and_a_folder_stays_what_it_was(tmp_path):
@@ -172,7 +172,7 @@ def test_only_a_full_size_has_a_dry_run_and_a_folder_stays_what_it_was(tmp_path)
             config("skills", size="tiny", dry_run=word)
     stored = "study: {name: skills}\nsize: full\ndry_run: null\nseeds: [3]\n"
     (tmp_path / "config.yaml").write_text(stored)
-    with pytest.raises(UserError, match="was begun with size=full; go on"):
+    with pytest.raises(UserError, match="was started with size=full; continue"):
         run_study(config("skills", dry_run=False), tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_judgments_are_shared_out_over_both_orders(size):
 
 def test_a_dry_run_stands_for_the_architectures_that_it_knows(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(ValueError, match=r"stands for qwen2, qwen3, llama, not for gpt2; dry_run=false"):
+    with pytest.raises(ValueError, match=r"can imitate qwen2, qwen3, llama, not gpt2; dry_run=false"):
         write_dry_model(str(tmp_path), tmp_path / "dry")
     with pytest.raises(ValueError, match=r"settings\.model=.*use a folder with a model"):
         write_dry_model(str(tmp_path / "nothing"), tmp_path / "dry")

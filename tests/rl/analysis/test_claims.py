@@ -122,17 +122,17 @@ def test_the_gate_announces_and_is_checked():
     assert [row["gate_hit"] for row in outcomes] == [True, False, False, True]
     _, cells, said = record([*outcomes, {"seed": 0, "accuracy": 1.0}])
     assert len(cells) == 4
-    constant = "One that is always open would have been right in 2 of 4, one that never opens in 2."
+    constant = "A gate that is always open would have been right in 2 of 4, one that never opens in 2."
     assert said == f"The gate was right in 2 of 4 trainings. {constant}"
     untrained = {"seed": 0} | shut.outcome(None, "y")
     _, cells, said = record([*outcomes, untrained])
     assert cells[-1][-2:] == ["-", "not tested"]
     assert said == (
-        "The gate was right in 2 of 4 trainings. 1 more of its readings was not tested: nothing was trained, or read. "
-        f"{constant}"
+        "The gate was right in 2 of 4 trainings. 1 more of its readings was not tested: nothing was trained, or the "
+        f"gate had nothing to measure. {constant}"
     )
     both = [*outcomes, {"seed": 0} | shut.outcome(0.0, "y", "control")]
-    assert record(both)[2].endswith("By whose signal it was: self 2 of 4, control 1 of 1.")
+    assert record(both)[2].endswith("By kind of signal: self 2 of 4, control 1 of 1.")
     unread = {"seed": 0} | Gate.of_texts(np.zeros(0), right[:, 0]).outcome(0.1, "z") | {"gate_gap": None}  # as stored
     assert record([unread | {"gate_low": None, "gate_high": None}])[1][0][3:5] == ["-", "-, -"]
     assert unread["gate_hit"] is None
