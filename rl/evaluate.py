@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from envs import Task
 from rl.analysis.rows import EvalRow
+from rl.backends.flops import release_freed
 from rl.rollout import EpisodePlan, Rollout
 from rl.types import Episode, RunStoppedError, Turn, derive_seed
 
@@ -44,6 +45,7 @@ def play(
         for index, task in enumerate(tasks)
         for sample in range(n_samples)
     ]
+    release_freed()  # of training, or of the mode before, whose holes in memory this mode could not use
     episodes = rollout.run(plans, temperature, on_episode)
     # Overflowed activations still produce answers, whose rates would look like those of a bad policy. A sum is finite
     # only if all of its terms are.

@@ -134,7 +134,7 @@ class HFEngine:
     def sleep(self) -> None:
         """Frees the stored keys and values of earlier turns; the model stays in memory."""
         self._store.kept.clear()
-        release_freed(self._model.device)
+        release_freed()
 
     def wake(self) -> None:
         """Does nothing, since there is nothing to restore."""
