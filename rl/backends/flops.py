@@ -68,8 +68,8 @@ def memory_gib(device: torch.device) -> float:
 
 def release_freed() -> None:
     """Returns the freed memory of this process to the system, if its C library is glibc."""
-    # An update, a batch that is sampled and an evaluation allocate blocks of different sizes, which do not fit into each
-    # other's holes. glibc keeps the holes, so that without this call SmolLM2-135M grew from 3.4 to 4.1 GiB in 15 steps.
+    # Updates, sampling and evaluations allocate blocks of different sizes, which do not fit into each other's holes.
+    # glibc keeps the holes, so that without this call SmolLM2-135M grew from 3.4 to 4.1 GiB in 15 steps.
     with contextlib.suppress(OSError, AttributeError):  # malloc_trim exists only in glibc
         ctypes.CDLL(None).malloc_trim(0)
 
