@@ -83,7 +83,7 @@ def test_a_budget_that_is_no_multiple_of_a_step_is_said():
     # The budget is a multiple of a batch with the algorithm's groups, but not of one with the stage's larger groups.
     large = asked(episodes=3072)
     large.algorithm.stages = {"main": StageConfig(group_size=16)}
-    assert "leaves 1,024 over" in uneven_budget(large)
+    assert "leaves 1,024 episodes over, too few for a further batch" in uneven_budget(large)
     assert "so this run samples 2,048 episodes" in uneven_budget(large)
     offline = SFTConfig(name="x", offline=OfflineConfig(iterations=3, group_size=4))
     offline.training.episodes = 100

@@ -248,5 +248,5 @@ def test_what_a_rule_cannot_use_is_refused(changes, message):
 def test_a_group_reward_is_refused_where_a_rule_decides():
     cfg = sft_config(rule="star")
     cfg.env.group_reward = "majority"
-    with pytest.raises(ValueError, match=r"env\.group_reward=majority pays online training"):
+    with pytest.raises(ValueError, match=r"env\.group_reward=majority is for online training"):
         offline_trainer(cfg, Workbench.build(cfg), lambda _: None)
