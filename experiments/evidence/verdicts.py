@@ -99,8 +99,8 @@ def of_arm(comparison: Comparison, line: ArmLine) -> str:
         if line.detectable > 0:  # it is 0 if no answer changed, and says nothing then
             least = percent(line.detectable)
             sentence += (
-                f" On {counted(comparison.n_tasks, 'task')} with so many changes {least} points are found "
-                "four times in five."
+                f" With {counted(comparison.n_tasks, 'task')} and this many changed answers, a true delta of {least} "
+                "points has an 80 % chance to be found."
             )
     if comparison.attempts > 2:
         whole = line.rates[f"delta_t{comparison.attempts}"]
