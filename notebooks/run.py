@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = {"text/html": "_repr_html_", "image/svg+xml": "_repr_svg_"}
-"""What a notebook asks of the value of a cell's last line, by the type that comes of it."""
+"""Methods that a notebook calls on the value of a cell's last line, by the MIME type of what they return."""
 
 
 class CellError(Exception):
