@@ -1,1 +1,1 @@
-"""Side-by-side speed and cost. Each prints a table and writes JSON; none runs in CI."""
+"""Benchmarks of speed, cost and robustness, to be run by hand; tests only check that small versions of some work."""

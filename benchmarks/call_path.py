@@ -1,9 +1,9 @@
-"""How long the way through the code is: which functions and files one training step enters.
+"""Length of the call path: the functions and files of this project that one training step enters.
 
-``python -m benchmarks.call_path`` plays one task with two episodes of two turns on the embedded model and takes one
-optimiser step; then the same once more. It counts functions of this project only, once each, the files that they are
-in, and how often the program goes from a function of one file straight to one of another. What a reader has to follow
-is what this measures; how often a function is called is not.
+``python -m benchmarks.call_path`` takes two training steps on the embedded model, each with two episodes of two turns
+on one task and one optimiser step. It counts the distinct functions of this project, the files that contain them, and
+the distinct pairs of functions in which one calls the other directly across files. These counts measure how much code
+a reader has to follow, so it does not matter how often a function is called.
 """
 
 import json
@@ -28,16 +28,16 @@ _INLINE = ("<lambda>", "<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>")
 
 
 class CallPath:
-    """Records calls between functions of this project while it is the profiler."""
+    """Profiler for ``sys.setprofile`` that records calls between functions of this project."""
 
     def __init__(self) -> None:
         self.functions: Counter[CodeType] = Counter()
         self.changes: Counter[tuple[str, str]] = Counter()
 
     def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
-        """``sys.setprofile``'s hook."""
+        """Handles one event of ``sys.setprofile``."""
         code = frame.f_code
-        # A comprehension is a part of the function it stands in, for a reader.
+        # To a reader, a lambda or comprehension is part of the function that contains it, so neither counts by itself.
         if event != "call" or not _is_ours(code) or code.co_name in _INLINE:
             return
         self.functions[code] += 1
@@ -46,7 +46,7 @@ class CallPath:
             self.changes[(_name(caller.f_code), _name(code))] += 1
 
     def report(self) -> dict[str, Any]:
-        """Functions, files and file changes: how many, and which."""
+        """Number and names of the functions, files and calls across files."""
         files = Counter(_file(code) for code in self.functions)
         return {
             "functions": len(self.functions),
@@ -72,7 +72,7 @@ def _name(code: CodeType) -> str:
 
 
 def measure(algorithm: str = "score") -> dict[str, dict[str, Any]]:
-    """The way of the first ``train_step`` of a run and of the second, which finds built what the first one built."""
+    """Call paths of a run's first ``train_step`` and of its second, which reuses what the first one built."""
     register_schemas()
     with initialize_config_dir(CONFIGS, version_base=None):
         overrides = [f"algorithm={algorithm}", "algorithm.group_size=2", "training.tasks_per_step=1"]
@@ -93,7 +93,7 @@ def measure(algorithm: str = "score") -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Prints the table and writes JSON."""
+    """Measures both steps, prints the counts and writes them as JSON."""
     found = measure()
     for name in ("functions", "files", "file_changes"):
         print(f"{name.replace('_', ' '):14s}{found['first'][name]:5d}{found['second'][name]:5d}")

@@ -1,12 +1,13 @@
-"""Training on one GPU in figures, beside TRL's ``GRPOTrainer``: one command of less than ten minutes.
+"""Speed and memory of training on one GPU, compared with TRL's ``GRPOTrainer``, in less than ten minutes.
 
 ``python -m benchmarks.gpu`` measures tokens per second of sampling and update, model FLOPs utilisation and peak memory,
 then runs the tests that need a GPU; ``size=smoke`` does the same with a toy model on any machine. Nothing is
-downloaded: the models have Qwen2's shapes and random weights, their tokenizer's words are made up, and chance says
-which answers are right, so that every group has a gradient. What cannot be measured, for want of memory, time or TRL,
-is named and left out. Prints a table, writes ``runs/benchmarks/gpu.json`` and ``gpu.md``.
+downloaded: the models have Qwen2's shapes and random weights, and the tokenizer's words are made up. A hash decides
+which answers are right, about half of them, so that groups have a gradient. Rows that cannot be measured because
+memory, time or TRL is missing are listed as skipped. Prints a table, and writes ``runs/benchmarks/gpu.json`` and
+``gpu.md``.
 
-Options: ``--minutes`` for all of it, ``--tests 0`` for no tests; further overrides of ``experiments.train`` hold for
+Options: ``--minutes`` limits the total time, ``--tests 0`` skips the tests; overrides of ``experiments.train`` apply to
 every row.
 """
 
@@ -32,13 +33,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "1.5B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12},
     "smoke": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
 }
-"""Of Qwen2.5's models, all with two heads of keys and values."""
+"""Shapes of Qwen2.5 models and of a toy model; all have two key-value heads."""
 TESTS_S = 100
-"""Kept for the tests."""
+"""Seconds reserved for the tests."""
 
 
 class Row(NamedTuple):
-    """What is measured: a model, a side, and its options."""
+    """One row of the table: the model, the side (``ours`` or ``trl``), the precision and whether the head is fused."""
 
     model: str
     side: str
@@ -47,7 +48,7 @@ class Row(NamedTuple):
 
 
 class Size(NamedTuple):
-    """How much is measured: the rows, most important first, and the shape of a batch."""
+    """Size of the benchmark: its rows, most important first, the vocabulary, and the shape of a batch."""
 
     rows: Sequence[Row]
     vocabulary: int
@@ -67,7 +68,7 @@ GROUP = 8
 
 
 def make_model(name: str, vocabulary: int, folder: Path) -> Path:
-    """Saves a model with random weights, in bfloat16, and its tokenizer, unless it is there already."""
+    """Saves a model with random bfloat16 weights and its tokenizer, unless the folder already holds a model."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from benchmarks.words import words
@@ -90,17 +91,17 @@ def make_model(name: str, vocabulary: int, folder: Path) -> Path:
     )
     torch.manual_seed(0)
     tokenizer.save_pretrained(folder)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # a host takes a minute to draw 1.5B numbers
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # a CPU takes a minute for 1.5B weights
         model = Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     return folder
 
 
 def measure(row: Row, size: Size, overrides: list[str], limit_s: float) -> dict[str, float]:
-    """One step of a row, after one with short answers that warms up.
+    """Measures one training step of a row, after a warm-up step with short answers.
 
     Raises:
-        SideError: With the cause, if there is nothing to measure.
+        SideError: If the row cannot be measured; the message is the cause.
     """
     began = time.perf_counter()
     if importlib.util.find_spec("trl") is None and (row.side == "trl" or row.fused):
@@ -126,14 +127,15 @@ def measure(row: Row, size: Size, overrides: list[str], limit_s: float) -> dict[
     }
     arguments = ["--warmup", str(max(2, size.new_tokens // 32)), *(f"{k}={v}" for k, v in settings.items()), *overrides]
     with Side("benchmarks.train_step", row.side, arguments) as side:
-        side.step(limit_s)  # warms up: libraries choose kernels, memory is reserved
+        side.step(limit_s)  # warm-up: libraries choose kernels and memory is reserved
         return summarise([side.step(max(1.0, limit_s - time.perf_counter() + began))])
 
 
 def utilisation(row: Row, size: Size, found: dict[str, float]) -> float | None:
-    """Model FLOPs of the policy's forward and backward pass, by TRL's count, over what the GPU could do meanwhile.
+    """Model FLOPs utilisation (MFU) of the update; ``None`` without a GPU of known peak or without TRL.
 
-    The time is all that is not sampling: the reference's forward pass is in it, its FLOPs are not.
+    FLOPs are those of the policy's forward and backward pass, as TRL counts them. Time is all of the step that is not
+    sampling: it includes the reference policy's forward pass, whose FLOPs are not counted.
     """
     if not torch.cuda.is_available() or importlib.util.find_spec("trl") is None:
         return None
@@ -150,10 +152,11 @@ def utilisation(row: Row, size: Size, found: dict[str, float]) -> float | None:
 
 
 def run_tests(limit_s: float) -> str:
-    """The outcome of the tests that need a GPU, in a line."""
+    """Runs the tests that need a GPU and returns their outcome in one line."""
     if not torch.cuda.is_available():
         return "skipped: no GPU"
-    # Where pytest-benchmark is installed it warns of several processes, and a warning is an error in our tests.
+    # pytest-benchmark, if installed, warns when tests run in several processes, and our pytest settings turn warnings
+    # into errors.
     options = ["-q", "-n", "4", "-p", "no:benchmark", "-m", "gpu"]
     command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests" / "rl" / "test_gpu.py")]
     try:
@@ -167,7 +170,7 @@ def run_tests(limit_s: float) -> str:
 
 
 def markdown(results: list[dict[str, Any]], tests: str, device: str) -> str:
-    """The table for ``docs/performance.md``."""
+    """Formats the results as the Markdown table for ``docs/performance.md``."""
     lines = [
         "| model | side | precision | head | s per step | sampling tokens/s | update tokens/s | MFU | peak memory |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -189,7 +192,7 @@ def markdown(results: list[dict[str, Any]], tests: str, device: str) -> str:
 
 
 def main() -> None:
-    """Every row in a process of its own, then the tests; writes what there is after each."""
+    """Measures each row in its own process, then runs the tests; stores the results so far after each row."""
     options, overrides = split_arguments(sys.argv[1:])
     name = next((word.removeprefix("size=") for word in overrides if word.startswith("size=")), "full")
     overrides = [word for word in overrides if not word.startswith("size=")]
@@ -214,7 +217,8 @@ def main() -> None:
         started = time.perf_counter()
         left, found, mfu, skipped = deadline - started - kept, None, None, ""
         try:
-            # A row that would be broken off in the middle takes the time of those behind it; TRL's take the longest.
+            # A row that is stopped halfway wastes time that later rows could use, so a row is skipped if the slowest
+            # row of its side so far took longer than the time left. TRL's rows take the longest.
             if left < longest.get(row.side, 0.0):
                 raise ShortageError("no time left; more with --minutes")
             found = measure(row, size, overrides, left)

@@ -1,4 +1,4 @@
-"""Our math grader beside plain math-verify: agreement, speed, hangs."""
+"""Compares our math grader with plain math-verify: agreement, speed and hangs."""
 
 import json
 import logging
@@ -56,15 +56,15 @@ _KILL_S = 12.0
 
 
 def compare(data: Path, n_tasks: int, n_pairs: int) -> dict[str, Any]:
-    """Both graders on an RL-like stream, on distinct pairs, and on hostile answers."""
-    # An RL-like stream repeats answers, as samples of one policy do, and rewards a cache; distinct pairs do not.
+    """Runs both graders on an RL-like stream, on distinct pairs, on the tests' tables and on hostile answers."""
+    # An RL-like stream repeats answers, as samples of one policy do, so a cache helps; on distinct pairs it does not.
     golds = load_golds(data)
     distinct = list(distinct_pairs(golds, seed=0))
     random.Random(1).shuffle(distinct)
     streams = {"RL-like, 8 answers a task": rl_stream(golds, n_tasks, seed=0), "all distinct": distinct[:n_pairs]}
     score_answer(
         r"\int_0^1 2x\,dx", r"\int_0^1 x+x\,dx", deadline_s=60
-    )  # the workers are up, as after the first step of a run
+    )  # starts the workers, which are already running after the first step of a training run
     rows, found = {}, defaultdict(list)
     for name, pairs in streams.items():
         ours, ours_s = _ours(pairs)
@@ -90,7 +90,7 @@ def compare(data: Path, n_tasks: int, n_pairs: int) -> dict[str, Any]:
 
 
 def on_tables() -> list[dict[str, Any]]:
-    """Both graders on the rows of the tests' tables, whose verdicts were written by hand; long responses left out."""
+    """Runs both graders on the tests' tables of hand-written verdicts, without responses of 300 or more characters."""
     from tests.rewards import math_rows, math_rows_kinds, math_rows_pairs
 
     groups = {
@@ -129,16 +129,17 @@ def _grade(gold: str, response: str) -> bool:
 
 def _ours(pairs: Sequence[Pair]) -> tuple[list[Score], float]:
     started = time.perf_counter()
-    # All at once, as a rollout hands a batch over: our workers take them in parallel.
+    # All pairs are submitted before the first result is awaited, as a rollout does with a batch, so that our workers
+    # grade in parallel.
     futures = [submit_answer(pair.answer, pair.gold) for pair in pairs]
     scores = [future.result() for future in futures]
     return scores, time.perf_counter() - started
 
 
 def _theirs(pairs: Sequence[Pair]) -> tuple[list[bool], float]:
-    """math-verify as it is used: parse both, verify; its own time-outs; one process a core."""
+    """Grades with math-verify in its usual way: parse both, then verify, default time-outs, one process per core."""
     with get_context("spawn").Pool() as pool:
-        pool.starmap(_grade, [("1", "1")] * 8, chunksize=1)  # imports
+        pool.starmap(_grade, [("1", "1")] * 8, chunksize=1)  # the imports are not timed
         started = time.perf_counter()
         verdicts = pool.starmap(_grade, [(pair.gold, f"\\boxed{{{pair.answer}}}") for pair in pairs], chunksize=25)
         return verdicts, time.perf_counter() - started
@@ -170,7 +171,7 @@ def _hang(answer: str) -> dict[str, Any]:
 
 
 def _hang_of_theirs(answer: str) -> str:
-    """In a process of its own, killed at 12 s: math-verify has no other way to be stopped."""
+    """Runs math-verify in its own process, which is killed after 12 s: nothing else stops it if its time-out fails."""
     code = (
         "import sys, json, time, logging\nlogging.disable(logging.ERROR)\nfrom math_verify import parse, verify\n"
         "answer = json.loads(sys.stdin.read())\nstarted = time.time()\n"

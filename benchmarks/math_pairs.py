@@ -1,6 +1,6 @@
-"""Pairs of (gold, answer) for comparing graders: what a policy might write for MATH's golds, by rule and seed.
+"""Pairs of (gold, answer) for comparing graders: answers that a policy might give to MATH, made by rule and seed.
 
-No model is asked: an answer is the gold written otherwise, the gold with a typical mistake, or another task's gold.
+No model is used: an answer is the gold in another form, the gold with a typical mistake, or another task's gold.
 """
 
 import json
@@ -25,7 +25,7 @@ class Pair:
 
 
 def load_golds(folder: Path) -> list[str]:
-    """Golds of MATH's test split: the last box of each solution."""
+    """Golds of MATH's test split: the last box of each solution; solutions without a box are left out."""
     lines = (folder / "math" / "test.jsonl").read_text().splitlines()
     boxes = [boxed(json.loads(line)["solution"]) for line in lines]
     return [found[-1] for found in boxes if found]
@@ -81,7 +81,10 @@ WRONG: tuple[Callable[[str, random.Random], str], ...] = (_number_changed, _numb
 
 
 def rl_stream(golds: list[str], n_tasks: int, seed: int) -> list[Pair]:
-    """Eight sampled answers a task, in the order of sampling, duplicates and all: some right, wrong ones from a few."""
+    """Eight answers for each of ``n_tasks`` tasks, with duplicates, as a policy would sample them.
+
+    The share of right answers is random for each task; wrong answers are chosen from four per task.
+    """
     rng = random.Random(seed)
     pairs = []
     for gold in rng.sample(golds, n_tasks):
@@ -97,7 +100,10 @@ def rl_stream(golds: list[str], n_tasks: int, seed: int) -> list[Pair]:
 
 
 def distinct_pairs(golds: list[str], seed: int) -> Iterator[Pair]:
-    """One answer for every gold, no pair twice: half of them the gold in another form, half a mistake."""
+    """Up to two answers for every gold, without repeating a pair.
+
+    The first is the gold in another form or with a mistake, with equal probability; the second is another task's gold.
+    """
     rng = random.Random(seed)
     seen: set[tuple[str, str]] = set()
     for gold in golds:

@@ -1,9 +1,10 @@
-"""Would sampling one batch ahead of the update be faster here? ``python -m benchmarks.one_step_ahead``.
+"""Measures whether sampling one batch ahead of the update would be faster: ``python -m benchmarks.one_step_ahead``.
 
-Two processes hold the same policy: one samples rollout batches, the other scores and updates on a stored one. They work
-in turns with all threads, as our trainer does, and then at the same time with half of the threads each, as a trainer
-would that samples with weights one step old. Handing weights and episodes over is left out, so the ratio is an upper
-bound. Any override of ``experiments.train`` works; prints each round and the ratio of the two times.
+Two processes hold the same policy: one samples rollout batches, the other scores and updates on a stored batch. They
+work in turns with all threads each, as our trainer does, and then at the same time with half of the threads each, as a
+trainer would that samples with weights one step old. Weights and episodes are not transferred between the processes, so
+the measured speed-up is an upper bound. Any override of ``experiments.train`` works; prints the times of each round and
+their ratio, then the median ratio.
 """
 
 import argparse
@@ -20,17 +21,19 @@ from benchmarks.train_step import load_config
 
 
 def work(asked: Connection, overrides: list[str], part: str) -> None:
-    """One half of training steps, one for every number of threads that is asked for; ends at 0.
+    """Repeats one half of the training step, once for every number of threads received; 0 ends the process.
 
     Args:
-        asked: Brings numbers of threads, takes seconds of a half step; the first answer, -1, says that all is loaded.
-        overrides: Of ``experiments.train``.
-        part: ``sample``, or ``update``, which scores and updates on the one batch that it sampled at its start.
+        asked: Connection that delivers numbers of threads and takes the seconds of each half step. The first message
+            sent is -1, once everything is loaded.
+        overrides: Overrides of ``experiments.train``.
+        part: ``sample``, or ``update``, which scores and updates on a batch that was sampled once at the start.
     """
     from rl.backends.distributed import Distributed
     from rl.workbench import Workbench
 
-    config = load_config([*overrides, "training.max_sampler_gap=0"])  # stored batches age
+    # The run must not stop at a large sampler gap: every update moves the policy further away from the stored batch.
+    config = load_config([*overrides, "training.max_sampler_gap=0"])
     bench = Workbench.build(config, Distributed(mixed_precision=config.algorithm.optim.mixed_precision))
     trainer = bench.trainer()
     stored = trainer.source.sample(trainer.stages[0], None)
@@ -41,14 +44,14 @@ def work(asked: Connection, overrides: list[str], part: str) -> None:
         if part == "sample":
             trainer.source.sample(trainer.stages[0], None)
         else:
-            trainer.step = 0  # of the weights that the stored batch was sampled from; others would be refused
+            trainer.step = 0  # version 0 sampled the stored batch; the trainer refuses a batch of another version
             with patch.object(trainer.source, "sample", return_value=stored):
                 trainer.train_step()
         asked.send(time.perf_counter() - began)
 
 
 def main() -> None:
-    """Both ways in every round, so that other work on the machine hurts both."""
+    """Measures both ways of working in every round, so that other work on the machine slows both down alike."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="after one that warms up")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of both halves together")
@@ -58,7 +61,7 @@ def main() -> None:
     for part in ("sample", "update"):
         halves[part], theirs = context.Pipe()
         context.Process(target=work, args=(theirs, options.overrides, part), daemon=True).start()
-        theirs.close()  # so that a half that ends with an error ends the measurement
+        theirs.close()  # otherwise recv() would wait forever for a half that ended with an error
     for half in halves.values():
         half.recv()
 

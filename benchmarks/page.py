@@ -1,9 +1,9 @@
-"""How long a large page takes to open: ``python -m benchmarks.page``, with Chromium and its driver installed.
+"""Measures how long a large report takes to open: ``python -m benchmarks.page``, with Chromium and its driver.
 
-The stored comparison of the tests is made large: its tasks are copied under other names until there are ``--episodes``
-evaluated episodes, and every attempt is made ``--words`` words longer. Its report is written, and Chromium opens the
-file, without a server. Seconds are the browser's own, from the start of the navigation: until the first screen has its
-arms, until the list has episodes, and until the whole page, figures included, is there.
+The benchmark enlarges the tests' stored comparison: tasks are copied under other names until there are at least
+``--episodes`` evaluated episodes, and every attempt gets ``--words`` more words. It writes the report, and Chromium
+opens the file without a server. Seconds are measured by the browser from the start of the navigation: until the first
+screen shows the arms, until the list shows episodes, and until the whole page, figures included, is ready.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from rl.tracking import read_jsonl
 
 STORED = Path(__file__).resolve().parent.parent / "tests" / "data" / "small_comparison.tar.gz"
 SHARE_OF_WORDS = 2000
-"""Different words in what is added, so that it packs about as well as prose."""
+"""Number of different words in the added text, chosen so that it compresses about as well as prose."""
 WATCH = """
 const seen = {}, note = (name, there) => { if (there && !(name in seen)) seen[name] = performance.now() / 1000; };
 const look = () => {
@@ -40,12 +40,12 @@ window.seen = seen;
 
 
 def enlarge(folder: Path, n_episodes: int, n_words: int) -> None:
-    """Copies the tasks of a stored comparison until it has so many episodes, with longer attempts.
+    """Copies the tasks of a stored comparison until it has enough episodes, and makes its attempts longer.
 
     Args:
-        folder: Of the comparison; its rows are written anew.
-        n_episodes: At least so many.
-        n_words: That are added to every attempt.
+        folder: Folder of the comparison; its rows are overwritten.
+        n_episodes: Minimum number of episodes afterwards.
+        n_words: Number of words added in front of every attempt.
     """
     paths, draw = sorted(folder.glob("arms/*/*/rows.jsonl")), random.Random(0)
     words = ["".join(draw.choices("abcdefghijklmnopqrst", k=draw.randint(2, 9))) for _ in range(SHARE_OF_WORDS)]
@@ -59,7 +59,11 @@ def enlarge(folder: Path, n_episodes: int, n_words: int) -> None:
 
 
 def open_page(path: Path, times: int) -> list[dict[str, float]]:
-    """Seconds until each part of a page is there, for every time that a fresh Chromium opens it."""
+    """Opens a page several times, each in a fresh Chromium, and returns what each time measured.
+
+    Keys are the parts of the page with the seconds until each was there, ``heap_mib`` (memory of the page's
+    JavaScript), ``episodes`` (number in the page) and ``texts_read`` (number of shards of texts that the page loaded).
+    """
     from selenium import webdriver
     from selenium.webdriver.support.wait import WebDriverWait
 
@@ -75,7 +79,6 @@ def open_page(path: Path, times: int) -> list[dict[str, float]]:
             driver.get(path.as_uri())
             WebDriverWait(driver, 120, 0.2).until(lambda it: "all of it" in it.execute_script("return window.seen"))
             seen = driver.execute_script("return window.seen")
-            # What the page's JavaScript holds.
             heap = driver.execute_script("return performance.memory.usedJSHeapSize")
             n = driver.execute_script("return [state.n, state.shards.size]")
             found.append(seen | {"heap_mib": heap / 2**20, "episodes": n[0], "texts_read": n[1]})
@@ -85,7 +88,7 @@ def open_page(path: Path, times: int) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Makes the page, opens it and prints the medians."""
+    """Writes the enlarged page, opens it repeatedly, and prints every measurement and the medians."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--episodes", type=int, default=50_000, help="evaluated episodes of the page")
     parser.add_argument("--words", type=int, default=60, help="words that are added to every attempt")

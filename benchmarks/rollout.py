@@ -1,7 +1,7 @@
-"""Sampling two-turn episodes: our rollout beside a ``rollout_func`` for TRL, same model, tasks and limits, in one run.
+"""Compares the speed of our two-turn rollouts with a ``rollout_func`` for TRL, on the same model, tasks and limits.
 
-``python -m benchmarks.rollout model=smollm2_135m``; any override of ``experiments.train`` works, ``engine=vllm`` too,
-also on a GPU. Each side runs in a process of its own; they take turns. Prints every batch and a table, writes
+``python -m benchmarks.rollout model=smollm2_135m``; any override of ``experiments.train`` works, also ``engine=vllm``
+and on a GPU. Each side has its own process, and the two take turns. Prints every batch and a table, and writes
 ``runs/benchmarks/rollout.json``.
 """
 
@@ -19,7 +19,7 @@ OUT = Path("runs/benchmarks/rollout.json")
 
 
 def serve(side: str, config: TrainConfig) -> None:
-    """In a side's process: samples one rollout batch after the other, each when it is asked for."""
+    """Runs in the process of one side: samples one rollout batch each time the parent process asks for it."""
     from benchmarks.two_turns_trl import TwoTurns, build
     from envs import Split
     from rl.rollout import EpisodePlan
@@ -33,7 +33,7 @@ def serve(side: str, config: TrainConfig) -> None:
     rollout, size, step = bench.rollout(Split.TRAIN), config.training.tasks_per_step, 0
     wait_for_turn()
     while True:
-        # A group of episodes of one task stands together, as in training: their prompt is read once.
+        # The episodes of a task are adjacent, as in training, so that an engine can process their common prompt once.
         chosen = [tasks[(step * size + i) % len(tasks)] for i in range(size) for _ in range(members)]
         started = time.perf_counter()
         if side == "trl":
@@ -43,19 +43,19 @@ def serve(side: str, config: TrainConfig) -> None:
         else:
             plans = [EpisodePlan(task, i, step * 1000 + i) for i, task in enumerate(chosen)]
             n_tokens = sampled_tokens(rollout.run(plans, config.algorithm.temperature))
-            bench.publish(step + 1)  # as after every update: the next step reads its prompts anew
+            bench.publish(step + 1)  # clears cached keys and values, as every update does in training
         seconds, step = time.perf_counter() - started, step + 1
         hand_over(seconds, seconds, n_tokens, bench.distributed.device)
 
 
 def main() -> None:
-    """Both sides in turns; or one of them, for the parent process."""
+    """Lets both sides take turns; with ``--side``, which the parent process sets, serves that one side."""
     options, overrides = split_arguments(sys.argv[1:])
     if side := options.get("side"):
         serve(side, load_config(overrides))
         return
     config, n_steps = load_config(overrides), int(float(options.get("steps", STEPS)))
-    # TRL's side generates with transformers on the same device; our engine is what the overrides say.
+    # Overrides of the engine choose ours; TRL's side always generates with transformers, on the same device.
     others = [word for word in overrides if not word.startswith("engine")]
     arguments = {"ours": overrides, "trl": others}
     take_turns("benchmarks.rollout", arguments, n_steps, f"two-turn rollouts, our engine: {config.engine.name}", OUT)

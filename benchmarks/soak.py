@@ -1,10 +1,12 @@
-"""Many short runs in one folder, with all that goes wrong on clusters: ``python -m benchmarks.soak``.
+"""Soak test of many short runs that are killed, damaged and resumed in one folder: ``python -m benchmarks.soak``.
 
-All runs start at once with ``resume=auto`` and are killed at random moments by SIGTERM and SIGKILL until each has had
-its share. The last run is also killed when it has two checkpoints, so that on a machine of any speed the newest of them
-is damaged once and the disk is full once. Every time the same command is
-given again. In the end there must be one finished folder per run and nothing else, and for every seed the policy, the
-metrics and the evaluated rows must be those of a run that nobody disturbed, byte for byte.
+All runs start at once with ``resume=auto`` and are killed at random moments by SIGTERM or SIGKILL, each up to a fixed
+number of times. The last run is also killed whenever it has two checkpoints, until the newest checkpoint was damaged
+once and the disk was full once; this way both happen on a machine of any speed. Each time a process ends early, the
+same command is given again. At the end there must be one finished folder per run, at least one run must have fallen
+back from a damaged checkpoint, and no folder with an identity may be unfinished. Policy and evaluated rows must equal
+those of an undisturbed run with the same seed byte for byte, and metrics must be equal except for times and system
+figures.
 """
 
 import argparse
@@ -37,14 +39,17 @@ ARGUMENTS = [
 ]
 FILES = ("policy/model.safetensors", "rows.jsonl")
 SIZES = {"ci": (4, 6, 1), "full": (30, 40, 2)}
-"""Runs, steps of each, and how often each is killed."""
+"""By name of the size: number of runs, training steps of each run, and most random kills of each run."""
 DISK_FULL = 2
-"""Exit status of a run that stops itself, as it does on a full disk."""
+"""Exit status of a run that stops itself, as a run on a full disk does."""
 
 
 @dataclass
 class Run:
-    """One of the runs, its present process (starved of disk or not), and the folder that it was last killed in."""
+    """One run: the random kills still to come, its current process, and the folder that its last process had locked.
+
+    ``starved`` says that the disk pretends to be full for the current process.
+    """
 
     seed: int
     log: Path
@@ -56,7 +61,7 @@ class Run:
 
 
 def main() -> None:
-    """Runs the undisturbed seeds, then the disturbed ones, and compares."""
+    """Runs the experiment and prints its outcome; the exit status is 1 if a check failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"))
@@ -72,14 +77,17 @@ def main() -> None:
 
 
 def soak(folder: Path, n_runs: int, n_steps: int, n_kills: int, tmpfs: bool = False) -> dict:
-    """The whole experiment; two runs share a seed, so that they could take each other's folders.
+    """Runs every seed undisturbed, then all runs with disturbances, and compares the results.
+
+    Two disturbed runs share each seed, so that they compete for each other's folders.
 
     Args:
-        folder: Where everything goes.
-        n_runs: Disturbed runs.
-        n_steps: Rollout batches of each.
-        n_kills: How often each is killed.
-        tmpfs: Mount a small file system and fill it; needs root. Otherwise one process's disk pretends to be full.
+        folder: Folder for all runs and logs.
+        n_runs: Number of disturbed runs.
+        n_steps: Rollout batches of each run.
+        n_kills: Maximum number of random kills of each disturbed run.
+        tmpfs: Mount a small file system and fill it, which needs root; otherwise the disk pretends to be full for one
+            process.
     """
     began, rng = time.monotonic(), random.Random(0)
     quiet, wild = folder / "undisturbed", folder / "disturbed"
@@ -111,7 +119,7 @@ def soak(folder: Path, n_runs: int, n_steps: int, n_kills: int, tmpfs: bool = Fa
 
 @contextmanager
 def ended(runs: list[Run]) -> Iterator[None]:
-    """No run outlives an experiment that failed."""
+    """Kills the processes of all unfinished runs on leaving, so that none outlives an experiment that failed."""
     try:
         yield
     finally:
@@ -129,7 +137,11 @@ def drive(
     events: list[str],
     misfortunes: Sequence[str] = (),
 ) -> None:
-    """Starts all runs, disturbs them, and gives the same command again to each that ended, until it is done."""
+    """Starts all runs, disturbs them, and restarts each with the same command until it ends with status 0.
+
+    As long as one of the misfortunes has not happened, the last run kills itself whenever it has two checkpoints. The
+    names of all that happened are appended to ``events``.
+    """
     left, ballast = list(misfortunes), folder / "ballast"
     for run in runs:
         start(run, folder, n_steps, doomed=bool(left) and run is runs[-1])
@@ -138,14 +150,14 @@ def drive(
         for run in (run for run in runs if not run.done):
             pid, status = os.waitpid(run.pid, os.WNOHANG)
             if not pid:
-                # One that has no disk is left to end by itself, which is what is tried with it.
+                # A run on a full disk is not killed, because the test is whether it ends by itself.
                 if run.kills and not run.starved and rng.random() < 0.1 / len(runs):
                     run.kills -= 1
                     os.kill(run.pid, rng.choice([signal.SIGTERM, signal.SIGKILL]))
                 continue
             code = os.waitstatus_to_exitcode(status)
             events.append(f"ended with {code}")
-            run.folder = at_work(folder).get(run.pid)  # a process that was killed leaves its lock behind
+            run.folder = at_work(folder).get(run.pid)  # a killed process leaves its lock behind, which names its folder
             run.pid, run.done = 0, code == 0
             if code == DISK_FULL and "no space left" in run.log.read_text()[-1000:]:
                 ballast.unlink(missing_ok=True)
@@ -159,8 +171,13 @@ def drive(
 
 
 def befall(folder: Path, run: Run, runs: list[Run], left: list[str], rng: random.Random, events: list[str]) -> str:
-    """What else happens while a run is down, if its time has come; each misfortune happens once."""
-    # A process that has no folder yet may be looking at this one, and another may have it already.
+    """Picks and causes at most one misfortune while a run is down, removes it from ``left`` and returns its name.
+
+    ``damage`` and ``full mount`` happen here; for ``full disk`` the caller starts the next process accordingly. Returns
+    an empty string if nothing happens.
+    """
+    # Damage is done only if no process can be using the folder: another run of the same seed may have taken it over,
+    # and a process without a folder may be about to.
     others, working = {other.pid for other in runs if other.pid and other.seed == run.seed}, at_work(folder)
     free = others <= working.keys() and run.folder not in [working[pid] for pid in others]
     can_harm = "damage" in left and n_checkpoints(run) >= 2 and free
@@ -177,21 +194,22 @@ def befall(folder: Path, run: Run, runs: list[Run], left: list[str], rng: random
 
 
 def at_work(folder: Path) -> dict[int, Path]:
-    """The folder of every process that holds one."""
+    """Maps the process ids in the lock files to the folders that they lock."""
     locks = ((json.loads(path.read_text() or "{}"), path.parent) for path in folder.glob("soak/*/.lock.*"))
     return {lock["pid"]: path for lock, path in locks if lock}
 
 
 def n_checkpoints(run: Run) -> int:
-    """Whole checkpoints in the folder of a run that is not finished."""
+    """Number of complete checkpoints in the folder of a run; 0 if the run has no folder or is finished."""
     if run.folder is None or (run.folder / "result.json").exists():
         return 0
     return len(list(run.folder.glob("checkpoints/[0-9]*")))
 
 
 def start(run: Run, folder: Path, n_steps: int, disk_full: bool = False, doomed: bool = False) -> None:
-    """A process with the program's own command line, forked from this one, which has imported everything."""
-    # Importing takes longer than a step of this run; a fresh interpreter for every kill would take minutes.
+    """Starts the training command in a forked process, which may see a full disk or kill itself (``doomed``)."""
+    # This process has imported everything. Importing takes longer than a step of these runs, so a fresh interpreter
+    # after every kill would add minutes.
     run.pid = os.fork()
     if run.pid:
         return
@@ -215,11 +233,11 @@ def start(run: Run, folder: Path, n_steps: int, disk_full: bool = False, doomed:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
-        os._exit(code)  # not sys.exit: the parent's handlers and open files are none of this process's business
+        os._exit(code)  # sys.exit would run the parent's exit handlers and flush its open files in this process
 
 
 def break_the_disk() -> None:
-    """From the fourth synchronisation on there is no space left."""
+    """Replaces ``os.fsync`` in this process, so that it reports a full disk from the fourth call on."""
     real, calls = os.fsync, []
 
     def fsync(handle: int) -> None:
@@ -232,7 +250,7 @@ def break_the_disk() -> None:
 
 
 def die_with_two_checkpoints() -> None:
-    """Kills this process as soon as the second of its checkpoints is whole."""
+    """Replaces ``os.fsync``, so that this process kills itself once its folder has two complete checkpoints."""
     real = os.fsync
 
     def fsync(handle: int) -> None:
@@ -245,7 +263,7 @@ def die_with_two_checkpoints() -> None:
 
 
 def fill(ballast: Path) -> None:
-    """Takes all the room that there is."""
+    """Writes a file until the file system is full."""
     try:
         with ballast.open("wb") as file:
             while True:
@@ -255,20 +273,20 @@ def fill(ballast: Path) -> None:
 
 
 def damage(checkpoints: Path, rng: random.Random) -> None:
-    """Flips a bit in the newest one."""
+    """Flips one bit in a file of the newest checkpoint."""
     path = max(checkpoints.glob("[0-9]*")) / rng.choice(["__0_0.distcp", "rank_0.pt"])
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1  # the length stays: only a hash of the content tells
+    data[len(data) // 2] ^= 1  # the file keeps its length, so only a hash of its content can show the damage
     path.write_bytes(data)
 
 
 def compare(quiet: Path, wild: Path) -> list[str]:
-    """What of the disturbed runs is not as in the undisturbed run of the same seed."""
+    """Names the disturbed runs whose policy, rows or metrics differ from the undisturbed run of the same seed."""
     expected = {read_identity(run).config["seed"]: run for run in quiet.iterdir()}
     different = []
     for run in wild.iterdir():
         if not (run / IDENTITY).exists():
-            continue  # killed before it knew what it was
+            continue  # killed before it wrote its identity
         calm = expected[read_identity(run).config["seed"]]
         same = [(run / name).read_bytes() == (calm / name).read_bytes() for name in FILES]
         metrics = [[without_times(row) for row in read_jsonl(path / "metrics.jsonl")] for path in (run, calm)]
@@ -278,7 +296,7 @@ def compare(quiet: Path, wild: Path) -> list[str]:
 
 
 def without_times(row: dict) -> dict:
-    """What does not depend on the clock."""
+    """A row of metrics without the metrics that depend on time or on the machine's state."""
     return {name: value for name, value in row.items() if not name.startswith(("time/", "system/"))}
 
 

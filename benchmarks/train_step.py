@@ -1,9 +1,10 @@
-"""Our training step beside TRL's ``GRPOTrainer``: same model, tasks, batch, samples and loss, in one run.
+"""Compares our training step with TRL's ``GRPOTrainer`` on the same model, tasks, batch size, samples and loss.
 
 ``python -m benchmarks.train_step``; any override of ``experiments.train`` works, also on a GPU. Both sides play the
-same environment for two turns, compute a reference and take one optimiser step per batch. Each lives in a process of
-its own, so that memory is measured apart, and they take their steps in turns, so that other work on the machine hurts
-both; ten steps in all. Prints every step and a table, writes ``runs/benchmarks/train_step.json``.
+same environment for two turns, compute the reference policy's log-probs and take one optimiser step per batch. Each
+side has its own process, so that its memory is measured separately. The two take their steps in turns, ten in all
+unless ``--steps`` says otherwise, so that other work on the machine slows both down alike. Prints every step and a
+table, and writes ``runs/benchmarks/train_step.json``.
 """
 
 import json
@@ -36,14 +37,14 @@ SIDES = ("ours", "trl")
 STEPS = 4
 OUT = Path("runs/benchmarks/train_step.json")
 DEFAULT = "experiment=benchmark"
-"""Unless the overrides name another experiment, or ``experiment=none``."""
+"""Override that is added unless the overrides name another experiment or ``experiment=none``."""
 QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
 OPTIONS = ("--steps", "--minutes", "--tests", "--warmup", "--side")
 _MARK = "step "
 
 
 def load_config(overrides: list[str]) -> TrainConfig:
-    """The config of both sides."""
+    """Composes the config that both sides use."""
     register_schemas()
     chosen = any(override.startswith("experiment=") for override in overrides)
     overrides = [word for word in overrides if word != "experiment=none"] if chosen else [DEFAULT, *overrides]
@@ -54,20 +55,20 @@ def load_config(overrides: list[str]) -> TrainConfig:
 
 
 class SideError(RuntimeError):
-    """A side ended before its step did; the message is the cause in one line, the note the end of what it wrote."""
+    """A side's process ended before its step did; the message is the cause in one line, a note the end of stderr."""
 
 
 class ShortageError(SideError):
-    """There is not enough memory, time or software here."""
+    """A step could not be measured because memory, time or a package is missing."""
 
 
 class Side:
-    """One side in a process of its own, which takes a step when asked and waits in between.
+    """One side in its own process, which takes a step when asked and waits in between.
 
     Args:
-        module: Whose ``main`` serves the steps.
+        module: Module whose ``main`` serves the steps.
         side: ``ours`` or ``trl``.
-        arguments: Further ones of its command line.
+        arguments: Further arguments of the module's command line.
     """
 
     def __init__(self, module: str, side: str, arguments: list[str]) -> None:
@@ -82,15 +83,15 @@ class Side:
         )
 
     def step(self, limit_s: float = 3600.0) -> dict[str, float]:
-        """Seconds, those of sampling and of CPU time, sampled tokens and peak memory of one step.
+        """Takes one step and returns its seconds, sampling seconds, CPU seconds, sampled tokens and peak memory.
 
         Raises:
-            SideError: If the process ends.
-            ShortageError: If that is for want of memory, or the step takes longer than the limit.
+            SideError: If the process ends before the step does.
+            ShortageError: If the process runs out of memory, or the step takes longer than ``limit_s``.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        # The timer ends a step that takes too long: reading its answer blocks, and ends when the process does.
+        # Reading the answer blocks until the process answers or ends, so a timer kills a process that takes too long.
         began, timer, process = time.perf_counter(), threading.Timer(limit_s, self._process.kill), self._process.pid
         busy = sum(psutil.Process(process).cpu_times()[:2])
         timer.start()
@@ -100,7 +101,7 @@ class Side:
                 self._process.stdin.flush()
             for line in self._process.stdout:
                 if line.startswith(_MARK):
-                    # The clock of a process has ticks of 10 ms: a short step may see none.
+                    # CPU time is counted in ticks of 10 ms, so a short step may measure 0, which is then divided by.
                     busy = max(0.01, sum(psutil.Process(process).cpu_times()[:2]) - busy)
                     return json.loads(line.removeprefix(_MARK)) | {"cpu_seconds": busy}
         finally:
@@ -124,7 +125,7 @@ class Side:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.close()  # which the process takes as the end
+            self._process.stdin.close()  # the process exits when it reads the end of its stdin
         try:
             self._process.wait(60)
         except subprocess.TimeoutExpired:
@@ -134,9 +135,9 @@ class Side:
 
 
 def wait_for_turn() -> None:
-    """In a side's process: until the next step is asked for; ends the process when none will be."""
-    # The other side's turn: what is cached and free is its to use. Where there is enough for both it is kept, as in a
-    # run, since asking the device for it again can take as long as an update.
+    """Runs in the process of one side: waits until the next step is asked for; exits if the parent asks for no more."""
+    # GPU memory that PyTorch has only cached is released for the other side's turn, but not if half of the GPU's memory
+    # is free: allocating it again, which no training run has to do, can take as long as an update.
     if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] < torch.cuda.mem_get_info()[1] / 2:
         torch.cuda.empty_cache()
     if not sys.stdin.readline():
@@ -144,7 +145,14 @@ def wait_for_turn() -> None:
 
 
 def hand_over(seconds: float, sampling: float, sampled_tokens: int, device: torch.device) -> None:
-    """In a side's process: what a step took, in seconds, and then :func:`wait_for_turn`."""
+    """Runs in the process of one side: reports a step to the parent process, then calls :func:`wait_for_turn`.
+
+    Args:
+        seconds: Seconds of the whole step.
+        sampling: Seconds of sampling, a part of ``seconds``.
+        sampled_tokens: Number of tokens that the step sampled.
+        device: Device whose peak memory is reported too.
+    """
     from rl.backends.flops import peak_memory_gib
 
     step = {"seconds": seconds, "sampling": sampling, "sampled_tokens": float(sampled_tokens)}
@@ -153,12 +161,12 @@ def hand_over(seconds: float, sampling: float, sampled_tokens: int, device: torc
 
 
 def serve(side: str, config: TrainConfig, warmup: int) -> None:
-    """In a side's process: one optimiser step after the other, each when it is asked for.
+    """Runs in the process of one side: takes one optimiser step each time the parent process asks for it.
 
     Args:
         side: ``ours`` or ``trl``.
-        config: Of both.
-        warmup: Token limit of the turns of the first step; 0 for the config's own.
+        config: Config of both sides.
+        warmup: Token limit of each turn in the first step; 0 uses the config's limits.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -172,7 +180,7 @@ def serve(side: str, config: TrainConfig, warmup: int) -> None:
 
 
 def serve_ours(config: TrainConfig, warmup: int) -> None:
-    """Our trainer, as ``experiments.train`` builds it, without validation and checkpoints."""
+    """Serves the steps of our trainer, built as in ``experiments.train`` but without validation and checkpoints."""
     from rl.backends.distributed import Distributed
     from rl.workbench import Workbench
 
@@ -186,7 +194,8 @@ def serve_ours(config: TrainConfig, warmup: int) -> None:
         sampling = totals.seconds["sampling"] + totals.seconds["verification"] - engine
         hand_over(seconds, sampling, totals.sampled_tokens - tokens, bench.distributed.device)
 
-    # The parent counts steps, so a short one that warms up is a step of its own, on a trainer that is then let go.
+    # The parent process counts answers, so the short warm-up is reported as a step of its own. It runs on a separate
+    # trainer, which is then discarded, because the token limit is part of a trainer's config.
     wait_for_turn()
     if warmup:
         short = replace(bench.config, env=replace(bench.config.env, max_new_tokens=[warmup]))
@@ -198,7 +207,7 @@ def serve_ours(config: TrainConfig, warmup: int) -> None:
 
 
 def summarise(steps: list[dict[str, float]]) -> dict[str, float]:
-    """Medians over steps, and tokens per second over all of them."""
+    """Summarises steps: median seconds, tokens per second over all steps together, and the highest peak memory."""
     seconds, tokens, sampling, busy = (
         sum(step[key] for step in steps) for key in ("seconds", "sampled_tokens", "sampling", "cpu_seconds")
     )
@@ -215,14 +224,14 @@ def summarise(steps: list[dict[str, float]]) -> dict[str, float]:
 
 
 def take_turns(module: str, arguments: dict[str, list[str]], n_steps: int, title: str, out: Path) -> None:
-    """Both sides, step by step; prints every step and a table, and writes JSON.
+    """Lets both sides take steps alternately; prints every step and a table, and writes JSON.
 
     Args:
-        module: Whose ``main`` serves the steps.
-        arguments: Of each side's process.
-        n_steps: Of each side, after one that warms up and is left out.
-        title: Of the table.
-        out: The JSON file.
+        module: Module whose ``main`` serves the steps.
+        arguments: Command-line arguments of each side's process.
+        n_steps: Number of measured steps of each side; a warm-up step before them is left out.
+        title: Title of the table.
+        out: JSON file to write.
     """
     console = Console(width=140 if not sys.stdout.isatty() else None)
     began, steps = time.perf_counter(), {side: [] for side in SIDES}
@@ -245,7 +254,7 @@ def take_turns(module: str, arguments: dict[str, list[str]], n_steps: int, title
     for side, numbers in results.items():
         table.add_row(side, *(f"{value:.3g}" for value in numbers.values()))
     console.print(table)
-    # Steps of the two sides that stood beside each other, so that the machine's load was about the same for both.
+    # Ratios of steps that followed each other directly, during which the machine's load was about the same.
     pairs = {
         key: [
             a["sampled_tokens"] / a[key] / (b["sampled_tokens"] / b[key])
@@ -265,13 +274,16 @@ def take_turns(module: str, arguments: dict[str, list[str]], n_steps: int, title
 
 
 def machine() -> dict[str, Any]:
-    """Where this runs."""
+    """Operating system, number of CPU cores, and GPU or processor of this machine."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU"
     return {"system": platform.platform(), "cores": os.cpu_count(), "device": device}
 
 
 def split_arguments(argv: list[str]) -> tuple[dict[str, str], list[str]]:
-    """``--name value`` pairs, numbers but for ``--side``, and Hydra overrides; exits on anything else."""
+    """Splits a command line into ``--name value`` pairs and Hydra overrides.
+
+    Exits with a message if an option is unknown, or its value is not a number (``--side`` takes a name).
+    """
     options, overrides, rest = {}, [], list(argv)
     while rest:
         word = rest.pop(0)
@@ -288,12 +300,12 @@ def split_arguments(argv: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def main() -> None:
-    """Both sides in turns; or one of them, for the parent process."""
+    """Lets both sides take turns; with ``--side``, which the parent process sets, serves that one side."""
     options, overrides = split_arguments(sys.argv[1:])
     if side := options.get("side"):
         serve(side, load_config(overrides), int(options.get("warmup", 0)))
         return
-    load_config(overrides)  # a misspelt key should be known before anything runs
+    load_config(overrides)  # fails on a misspelt key before any process starts
     title, n_steps = "two turns, one optimiser step per batch", int(float(options.get("steps", STEPS)))
     take_turns("benchmarks.train_step", dict.fromkeys(SIDES, overrides), n_steps, title, OUT)
 

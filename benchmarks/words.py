@@ -1,6 +1,6 @@
-"""What ``benchmarks.gpu`` trains on: rows of made-up words, and answers that are right by chance.
+"""Task set of ``benchmarks.gpu``: questions are rows of made-up words, and a hash decides which answers are right.
 
-A module of its own because importing it registers an environment, which only the measured processes should know.
+This is a separate module because importing it registers an environment, which only the measured processes should have.
 """
 
 import itertools
@@ -14,34 +14,34 @@ from rewards import Score, Verdict
 
 
 def words(vocabulary: int) -> list[str]:
-    """The words of a model with so many tokens, beside its four special tokens."""
+    """Words of a tokenizer whose vocabulary has the given size, of which four tokens are special tokens."""
     return ["check", "right", "wrong", *(f"w{i}" for i in range(vocabulary - 7))]
 
 
 class Words:
-    """Rows of words; every group of answers has a gradient, whatever the model.
+    """Rows of made-up words; about half of all answers are right, so groups have a gradient with any model.
 
     Args:
-        n_words: Length of a question.
-        vocabulary: Words to choose from.
+        n_words: Number of words in a question.
+        vocabulary: Size of the model's vocabulary, whose words make up the questions.
     """
 
     def __init__(self, n_words: int, vocabulary: int) -> None:
         self._n_words, self._words = n_words, words(vocabulary)
 
     def load(self, split: Split) -> Sequence[Task]:
-        """256 tasks, the same in every run."""
+        """Returns 256 tasks, which are the same in every run."""
         drawn = random.Random(split.value)
         questions = [" ".join(drawn.choices(self._words, k=self._n_words)) for _ in range(256)]
         return [Task(f"{split.value}-{i}", question, "") for i, question in enumerate(questions)]
 
     def verify(self, task: Task, response: str) -> Score:
-        """Half of all answers are right."""
+        """Grades by a hash of task and response, so that about half of all responses are right."""
         right = zlib.crc32((task.id + response).encode()) % 2
         return Score(float(right), Verdict.CORRECT if right else Verdict.WRONG, response[:20])
 
     def gold_response(self, task: Task) -> str:
-        """The first number that is right."""
+        """Returns the smallest number that is graded as right."""
         return next(str(i) for i in itertools.count() if self.verify(task, str(i)).value)
 
 

@@ -1,4 +1,4 @@
-"""Hooks of the documentation site: the front page from the README, notebooks, an API page for every public module."""
+"""MkDocs hooks that add the README as front page, the notebooks, and an API page for every public module."""
 
 import base64
 import json
@@ -17,7 +17,8 @@ def on_files(files: Files, config: Any) -> Files:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     readme = re.sub(r"\]\(docs/([\w./#-]+)\)", r"](\1)", readme).replace('<img src="docs/', '<img src="')
     readme = re.sub(r"\]\((notebooks/\w+)\.ipynb\)", r"](\1.md)", readme)
-    # What the README links to outside of docs/ (CONTRIBUTING.md) is no page of the site.
+    # Files outside of docs/ that the README links to, such as CONTRIBUTING.md, are not pages of the site, so the links
+    # would be broken.
     readme = re.sub(r"\[([^]]+)\]\(([A-Z]+\.md)\)", r"`\1`", readme)
     files.append(File.generated(config, "index.md", content=readme))
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
@@ -26,14 +27,14 @@ def on_files(files: Files, config: Any) -> Files:
     for path in (p for layer in LAYERS for p in sorted((ROOT / layer).rglob("*.py"))):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if not any(part.startswith("_") for part in name.split(".")):
-            # The module's own heading is the page's; the title stands in the navigation and on the tab.
+            # The heading of the page is generated from the module; the title is for the navigation and the browser tab.
             page = f"---\ntitle: {name}\n---\n::: {name}\n    options: {{heading_level: 1}}\n"
             files.append(File.generated(config, f"reference/{name}.md", content=page))
     return files
 
 
 def notebook_page(notebook: dict[str, Any], name: str) -> str:
-    """A notebook with what its cells showed, as a page."""
+    """Converts a notebook and the stored outputs of its cells to a Markdown page."""
     parts = []
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
@@ -43,7 +44,7 @@ def notebook_page(notebook: dict[str, Any], name: str) -> str:
         parts.append(f"```python\n{source}\n```")
         for output in cell["outputs"]:
             data = {kind: "".join(lines) for kind, lines in output.get("data", {}).items()}
-            if "image/svg+xml" in data:  # as a picture: ids within one drawing must not meet those of another
+            if "image/svg+xml" in data:  # as an image, since the ids of inline drawings would clash
                 encoded = base64.b64encode(data["image/svg+xml"].encode()).decode()
                 image = f'<img class="drawing" alt="figure" src="data:image/svg+xml;base64,{encoded}">'
                 parts.append(f'<div class="shown" tabindex="0">{image}</div>')
@@ -59,21 +60,21 @@ def notebook_page(notebook: dict[str, Any], name: str) -> str:
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """Names the theme's search for screen readers; the theme gives the dialog none."""
+    """Labels the search dialog for screen readers, because the theme gives it no name."""
     return output.replace(
         'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
     )
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Says where a line may break (in names of a table, not in an interval), and takes away the roles of docstrings."""
+    """Keeps intervals on one line, lets names in tables break, and removes Sphinx roles such as ``:func:``."""
     html = re.sub(r"\[[+-]?[\d.]+, [+-]?[\d.]+\](?![^<]*(?:>|</code>))", r'<span class="interval">\g<0></span>', html)
     html = re.sub(r"(?<=<td><code>)[\w./<>&;-]+(?=</code>)", lambda name: re.sub("[/_.]", r"\g<0><wbr>", name[0]), html)
     return re.sub(r":(?:attr|class|data|exc|func|meth|mod):\s?<code>~?", "<code>", html)
 
 
 def on_nav(nav: Any, config: Any, files: Files) -> Any:
-    """Puts the API pages into one section, a folder a layer."""
+    """Adds a section "API" to the navigation, with one subsection per layer."""
     from mkdocs.structure.nav import Section
     from mkdocs.structure.pages import Page
 

@@ -1,8 +1,8 @@
 """Runs notebooks from top to bottom without Jupyter: ``python -m notebooks.run notebooks/tour.ipynb``.
 
-Cells are Python without magics, so that they need no kernel. ``--smoke`` sets, after the cell that is tagged
-``parameters``, the small values that stand in the notebook's metadata under ``smoke``; ``--write``
-stores what the cells showed.
+Cells must be plain Python without magics, because no kernel runs them. ``--smoke`` makes a run short: after the cell
+tagged ``parameters``, variables are set to the values in the notebook's metadata under ``smoke``. ``--write`` stores
+the cells' outputs in the notebook.
 """
 
 import argparse
@@ -21,26 +21,26 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = {"text/html": "_repr_html_", "image/svg+xml": "_repr_svg_"}
-"""Methods that a notebook calls on the value of a cell's last line, by the MIME type of what they return."""
+"""Methods that return a rich display of a cell's last value, by the MIME type of what they return."""
 
 
 class CellError(Exception):
-    """A cell raised; the message is its traceback."""
+    """A cell raised an exception; the message has the cell's source, its output and the traceback."""
 
 
 def run_cell(source: str, scope: dict[str, Any], name: str = "cell") -> tuple[str, Any]:
     """Runs a cell.
 
     Args:
-        source: Python.
-        scope: The names that cells share.
-        name: Of the cell, in tracebacks.
+        source: Python code of the cell.
+        scope: Global variables that the notebook's cells share.
+        name: Name of the cell in tracebacks.
 
     Returns:
-        What it printed, and the value of its last line; ``None`` where that is no expression.
+        What the cell printed, and the value of its last statement; ``None`` if that statement is not an expression.
 
     Raises:
-        CellError: If it raises.
+        CellError: If the cell raises an exception.
     """
     printed, value = io.StringIO(), None
     try:
@@ -58,7 +58,7 @@ def run_cell(source: str, scope: dict[str, Any], name: str = "cell") -> tuple[st
 
 
 def outputs(printed: str, value: Any, number: int) -> list[dict[str, Any]]:
-    """What a cell showed, in the notebook format."""
+    """Converts what a cell printed and the value of its last statement to outputs in the notebook format."""
     found: list[dict[str, Any]] = []
     if printed:
         found.append({"output_type": "stream", "name": "stdout", "text": printed.splitlines(keepends=True)})
@@ -71,18 +71,18 @@ def outputs(printed: str, value: Any, number: int) -> list[dict[str, Any]]:
 
 
 def run_notebook(notebook: dict[str, Any], name: str, values: Mapping[str, Any]) -> None:
-    """Runs all cells of a notebook, and puts what they showed into it.
+    """Runs all code cells of a notebook and stores their outputs in ``notebook``.
 
     Args:
-        notebook: As its JSON has it.
-        name: In tracebacks.
-        values: Set after the cell that is tagged ``parameters``.
+        notebook: Parsed JSON of the notebook.
+        name: Name of the notebook in tracebacks.
+        values: Variables to set after the cell tagged ``parameters``.
     """
     scope: dict[str, Any] = {"__name__": "__main__"}
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for number, cell in enumerate(cells, 1):
         printed, value = run_cell("".join(cell["source"]), scope, f"{name}[{number}]")
-        # A temporary folder has another name in every run, which says nothing.
+        # Temporary folders have random names, which would change the stored outputs in every run.
         printed = re.sub(rf"{re.escape(tempfile.gettempdir())}/tmp\w+", "/tmp/notebook", printed)
         cell["execution_count"], cell["outputs"] = number, outputs(printed, value, number)
         if "parameters" in cell["metadata"].get("tags", ()):
@@ -90,7 +90,7 @@ def run_notebook(notebook: dict[str, Any], name: str, values: Mapping[str, Any])
 
 
 def main() -> None:
-    """Runs the notebooks that are named, all without one."""
+    """Runs the notebooks named on the command line; all notebooks if none is named."""
     parser = argparse.ArgumentParser(prog="python -m notebooks.run", description="Runs notebooks without Jupyter.")
     parser.add_argument("paths", nargs="*", type=Path, help="notebooks; all without one")
     parser.add_argument("--smoke", action="store_true", help="with the small values of their metadata")
