@@ -63,10 +63,12 @@ def _long_warmups(config: TrainConfig, batches: Sequence[int]) -> Iterator[str]:
     stages, warmup = algorithm.running(config.env.attempts), algorithm.critic.warmup_steps
     first, n_first = next(((name, n) for name, n in zip(stages, batches, strict=True) if n), ("", 0))
     if algorithm.critic.kind != "none" and warmup >= n_first > 0:
-        takes = f"the run has {n_first}" if n_first == sum(batches) else f"algorithm.stages.{first} takes {n_first}"
+        takes, then = f"the run has {n_first}", "never would be"
+        if n_first != sum(batches):
+            takes, then = f"algorithm.stages.{first} takes {n_first}", "would not be in that stage"
         yield (
             f"algorithm.critic.warmup_steps={warmup}: the policy is not trained in that many rollout batches, and "
-            f"{takes}, so it never would be; give at most {n_first - 1}, or a larger budget"
+            f"{takes}, so it {then}; give at most {n_first - 1}, or a larger budget"
         )
     for (name, stage), n in zip(stages.items(), batches, strict=True):
         steps, warmup = n * algorithm.epochs * algorithm.minibatches, stage.optim["warmup_steps"]
