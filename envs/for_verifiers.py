@@ -91,7 +91,7 @@ def single_conversation(env: Any) -> SelfCorrectEnv:
         )
     if inner.has_roles:
         raise ValueError(
-            "env.between: each role has its own conversation, but verifiers takes one; set env.between=null"
+            "env.between: each role has its own conversation, but only one can be handed over; set env.between=null"
         )
     return inner
 
