@@ -87,6 +87,8 @@ def size_notes(sizes: dict[str, int]) -> list[str]:
         notes.append("there are no training tasks, so the environment can be used for evaluation only")
     elif sizes["train"] < 32:
         notes.append(f"{counted(sizes['train'], 'training task is', 'training tasks are')} soon memorised")
+    if not sizes["validation"] and not sizes["test"]:
+        return [*notes, "there are neither validation nor test tasks, so nothing can be measured"]
     if not sizes["validation"]:
         notes.append("there are no validation tasks: runs need training.validate_every=0, and tuning is impossible")
     for split in ("validation", "test"):

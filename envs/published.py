@@ -126,7 +126,11 @@ def read_data_set(path: str, subset: str | None) -> Mapping[str, Sequence[dict[s
         return _whole_reader(path, subset)
     except Exception as error:  # datasets and the hub's client raise errors of many types
         kind = "folder" if Path(path).is_dir() else "file or folder here, and not available from the hub"
-        raise FileNotFoundError(f"env.options.path={path}: no such {kind} ({str(error).splitlines()[0]})") from error
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FileNotFoundError(
+            f"env.options.path={path}: no such {kind} ({why}). Give a file, a folder that datasets saved, or a data "
+            "set's id on the hub, which needs a network and, for a private set, a login"
+        ) from error
 
 
 def _from_hub(file: PublishedFile) -> tuple[list[dict[str, Any]], str, str]:

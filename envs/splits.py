@@ -35,8 +35,9 @@ def splits_of(questions: Sequence[str], validation: float, test: float) -> list[
 
     With 30 questions and a tenth for validation, one data set in twenty would have no validation question by chance.
     Therefore, if a split would be empty or more than a fifth off its share, the boundary between two splits moves along
-    the questions in the order of their hashes. Adding a single question then moves at most one other question over each
-    boundary. With thousands of questions no boundary has to move, so added questions never move the others.
+    the questions in the order of their hashes. Adding a single question then moves at most one other question into or
+    out of the test split, and two into or out of the training split. With thousands of questions no boundary has to
+    move, so added questions never move the others.
 
     Args:
         questions: Texts of the questions; a repeated question counts once.
@@ -48,9 +49,11 @@ def splits_of(questions: Sequence[str], validation: float, test: float) -> list[
     edges, until = [0], 0.0
     for share in (test, validation):
         until += share
-        size = bisect.bisect_left(order, until) - edges[-1]
-        least = max(math.floor(0.8 * share * len(order)), 1 if share else 0)
-        most = math.ceil(1.2 * share * len(order))
+        size, wanted = bisect.bisect_left(order, until) - edges[-1], share * len(order)
+        # With few questions no whole number may lie within a fifth of the share; then the nearest number is taken.
+        # Rounding to nine digits keeps 4.000000000000001, an error of floating point, from being rounded up to 5.
+        least = max(min(math.ceil(round(0.8 * wanted, 9)), round(wanted)), 1 if share else 0)
+        most = max(math.floor(round(1.2 * wanted, 9)), round(wanted), least)
         # Capped so that at least one question remains for training.
         edges.append(max(min(edges[-1] + min(max(size, least), most), len(order) - 1), 0))
     ranks = {place: rank for rank, place in enumerate(order)}

@@ -7,7 +7,7 @@ with an error if a run would go wrong.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -60,12 +60,7 @@ def run(cfg: CheckConfig) -> None:
             f"{counted(shown, 'more training row is', 'more training rows are')} shown as examples "
             "(env.options.few_shot)."
         )
-    found.better += size_notes(sizes)
-    # If the splits are cut from one file by shares, a larger share gives more tasks.
-    few = [name for name in ("validation", "test") if sizes[name] < 100 and name in cfg.env.task_options]
-    if few:
-        shares = " ".join(f"env.options.{name}=..." for name in few)
-        found.better.append(f"if the data have no such split, take a larger share of the rows for it, {shares}")
+    check_sizes(sizes, cfg.env.task_options, found)
     first = next((split for split in Split if tasks[split]), None)
     if first is None:
         raise UserError(f"{cfg.env.id} has no tasks at all")
@@ -81,7 +76,6 @@ def run(cfg: CheckConfig) -> None:
         check_golds(env, tasks, cfg.golds, found)
     split = next((split for split in (Split.VALIDATION, Split.TEST) if tasks[split]), None)
     if split is None:
-        found.wrong.append("there are neither validation nor test tasks, so nothing can be measured")
         return _conclude(found)
     try:
         cfg.model.refuse_missing()
@@ -97,6 +91,23 @@ def run(cfg: CheckConfig) -> None:
 
 
 main = entry_point("check")(run)
+
+
+def check_sizes(sizes: dict[str, int], options: Mapping[str, Any], found: Findings) -> None:
+    """Notes splits that are empty or small, and how to enlarge them."""
+    if not sizes["validation"] and not sizes["test"]:
+        found.wrong.append(size_notes(sizes)[-1])
+    else:
+        found.better += size_notes(sizes)
+    # If the splits are cut from one file by shares, a larger share gives more tasks; of a few rows, none is enough.
+    few = [name for name in ("validation", "test") if sizes[name] < 100 and name in options]
+    if few and (rows := sum(sizes.values())) < 100:
+        found.better.append(
+            f"write more rows: {counted(rows, 'row')} cannot fill a split of 100 tasks and train a model"
+        )
+    elif few:
+        shares = " ".join(f"env.options.{name}=..." for name in few)
+        found.better.append(f"if the data have no such split, take a larger share of the rows for it, {shares}")
 
 
 def _title(text: str) -> None:

@@ -208,6 +208,14 @@ def _no_yaml(error: yaml.YAMLError) -> str:
     return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: no valid YAML ({why})"
 
 
+def key_of(path: str) -> str:
+    """The override that names a path or the closest folder above it, as ``runs_dir=my.txt: ``; empty if none does."""
+    given = [one.lstrip("+~").partition("=")[::2] for one in [*sys.argv[1:], "runs_dir=runs"]]
+    places = [(str(Path(value.strip("'\"")).absolute()), f"{key}={value}: ") for key, value in given if value]
+    above = [one for one in places if Path(path).absolute().is_relative_to(one[0])]
+    return max(above, key=lambda one: len(one[0]), default=("", ""))[1]
+
+
 def _end(error: Exception) -> None:
     """Ends the program with a message if the user can fix the error; raises any other error again."""
     # Errors that a user's config, data or machine can cause. Any other error is a bug and keeps its traceback.
@@ -222,8 +230,8 @@ def _end(error: Exception) -> None:
     # reported with its file name.
     if isinstance(error, OSError) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
         fail(
-            f"{error.filename}: {error.strerror}; give a file or folder that this user can read and write\n"
-            "(set ERRATA_TRACEBACK=1 to see where)"
+            f"{key_of(str(error.filename))}{error.filename}: {error.strerror}; give a file or folder that this user "
+            "can read and write\n(set ERRATA_TRACEBACK=1 to see where)"
         )
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error

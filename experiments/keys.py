@@ -87,7 +87,9 @@ def refuse_unknown(cfg: DictConfig, but: Sequence[str] = ()) -> None:
 def unknown(key: str, known: Iterable[str]) -> str:
     """The error message for an unknown key."""
     known = [one for one in known if one.startswith("hydra.") == key.startswith("hydra.")]
-    parent = key.rpartition(".")[0]
+    places, parent = {one.rpartition(".")[0] for one in known}, key.rpartition(".")[0]
+    while parent and parent not in places:  # the nearest part of the key that exists tells what can be given there
+        parent = parent.rpartition(".")[0]
     beside = list(dict.fromkeys(one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == parent))
     text = f"unknown key {key!r}"
     if near := nearest_key(key, known):
@@ -121,11 +123,12 @@ def nearest_key(key: str, known: Iterable[str]) -> str | None:
         return _alike(parts[-1], last) + near + 0.2 * place.endswith("optim")
 
     named = [one for one in known if _alike(parts[-1], one.rpartition(".")[2]) >= SURE]
-    return max(named, key=likeness, default=best if not rest else None)
+    close = best if best is not None and not rest and _alike(parts[right], best.rpartition(".")[2]) >= CLOSE else None
+    return max(named, key=likeness, default=close)
 
 
-SURE = 0.75
-"""Similarity, of at most 1, from which one name is taken for a misspelling of the other."""
+SURE, CLOSE = 0.75, 0.65
+"""Similarities, of at most 1, from which one name is taken for a misspelling of another, and is worth suggesting."""
 
 
 def _alike(name: str, known: str) -> float:

@@ -46,9 +46,10 @@ from rl.tracking import oldest_first, write_json
 
 THESIS = "Self-generated data works precisely when the generation stays anchored to a verifiable reality."
 SIGNAL = (
-    "The signal is read before training, on questions of the training: of pairs of answers to a question, one truly "
-    "better, the share that it orders so, a tie counting half (a coin has .5, and what calls all alike). In collapse "
-    "and instruction_extraction nothing pays answers: there it is the share of texts to be learned that are right."
+    "The accuracy of the signal is measured before training, on training questions: of the pairs of answers of which "
+    "one is truly better, the share that the signal puts in the right order; a tie counts half, so scoring all answers "
+    "alike gives 0.5. In collapse and instruction_extraction answers are not scored; there it is the share of training "
+    "texts that are right."
 )
 """Definition of the accuracy of a signal (:func:`rl.analysis.gate.signal_accuracy`), which several captions share."""
 SELF_CORRECTION = "self_correction"
@@ -245,7 +246,7 @@ def gain_figures(every: Sequence[Point], within: Within, of_own: Within, all_at_
         "oracle's signal is right by definition; a line is the least-squares line of a study's other arms. Their rank "
         f"correlation within a study is {said[0]} on average over {counted(len(within.by_study), 'study', 'studies')}, "
         f"that of self-reward arms alone {said[1]} over {len(of_own.by_study)}. Gains of different studies are on "
-        f"different scales, so that all points in one heap are not to be read as one cloud. {SIGNAL}"
+        f"different scales, so compare points within a study only. {SIGNAL}"
     )
     title = "Gain against the accuracy of the signal"
     same = "The same points, by the kind of signal that an arm is trained on."

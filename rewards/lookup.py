@@ -67,7 +67,9 @@ class UnknownNameError(KeyError, ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: ``; did you mean 'x'?`` with the closest known name, or a full stop if none is."""
     lowered = {one.lower(): one for one in map(str, known)}
-    found = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.6)
+    # A word of a longer name, as ``form`` of ``answer_form``, is not similar enough to be found above.
+    found = found or [one for one in lowered if str(name).lower() in one.split("_")]
     return f"; did you mean {lowered[found[0]]!r}?" if found else "."
 
 

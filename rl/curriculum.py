@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from envs import Task
-from rewards.lookup import Lookup
+from rewards import Lookup, Verdict
 from rl.analysis.metrics import declare
 from rl.config.checks import check_numbers
 from rl.types import Episode, derive_seed
@@ -181,12 +181,18 @@ class Curriculum:
 
 
 def passed(episodes: Sequence[Episode]) -> float | None:
-    """Fraction of a group's episodes whose last turn is correct; ``None`` if all of them failed or are masked.
+    """Fraction of a group's episodes whose last turn is correct; ``None`` if no last turn could be judged.
 
     Without a verifier, a turn counts as correct if its raw reward is at least 1.
     """
-    last = [episode.turns[-1] for episode in episodes if not (episode.failed or episode.masked)]
-    return mean(turn.correct if turn.score is not None else turn.reward >= 1.0 for turn in last) if last else None
+    judged = []
+    for turn in (episode.turns[-1] for episode in episodes if not episode.failed):
+        # A verdict counts even if a group reward masks its turn; a verifier that failed has given none.
+        if turn.score is not None and turn.score.verdict is not Verdict.ERROR:
+            judged.append(turn.correct)
+        elif turn.score is None and turn.trained:
+            judged.append(turn.reward >= 1.0)
+    return mean(judged) if judged else None
 
 
 declare(

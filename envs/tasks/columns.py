@@ -62,17 +62,18 @@ def _not_found(what: str, own: Sequence[str], lowered: Mapping[str, str], where:
     tests = next((lowered[name] for name in NAMES["tests"] if name in lowered), None)
     hint = f" It has tests ({tests}): did you mean env.options.verify=code?" if what == "answer" and tests else ""
     taken = {name.lower() for key, names in NAMES.items() if key != what for name in names}
-    likely = ([name for name in own if name.lower() not in taken] or [*own] or ["..."])[-1]
+    # Of columns with unusual names, the first one is most likely the question and the last one the answer.
+    free = [name for name in own if name.lower() not in taken]
+    likely = free[0 if what == "question" else -1] if free else ""
     for name, cell in row.items():
         if isinstance(cell, list) and cell and isinstance(cell[0], Mapping):
             part = next((one for one in ("content", "value", "text") if one in cell[0]), next(iter(cell[0]), "0"))
             likely = f"{name}.{0 if what == 'question' else len(cell) - 1}.{part}"
     if Path(where.removesuffix(".gz")).suffix in (".csv", ".tsv"):
         hint += " The first line of such a file names its columns."
-    return (
-        f"{where}: no column is called {', '.join(NAMES[what])}. It has {', '.join(own)}; say which column "
-        f"holds the {what}, as in env.options.{what}={likely}.{hint}"
-    )
+    named = f"env.options.{what}={likely or '<column>'}"
+    remedy = f"say which column holds the {what}, as in {named}" if likely else f"add one, or name it by {named}"
+    return f"{where}: no column is called {', '.join(NAMES[what])}. It has {', '.join(own)}; {remedy}.{hint}"
 
 
 def paths(values: Mapping[str, Any]) -> Iterator[str]:
@@ -136,7 +137,9 @@ def text_of(cell: Any) -> str:
             raise ValueError(f"the answer is {cell}, which is no number")
         return str(int(cell)) if cell == int(cell) and abs(cell) < 2**53 else repr(cell)
     if isinstance(cell, Mapping | list | tuple):
-        raise ValueError(f"the answer is nested ({str(cell)[:60]}){_part_of('answer', cell)}, or use verify=json")
+        raise ValueError(
+            f"the answer is nested ({str(cell)[:60]}){_part_of('answer', cell)}, or use env.options.verify=json"
+        )
     return _whole("answer", str(cell))
 
 

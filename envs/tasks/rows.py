@@ -109,8 +109,6 @@ class Rows:
             raise ValueError(f"env.options.path={path}: the path of a file or folder is needed here")
         if not path:
             raise ValueError("env.options.path is missing: env=rows reads a file of yours, env.options.path=my.jsonl")
-        if not (validation >= 0 and test >= 0 and validation + test < 1):
-            raise ValueError(f"env.options: validation={validation} and test={test} are shares, together less than 1")
         listed = isinstance(few_shot, Sequence) and not isinstance(few_shot, str)
         if not listed and (not isinstance(few_shot, int) or isinstance(few_shot, bool) or few_shot < 0):
             raise ValueError(
@@ -130,7 +128,7 @@ class Rows:
             if given is not None and name not in self._named:
                 raise ValueError(f"env.options.{name}={given}: has no effect, because verify={verify}, not {owner}")
         self._splits = {own: Split(name) for name, own in (splits or {}).items()}
-        self._shares = {Split.VALIDATION: validation, Split.TEST: test}
+        self._shares = _shares(validation, test)
         self._few_shot, self._skips = few_shot, on_bad_rows == "skip"
         self.observes_execution = getattr(self._verifier, "observes_execution", False)
         self.verifies_elsewhere = getattr(self._verifier, "verifies_elsewhere", False)
@@ -268,6 +266,10 @@ class Rows:
         if "split" in columns:
             cells = (row.values.get(columns["split"]) for part in parts.values() for row in part)
             names = {str(cell) for cell in cells if cell}
+        for own, split in self._splits.items():
+            if own not in names:
+                there = f"they have {', '.join(sorted(names))}" if names else "they name no splits"
+                raise ValueError(f"env.options.splits.{split}={own}: the data have no such split; {there}")
         return {self._known(name) for name in names}
 
     def _known(self, name: str) -> Split:
@@ -385,6 +387,19 @@ class Rows:
             whole = read.answers.get(task.id, "")
             right = whole and self.verify(task, whole).value == 1.0
             read.examples.append((task, whole if right else self.gold_response(task)))
+
+
+def _shares(validation: float, test: float) -> dict[Split, float]:
+    """The shares of the rows by split, for splits that the data lack; raises ValueError for impossible shares."""
+    for name, share in (("validation", validation), ("test", test)):
+        if not 0 <= share < 1:
+            raise ValueError(f"env.options.{name}={share}: a share of the rows is needed, from 0 to less than 1")
+    if validation + test >= 1:
+        raise ValueError(
+            f"env.options.validation={validation} and env.options.test={test} leave no rows for training: their sum "
+            "must be less than 1"
+        )
+    return {Split.VALIDATION: validation, Split.TEST: test}
 
 
 def _provenance(path: str, rows: Sequence[Row]) -> Provenance:

@@ -52,11 +52,13 @@ def lead(comparison: Comparison) -> str:
     said = f"{counted(n, f'{of} answers', f'{of} answer') if n else f'None {of} answers'} better the second time"
     if one:
         said = f"{trained[0].name} {'answers' if n else 'does not answer measurably'} better the second time"
-    uses = [uses_attempt(line.losses) for line in better]
-    if one and uses and uses[0] is not None:
-        said += " by correcting" if uses[0] else " by answering anew"
-    elif any(one is not None for one in uses):
-        said += f": {uses.count(True) or 'none'} by correcting, {uses.count(False) or 'none'} by answering anew"
+    ways = [way for line in better if (way := way_of(line.losses))]
+    if one and ways:
+        said += f" {ways[0]}"
+    elif ways:
+        # The two answers to "is it correction?" are given even if no arm has them.
+        shown = [way for way in WAYS if way in ways or way != BY_ATTEMPT]
+        said += ": " + ", ".join(f"{ways.count(way) or 'none'} {way}" for way in shown)
     n_failed, n_runs = sum(s.failed for line in trained for s in line.seeds), sum(len(line.seeds) for line in trained)
     failed = f"{n_failed} of {counted(n_runs, 'training run')} failed." if n_failed else ""
     return " ".join(filter(None, [f"{said}.", largest, failed]))
@@ -67,9 +69,11 @@ def badges(comparison: Comparison, line: ArmLine) -> list[Badge]:
     found, goal, uses = [], line.rates[comparison.goal], uses_attempt(line.losses)
     if comparison.goal == "delta":
         if goal.low > 0:
-            found += [Badge("improves")] if uses is None else []
-            found += [Badge("corrects", "good"), Badge("uses its attempt", "good")] if uses else []
-            found += [Badge("answers anew", "doubt")] if uses is False else []
+            way = way_of(line.losses)
+            found += [Badge("improves")] if way in ("", BY_ATTEMPT) else []
+            found += [Badge("corrects", "good")] if way == CORRECTING else []
+            found += [Badge("uses its attempt", "good")] if uses else []
+            found += [Badge("answers anew", "doubt")] if way == ANEW else []
         else:
             found += [Badge("gets worse", "bad")] if goal.high < 0 else [Badge("no change shown")]
             found += [Badge("uses its attempt")] if uses else []
@@ -138,6 +142,23 @@ def uses_attempt(losses: dict[str, Interval]) -> bool | None:
     if not all(played.values()):
         return False
     return True if played.keys() - {WITHOUT_FIRST} else None
+
+
+CORRECTING, BY_ATTEMPT, ANEW = WAYS = ("by correcting", "by the attempt without the error", "by answering anew")
+"""Ways in which the second attempt can get better."""
+
+
+def way_of(losses: dict[str, Interval]) -> str:
+    """The one of :data:`WAYS` that the controls show; empty if they do not tell.
+
+    An arm corrects if it uses its attempt and, where an error was told that could be exchanged (C4), the error too.
+    """
+    uses, error = uses_attempt(losses), losses.get(OTHER_ERROR)
+    if uses is None:
+        return ""
+    if not uses:
+        return ANEW
+    return CORRECTING if error is None or error.low > 0 else BY_ATTEMPT
 
 
 def does_it_correct(losses: dict[str, Interval]) -> str:

@@ -101,6 +101,8 @@ def test_splits_by_file_by_column_and_by_a_name_of_their_own(tmp_path):
     with pytest.raises(ValueError, match=r"the split name 'sft' is not known.*env.options.splits"):
         rows_of(path).load(Split.TRAIN)
     assert [len(rows_of(path, splits={"train": "sft"}).load(split)) for split in Split] == [14, 13, 13]
+    with pytest.raises(ValueError, match=r"splits\.test=last: the data have no such split; they have sft, test, val"):
+        rows_of(path, splits={"train": "sft", "test": "last"}).load(Split.TRAIN)
 
 
 def test_splits_come_near_their_shares_whatever_the_rows_and_one_row_more_moves_hardly_any(tmp_path):
@@ -113,9 +115,10 @@ def test_splits_come_near_their_shares_whatever_the_rows_and_one_row_more_moves_
         after = splits(n)
         moved = sum(before[question] is not after[question] for question in before)
         sizes = [list(after.values()).count(split) for split in (Split.VALIDATION, Split.TEST)]
-        assert moved <= 2, n
-        assert max(0.08 * n - 1, 1) <= sizes[0] <= 0.12 * n + 1
-        assert 0.16 * n - 1 <= sizes[1] <= 0.24 * n + 1
+        assert moved <= 3, n
+        # Within a fifth of the share; where no whole number is, the nearest number.
+        for size, share in zip(sizes, (0.1 * n, 0.2 * n), strict=True):
+            assert abs(size - share) <= max(0.2 * share, 0.5) + 1e-9, (n, sizes)
         before = after
 
 
@@ -127,7 +130,7 @@ BAD = {
     '{"question": " ", "answer": "1"}': "line 41: the question is empty",
     '{"question": 3.5, "answer": NaN}': "line 41: the answer is nan",
     '{"question": "a", "answer": {"value": 3}}': r"line 41: the answer is nested.*options\.answer=<its column>\.value",
-    '{"question": "a", "answer": [1, 2]}': r"line 41: the answer is nested.*answer=<its column>\.0",
+    '{"question": "a", "answer": [1, 2]}': r"line 41: the answer is nested.*<its column>\.0.*env\.options\.verify=json",
     '{"question": {"text": ["a"]}, "answer": 1}': r"line 41: the question must be text.*question=<its column>\.text\.0",
     '{"question": "a", "answer": "1.234,50"}': r"line 41: the answer '1.234,50' has points .* write it as 1234.50",
     '{"question": "a", "question": "b", "answer": "1"}': "line 41: no JSON .*'question' appears twice",
@@ -209,11 +212,17 @@ WRONG = [
     ({"path": "my.jsonl", "verify": "regex"}, "verify_options.pattern.*needs a value"),
     ({"path": "my.jsonl", "verify": "regex", "verify_options": {"pattern": "("}}, "no regular expression"),
     ({"path": "my.jsonl", "verify": "choice"}, "not a letter, and there is no column of choices"),
-    ({"path": "my.jsonl", "verify": "code"}, "no column is called tests"),
+    ({"path": "my.jsonl", "verify": "code"}, r"no column is called tests.*name it by env\.options\.tests=<column>"),
+    ({"path": "asked.jsonl"}, r"It has question; add one, or name it by env\.options\.answer=<column>"),
+    ({"path": "other.jsonl"}, r"It has foo, bar; say which .* the question, as in env\.options\.question=foo"),
+    ({"path": "other.jsonl", "question": "foo"}, r"which column holds the answer, as in env\.options\.answer=bar"),
     ({"path": "my.jsonl", "tests": "answer"}, "has no effect, because verify=math"),
     ({"path": "my.jsonl", "on_bad_rows": "ignore"}, "use refuse or skip"),
-    ({"path": "my.jsonl", "validation": 0.5, "test": 0.5}, "together less than 1"),
+    ({"path": "my.jsonl", "validation": 0.5, "test": 0.5}, "validation=0.5 and env.options.test=0.5 leave no rows"),
+    ({"path": "my.jsonl", "validation": -0.1}, "env.options.validation=-0.1: a share of the rows is needed, from 0"),
+    ({"path": "my.jsonl", "test": 1}, "env.options.test=1: a share of the rows is needed, from 0 to less than 1"),
     ({"path": "my.jsonl", "splits": {"trian": "x"}}, "no such split"),
+    ({"path": "my.jsonl", "splits": {"train": "x"}}, "splits.train=x: the data have no such split; they name no"),
     ({"path": "my.jsonl", "few_shot": 99}, "env.options.few_shot=99: the training split has"),
     *(
         ({"path": "my.jsonl", "few_shot": one}, f"few_shot={one}: a whole number from 0 on")
@@ -246,6 +255,7 @@ WRONG = [
     ({"path": "said.jsonl"}, r"as in env\.options\.question=messages\.0\.content"),
     ({"path": "empty"}, "no file in this folder ends in .jsonl"),
     ({"path": "owner/no-such-set"}, "no such file or folder here, and not available from the hub"),
+    ({"path": "owner/no-such-set"}, "Give a file, a folder that datasets saved, or a data set's id"),
 ]
 
 
@@ -263,6 +273,8 @@ def test_what_is_wrong_with_the_whole_is_one_sentence(tmp_path, monkeypatch, opt
     write(tmp_path, lines([{"question": "a", "test_list": ["assert f(1) == 1"]}]), "tests.jsonl")
     write(tmp_path, 'question,answer\n"a,1\nb,2\n', "open.csv")
     write(tmp_path, "question,answer\na,1\n\nb,1,2\n", "wide.csv")
+    write(tmp_path, lines([{"question": "a"}]), "asked.jsonl")
+    write(tmp_path, lines([{"foo": "a", "bar": "1"}]), "other.jsonl")
     write(tmp_path, "frage,answer\na,1\n", "german.csv")
     write(tmp_path, "", "empty.jsonl")
     write(tmp_path, gzip.compress(lines(ROWS).encode())[:-9], "cut.jsonl.gz")

@@ -9,6 +9,7 @@ from experiments import check
 from experiments.cli import CONFIGS, UserError, register_schemas, typed
 from experiments.keys import open_free_mappings
 from experiments.schema import CheckConfig
+from rewards.wording import counted
 from tests.conftest import ROOT
 
 TOY = ["threads=1", "env.prompts=toy-v1", "env.options.verify=regex", "env.max_new_tokens=[3]", "model=path"]
@@ -73,9 +74,20 @@ def test_what_would_go_wrong_is_said_with_its_remedy(tmp_path, capsys, change, r
 
 
 def test_rows_that_are_shown_as_examples_are_counted_and_the_shares_are_named(tmp_path, capsys):
-    said, _ = checked(capsys, "env=rows", write(tmp_path, chains(100)), "env.options.few_shot=3")
+    said, _ = checked(capsys, "env=rows", write(tmp_path, chains(120)), "env.options.few_shot=3")
     assert "3 more training rows are shown as examples" in said
     assert "a larger share of the rows for it, env.options.validation=... env.options.test=..." in said
+
+
+@pytest.mark.parametrize("n", [1, 60])
+def test_of_a_few_rows_it_asks_for_more_and_contradicts_itself_nowhere(tmp_path, capsys, n):
+    said, wrong = checked(capsys, "env=rows", write(tmp_path, chains(n)))
+    assert f"could: write more rows: {counted(n, 'row')} cannot fill a split of 100 tasks" in said
+    assert "larger share" not in said
+    assert wrong == (n == 1)
+    assert ("must: there are neither validation nor test tasks, so nothing can be measured" in said) == wrong
+    assert "evaluation.split=validation" not in said
+    assert "45 train, 5 validation, 10 test" in said or n == 1
 
 
 def test_without_a_model_the_data_are_looked_at_all_the_same(tmp_path, capsys):

@@ -16,6 +16,7 @@ from experiments.cli import (
     CONFIGS,
     UserError,
     expanded,
+    key_of,
     known_keys,
     register_schemas,
     typed,
@@ -64,7 +65,6 @@ def refusal(entry, *overrides):
     [
         ("train", "training.episods", "64", "training.episodes"),
         ("train", "algorithm.optim.learning_rate", "3", "algorithm.optim.lr"),
-        ("train", "model.device", "cuda", "model.revision"),
         ("train", "training.lr", "3", "algorithm.optim.lr"),
         ("train", "lr", "3", "algorithm.optim.lr"),
         ("train", "algorithm.stages.stage1.groupsize", "4", "algorithm.stages.stage1.group_size"),
@@ -86,7 +86,6 @@ def refusal(entry, *overrides):
         ("train", "env.optoins.n_train", "3", "env.options.n_train"),
         ("train", "hydra.run.dri", "here", "hydra.run.dir"),
         ("sft", "offline.iteration", "2", "offline.iterations"),
-        ("evaluate", "evaluation.limit", "8", "evaluation.split"),
         ("compare", "arms.star.iteration", "5", "arms.star.iterations"),
         ("play", "sed", "3", "seed"),
         ("report", "rnu", "here", "run"),
@@ -101,6 +100,19 @@ def test_a_key_that_is_not_there_is_refused_whole_with_the_nearest(entry, key, v
     assert text.startswith(f"unknown key {key!r}; did you mean {near!r}?")
     assert "append" not in text
     assert "+" not in text
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "beside"),
+    [
+        ("train", "model.device", "model has: path, "),
+        ("evaluate", "evaluation.limit", "evaluation has: split, "),
+        ("compare", "tracking.backends", "The config has: seed, "),
+        ("compare", "arms.score.optim.foo.bar", "arms.score.optim has: lr, "),
+    ],
+)
+def test_a_key_that_resembles_none_is_refused_with_what_can_be_given_there(entry, key, beside):
+    assert refusal(entry, f"+{key}=1").startswith(f"unknown key {key!r}\n{beside}")
 
 
 def test_a_key_of_a_study_is_refused_with_the_nearest():
@@ -442,3 +454,22 @@ def test_mistakes_end_with_a_message_and_status(arguments, message, tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
     assert "Error executing job" not in done.stdout + done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", ["runs_dir={file}", "runs_dir={file}/below", "hydra.run.dir={file}/run"])
+def test_a_file_in_place_of_a_folder_is_named_with_its_key(tmp_path, given):
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    override = given.format(file=file)
+    done = programs.run("experiments.compare", override)
+    assert done.returncode == 2
+    assert f"error: {override}: {file}" in " ".join(done.stdout.split())
+    assert file.read_text() == "mine"
+
+
+def test_the_key_of_a_path_is_the_override_that_names_it_most_closely(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["x", "seed=0", "data_dir=.", "++env.options.path=data/my.jsonl", "runs_dir='out'"])
+    assert key_of("data/my.jsonl") == "env.options.path=data/my.jsonl: "
+    assert key_of(str(tmp_path / "out" / "train")) == "runs_dir='out': "
+    assert key_of("/etc/passwd") == ""

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,17 @@ from experiments.arms import write_jsonl
 from experiments.evidence.comparison import compare
 from experiments.evidence.controls import control_table
 from experiments.evidence.store import Store
-from experiments.evidence.verdicts import does_it_correct, verdicts
+from experiments.evidence.verdicts import (
+    ANEW,
+    BY_ATTEMPT,
+    CORRECTING,
+    badges,
+    does_it_correct,
+    lead,
+    verdicts,
+    way_of,
+)
+from rl.analysis.statistics import Interval
 from rl.config import EnvConfig, ModelConfig
 from rl.controls import control_rows
 from rl.evaluate import play, to_rows
@@ -136,6 +147,31 @@ def test_a_policy_that_needs_the_error_alone_does_not_correct(judged):
     assert said.startswith("It answers anew rather than corrects")
     assert "another attempt under its own error (C5)" in said
     assert "It uses the error" in said
+
+
+@pytest.mark.parametrize(
+    ("losses", "way", "badges_"),
+    [
+        ({"others_first": 0.5, "other_error": 0.4, "other_attempt": 0.5}, CORRECTING, ["corrects", "uses its attempt"]),
+        (
+            {"others_first": 0.5},
+            CORRECTING,
+            ["corrects", "uses its attempt"],
+        ),  # no error is told that C4 could exchange
+        ({"others_first": 0.5, "other_error": 0.0, "other_attempt": 0.1}, BY_ATTEMPT, ["improves", "uses its attempt"]),
+        ({"others_first": 0.0, "other_error": 0.4}, ANEW, ["answers anew"]),
+        ({"without_first": 0.5}, "", ["improves"]),
+        ({}, "", ["improves"]),
+    ],
+)
+def test_an_arm_corrects_only_if_it_uses_its_attempt_and_an_error_that_it_is_told(judged, losses, way, badges_):
+    comparison = compare(judged[1], "greedy")
+    found = {name: Interval(mean, mean - 0.05, mean + 0.05) for name, mean in losses.items()}
+    line = replace(next(one for one in comparison.arms if one.name == "repairs"), losses=found)
+    assert way_of(found) == way
+    assert [badge.text for badge in badges(comparison, line)][: len(badges_)] == badges_
+    said = lead(replace(comparison, arms=[line]))
+    assert said.startswith(f"repairs answers better the second time{way and ' '}{way}.")
 
 
 def test_sentences_and_tables_of_all_five_carry_intervals(judged):

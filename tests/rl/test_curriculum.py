@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from envs import Task
+from rewards import Score, Verdict
 from rl.config import AlgorithmConfig, TrainingConfig
 from rl.curriculum import CURRICULA, Curriculum, Draw, passed, running
 from rl.tracking import read_jsonl
@@ -104,6 +105,11 @@ def test_only_episodes_that_say_something_count_as_passed_or_not():
     assert passed(group[2:]) is None
     unscored = replace(group[0], turns=tuple(replace(turn, score=None) for turn in group[0].turns))
     assert passed([unscored]) == 1.0
+    masked = [replace(one, turns=tuple(replace(turn, trained=False) for turn in one.turns)) for one in group[:2]]
+    assert passed(masked) == 0.5  # by a group reward; the verdicts are there
+    assert passed([replace(unscored, turns=tuple(replace(turn, trained=False) for turn in unscored.turns))]) is None
+    unjudged = tuple(replace(turn, trained=False, score=Score(0.0, Verdict.ERROR)) for turn in group[0].turns)
+    assert passed([replace(group[0], turns=unjudged)]) is None
 
 
 @pytest.mark.parametrize(
