@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -55,15 +56,57 @@ def wait_for_holder(folder: Path) -> None:
         time.sleep(0.1)
 
 
-if __name__ == "__main__":
-    if sys.platform == "linux":  # the kernel sends SIGTERM when the parent dies, so that no orphaned job keeps running
+def end_with_parent() -> None:
+    """Lets the kernel send SIGTERM to this process when its parent dies, so that no orphaned job keeps running."""
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    parser = argparse.ArgumentParser(prog="python -m experiments.job", description="Does the job of a folder.")
-    parser.add_argument("folder", type=Path, help="with the job.json that an executor wrote")
+
+
+def main(folder: Path) -> int:
+    """Runs the job of a folder; returns the exit status of the program."""
     try:
-        sys.exit(run_job(parser.parse_args().folder))
+        return run_job(folder)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except Terminated as error:  # if the job keeps checkpoints, it has saved one and tells where in error.args
         print("stopped by a signal", *error.args, sep="; ", file=sys.stderr)
-        sys.exit(os.EX_TEMPFAIL)
+        return os.EX_TEMPFAIL
+
+
+def serve() -> int:
+    """Loads torch, then forks a process for the job of every folder that standard input names, one after another.
+
+    Standard input holds a folder per line, as JSON. For each job two numbers are printed: its process id when it
+    starts, and its exit status when it has ended, negative for a signal.
+    """
+    import experiments.online  # noqa: F401  # loads nearly all that a job needs
+
+    me = os.getpid()
+    for line in sys.stdin:
+        folder = Path(json.loads(line))
+        if (pid := os.fork()) == 0:
+            os.setsid()
+            end_with_parent()
+            if os.getppid() != me:  # the parent died before this process asked for the signal
+                return os.EX_TEMPFAIL
+            with (folder / "job.log").open("ab") as log, Path(os.devnull).open("rb") as nothing:
+                for stream, file in enumerate((nothing, log, log)):
+                    os.dup2(file.fileno(), stream)
+            return main(folder)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    parser = argparse.ArgumentParser(prog="python -m experiments.job", description="Does the job of a folder.")
+    parser.add_argument("folder", type=Path, nargs="?", help="with the job.json that an executor wrote")
+    parser.add_argument("--serve", action="store_true", help="do the jobs of the folders that standard input names")
+    arguments = parser.parse_args()
+    if arguments.serve:
+        sys.exit(serve())
+    if arguments.folder is None:
+        parser.error("name the folder of a job")
+    sys.exit(main(arguments.folder))

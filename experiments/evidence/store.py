@@ -249,16 +249,34 @@ class Store:
         return [EvalRow.from_json(row | {"arm": key[0]}) for key in self.runs for row in self._read(*key, "rows")]
 
     @cached_property
+    def _by_mode(self) -> dict[str, list[EvalRow]]:
+        # A comparison has some 300,000 rows, so they are sorted once rather than searched for every table and figure.
+        found: dict[str, list[EvalRow]] = {}
+        for row in self.rows:
+            found.setdefault(row.mode, []).append(row)
+        return found
+
+    @cached_property
+    def _by_arm(self) -> dict[tuple[str, str], list[EvalRow]]:
+        found: dict[tuple[str, str], list[EvalRow]] = {}
+        for row in self.rows:
+            found.setdefault((row.arm, row.mode), []).append(row)
+        return found
+
+    @cached_property
+    def _attempts(self) -> dict[str, int]:
+        return {mode: max(row.attempts for row in rows) for mode, rows in self._by_mode.items()}
+
+    @cached_property
     def modes(self) -> list[str]:
         """The decoding modes that were evaluated: ``greedy``, ``sampled``, or both.
 
         Raises:
             FileNotFoundError: If no run has episodes of either mode.
         """
-        played = {row.mode for row in self.rows}
-        if not played & {"greedy", "sampled"}:
-            raise FileNotFoundError(f"{self.folder}: no run has evaluated episodes, so there is nothing to report")
-        return [mode for mode in ("greedy", "sampled") if mode in played]
+        if played := [mode for mode in ("greedy", "sampled") if mode in self._by_mode]:
+            return played
+        raise FileNotFoundError(f"{self.folder}: no run has evaluated episodes, so there is nothing to report")
 
     @property
     def mode(self) -> str:
@@ -267,7 +285,7 @@ class Store:
 
     def attempts(self, mode: str) -> int:
         """K, the largest number of attempts that an episode of a mode was allowed; 1 if there are no episodes."""
-        return max((row.attempts for row in self.rows if row.mode == mode), default=1)
+        return self._attempts.get(mode, 1)
 
     def rates(self, mode: str, where: Where) -> dict[str, Rate]:
         """The rates that are shown in a place, such as the headline, for a mode's number of attempts; by name."""
@@ -277,7 +295,7 @@ class Store:
         """Rates of a mode by seed and task, one table for each arm."""
         if mode not in self._tables:
             try:
-                self._tables[mode] = tabulate(self.rows, mode)
+                self._tables[mode] = tabulate(self._by_mode.get(mode, []), mode)
             except ValueError as error:
                 if len(self.folders) == 1:
                     raise
@@ -314,7 +332,7 @@ class Store:
 
     def rows_of(self, arm: str, mode: str) -> list[EvalRow]:
         """Rows of an arm in a mode, without failed episodes."""
-        return [row for row in self.rows if (row.arm, row.mode) == (arm, mode) and not row.failed]
+        return [row for row in self._by_arm.get((arm, mode), []) if not row.failed]
 
     # ---------------------------------------------------------------- training
 

@@ -75,9 +75,11 @@ def newcombe_paired(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted p-values of a family of tests, in the given order (Holm, Scandinavian J. of Statistics 6:65, 1979)."""
-    from statsmodels.stats.multitest import multipletests
-
-    return np.asarray(multipletests(p_values, method="holm")[1]).tolist() if len(p_values) else []
+    # Not by statsmodels, whose function runs a full garbage collection: two seconds for a comparison's 300,000 rows.
+    order, n = np.argsort(p_values, kind="stable"), len(p_values)
+    adjusted = np.empty(n)
+    adjusted[order] = np.minimum(np.maximum.accumulate((n - np.arange(n)) * np.asarray(p_values)[order]), 1.0)
+    return adjusted.tolist()
 
 
 def detectable_delta(discordant: float, n_tasks: int, power: float = 0.8, level: float = 0.95) -> float:

@@ -140,9 +140,11 @@ def test_an_executor_that_is_stopped_leaves_no_process(make_jobs):
 
 
 def processes_of(folder):
+    """Processes that name a folder or write into it: a job that was forked has the command of its parent."""
     found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if any(str(folder) in one for one in process.info["cmdline"] or ()):
+    for process in psutil.process_iter(["cmdline", "open_files"]):
+        written = [one.path for one in process.info["open_files"] or ()]
+        if any(str(folder) in one for one in (*(process.info["cmdline"] or ()), *written)):
             found.append(process)
     return found
 
