@@ -10,6 +10,7 @@ from pathlib import Path
 
 from envs import Split
 from experiments.jobs import Report
+from rl.backends.weights import load_pretrained
 from rl.config import LoraConfig, RunConfig
 from rl.evaluate import first_turns, second_attempts
 from rl.tracking import write_text
@@ -26,20 +27,18 @@ def run_cross(config: RunConfig, policies: dict[str, str], n_tasks: int, folder:
         folder: Folder to write ``cross.json`` to.
         report: Called with the progress.
     """
-    # To hold only one policy in memory, collect the first attempts of all policies one after another. Then load each
-    # policy again and let it make second attempts after all of these.
-    n, firsts = len(policies), {}
+    # Policies are stored with their adapters merged. One workbench takes the weights of one policy after another: for
+    # its first attempts, and again for second attempts after those of all policies.
+    bench = Workbench.build(replace(config, model=replace(config.model, lora=LoraConfig())))
+    split, n, firsts, cells = Split(bench.config.evaluation.split), len(policies), {}, []
     for i, (arm, path) in enumerate(policies.items()):
-        bench = _bench(config, path)
-        split = Split(bench.config.evaluation.split)
+        take(bench, path, i)
         firsts[arm] = first_turns(bench.rollout(split, 1), bench.tasks(split)[:n_tasks])
-        bench.engine.close()
         report("first attempts", (i + 1) / (2 * n), {})
-    cells = []
     for i, (arm, path) in enumerate(policies.items()):
-        bench = _bench(config, path)
+        take(bench, path, n + i)
         for author, pairs in firsts.items():
-            episodes = second_attempts(bench.rollout(Split(bench.config.evaluation.split), 2), pairs)
+            episodes = second_attempts(bench.rollout(split, 2), pairs)
             good = [episode for episode in episodes if not episode.failed]
             right = [[turn.correct for turn in episode.turns] for episode in good]
             cells.append(
@@ -52,11 +51,13 @@ def run_cross(config: RunConfig, policies: dict[str, str], n_tasks: int, folder:
                     "n_broken": sum(first and not last for first, last in right),
                 }
             )
-        bench.engine.close()
         report("second attempts", (n + i + 1) / (2 * n), {})
+    bench.engine.close()
     write_text(folder / "cross.json", json.dumps({"arms": list(policies), "cells": cells}) + "\n")
 
 
-def _bench(config: RunConfig, path: str) -> Workbench:
-    model = replace(config.model, path=path, revision=None, lora=LoraConfig())
-    return Workbench.build(replace(config, model=model))
+def take(bench: Workbench, path: str, version: int) -> None:
+    """Gives a workbench's model and engine the weights of a stored policy, or of the base that it was built with."""
+    base = bench.config.model
+    load_pretrained(bench.model, path, base.revision if path == base.path else None)
+    bench.publish(version)

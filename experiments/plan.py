@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import UserError, console, entry_point, fail
+from experiments.executors import visible_gpus
 from experiments.keys import explain, unknown
 from experiments.planned import UNITS, PlanConfig, count, place, size
 from experiments.progress import print_table, said_before
@@ -240,7 +241,9 @@ def report(planned: Sequence[Planned], cfg: Any, options: PlanConfig) -> None:
     largest = max(planned, key=lambda one: one.estimate.peak_memory)
     _print_memory(largest, options)
     if all(one.estimate.costs for one in planned):
-        _print_time(planned, slots)
+        # On a CPU the executor ``local`` loads the libraries once for each slot, otherwise every run loads them.
+        forked = getattr(cfg, "executor", "") == "local" and not visible_gpus()
+        _print_time(planned, slots, at_once if forked else sum(one.runs for one in planned))
     else:
         console.print("Time: needs real steps (plan.calibrate=true).")
         console.print("Tokens: as many as env.max_new_tokens allows; real answers are mostly shorter.")
@@ -265,11 +268,12 @@ def _print_memory(one: Planned, options: PlanConfig) -> None:
         console.print(f"Measured in real steps, plus what more rows add: {size(found.peak_memory * 2**30)}")
 
 
-def _print_time(planned: Sequence[Planned], slots: int) -> None:
+def _print_time(planned: Sequence[Planned], slots: int, starts: int) -> None:
     total: dict[str, float] = {}
     for one in planned:
         for name, (wall, _) in one.estimate.costs.items():
             total[name] = total.get(name, 0.0) + wall * one.runs
+    total["starting"] = total.get("starting", 0.0) * starts / sum(one.runs for one in planned)
     whole = sum(total.values())
     shares = ", ".join(f"{name} {duration(seconds)}" for name, seconds in total.items() if seconds >= 0.005 * whole)
     # With more slots than runs the longest run decides; otherwise all slots are assumed to be busy until the end.

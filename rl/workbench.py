@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Workbench:
         taskset: Tasks and verifier.
         context_length: Length of the longest sequence that the model can process, in tokens.
         distributed: Processes, devices and precision.
+        loaded: Tasks of the splits that were asked for so far: a generated task set would draw them again each time.
     """
 
     config: RunConfig
@@ -53,6 +54,7 @@ class Workbench:
     taskset: TaskSet
     context_length: int
     distributed: Distributed
+    loaded: dict[Split, list[Task]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def build(cls, config: RunConfig, distributed: Distributed | None = None) -> "Workbench":
@@ -134,7 +136,7 @@ class Workbench:
             changes: Values that replace those of ``config.env``; nested dictionaries are merged.
         """
         config = replace(self.config, env=self.config.env.changed(changes))
-        return replace(self, config=config, taskset=make_taskset(config.env))
+        return replace(self, config=config, taskset=make_taskset(config.env), loaded={})
 
     def tasks(self, split: Split | str, n: int = 0) -> Sequence[Task]:
         """The first ``n`` tasks of a split; ``n=0`` returns all.
@@ -143,7 +145,9 @@ class Workbench:
             ValueError: If the split has fewer than ``n`` tasks, or none (a pure test set has no training tasks).
         """
         split = Split(split)
-        tasks = list(self.taskset.load(split))
+        if split not in self.loaded:
+            self.loaded[split] = list(self.taskset.load(split))
+        tasks = self.loaded[split]
         if not tasks:
             raise ValueError(
                 f"{self.config.env.id} has no tasks in split {split.value!r}, which this run needs: its load() must "
@@ -155,7 +159,7 @@ class Workbench:
                 f"evaluation.n_tasks={n}: {self.config.env.id} has {counted(len(tasks), 'task')} in split "
                 f"{split.value!r}; 0 takes all"
             )
-        return tasks[:n] if n else tasks
+        return tasks[: n or None]
 
     def rollout(self, split: Split | str, attempts: int = 0, feedback: str | None = None, n_envs: int = 0) -> Rollout:
         """A rollout that plays episodes of this environment.

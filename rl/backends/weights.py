@@ -57,14 +57,14 @@ def save_pretrained(model: Any, folder: Any, state: dict[str, Tensor]) -> None:
     bare_model(model).save_pretrained(folder, state_dict=state)
 
 
-def load_pretrained(model: Any, folder: Path) -> None:
-    """Loads a policy that :func:`save_pretrained` wrote into the model.
+def load_pretrained(model: Any, path: Path | str, revision: str | None = None) -> None:
+    """Loads a policy into the model: the folder that :func:`save_pretrained` wrote, or a hub id with its revision.
 
     The stored weights have the adapters merged in, so the adapters' update is set to zero. With sharded weights this is
     a collective.
     """
     causal = bare_model(model)
-    stored = type(causal).from_pretrained(folder, dtype=next(causal.parameters()).dtype)
+    stored = type(causal).from_pretrained(path, revision=revision, dtype=next(causal.parameters()).dtype)
     weights = dict(stored.named_parameters())
     for name, parameter in model.named_parameters():
         # With B = 0 the adapters' product is 0, whatever A is.
