@@ -44,6 +44,7 @@ class ArmResult:
         peak_memory: Peak memory of the process in GiB: GPU memory if there is a GPU, otherwise resident memory.
         greedy: Summary of the greedy evaluation; empty without one.
         sampled: Summary of the sampled evaluation; empty without one.
+        verdicts: Number of evaluated attempts by verdict, in all modes and controls.
         sandboxes: How each sandbox isolated programs, and how often they ended in which way; empty without code tasks.
         notes: Anything that the reader of a table must know, such as a rule that kept nothing.
     """
@@ -56,6 +57,7 @@ class ArmResult:
     peak_memory: float = 0.0
     greedy: dict[str, float] = field(default_factory=dict)
     sampled: dict[str, float] = field(default_factory=dict)
+    verdicts: dict[str, int] = field(default_factory=dict)
     sandboxes: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -217,6 +219,7 @@ def finish(result: ArmResult, bench: Workbench, folder: Path, report: Report, be
         limits = getattr(bench.config, "training", BudgetConfig()).health
         if unwell := of_evaluation(result.greedy or result.sampled, limits):
             result.notes["health"] = unwell
+        result.verdicts = dict(Counter(verdict for row in rows for verdict in row.verdicts))
         result.sandboxes = in_use()
         result.seconds, result.cpu_seconds = (now - then for now, then in zip(planned.spent(), began, strict=True))
         write_json(folder / "result.json", asdict(result))

@@ -11,7 +11,7 @@ from rl.analysis.controls import CONTROLS
 from rl.analysis.errors import Shift, shift
 from rl.analysis.rates import Where
 from rl.analysis.significance import detectable_delta, mcnemar, newcombe_paired
-from rl.analysis.statistics import Interval
+from rl.analysis.statistics import Cells, Interval
 
 FAILED_BELOW = 0.01
 """A training run whose delta is at most this value counts as failed: it did not learn to correct itself."""
@@ -54,6 +54,8 @@ class ArmLine:
         crashed: Seeds that ended with an error.
         controls: Accuracy of the second attempt under each control; empty if no control was played.
         losses: Loss of the second attempt under each control: accuracy without the control minus accuracy under it.
+        mending: The part of each loss at tasks whose own first attempt was wrong: share of all tasks that are mended
+            without the control, minus share of these tasks that are right under it.
         shift: The arm's errors compared with the errors in its training data; ``None`` if the runs logged no errors.
         episodes: Episodes sampled for training, the maximum over seeds.
         updates: Optimiser steps of a run, mean over seeds.
@@ -72,6 +74,7 @@ class ArmLine:
     crashed: list[int]
     controls: dict[str, Interval]
     losses: dict[str, Interval]
+    mending: dict[str, Interval]
     shift: Shift | None
     episodes: int
     updates: float
@@ -127,7 +130,7 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
     boot, table, own = store.bootstrap(mode), store.tables(mode)[arm], store.cells(arm, mode, goal)
     others = {other: store.cells(other, mode, goal) for other in store.tables(mode) if other != arm}
     results = [store.runs[arm, seed].result for seed in table.seeds]
-    controls, losses = _controls(store, arm) if mode == "greedy" else ({}, {})
+    controls, losses, mending = _controls(store, arm) if mode == "greedy" else ({}, {}, {})
     return ArmLine(
         arm=arm,
         name=store.names[arm],
@@ -140,6 +143,7 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
         crashed=store.crashed(arm),
         controls=controls,
         losses=losses,
+        mending=mending,
         shift=_shift(store, mode, arm),
         episodes=max(result["totals"].get("episodes", 0) for result in results),
         updates=sum(result["totals"].get("updates", 0) for result in results) / len(results),
@@ -148,9 +152,9 @@ def _line(store: Store, mode: str, arm: str, goal: str) -> ArmLine:
     )
 
 
-def _controls(store: Store, arm: str) -> tuple[dict[str, Interval], dict[str, Interval]]:
-    """Accuracy of the second attempt under each control, and its loss compared with no control."""
-    boot, there, lost = store.bootstrap("greedy"), {}, {}
+def _controls(store: Store, arm: str) -> tuple[dict[str, Interval], ...]:
+    """Accuracy of the second attempt under each control, its loss, and the part of the loss at wrong first attempts."""
+    boot, there, lost, mending = store.bootstrap("greedy"), {}, {}, {}
     for control in CONTROLS:
         if arm in store.tables(control):
             # Tasks are put into the order of the greedy episodes: differences are paired by position.
@@ -159,8 +163,14 @@ def _controls(store: Store, arm: str) -> tuple[dict[str, Interval], dict[str, In
             cells = store.cells(arm, control, "accuracy_t2")
             cells = cells.take(range(len(cells.above)), order)
             there[control] = boot.interval(cells)
-            lost[control] = boot.difference(store.cells(arm, "greedy", "accuracy_t2"), cells)
-    return there, lost
+            own = store.cells(arm, "greedy", "accuracy_t2")
+            lost[control] = boot.difference(own, cells)
+            # A policy that keeps right attempts and guesses otherwise loses accuracy under every control, but only
+            # where its own first attempt was right.
+            wrong = 1.0 - store.cells(arm, "greedy", "accuracy_t1").above
+            mended = [Cells(one.above * wrong, one.below) for one in (own, cells)]
+            mending[control] = boot.difference(*mended)
+    return there, lost, mending
 
 
 def _shift(store: Store, mode: str, arm: str) -> Shift | None:

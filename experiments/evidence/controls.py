@@ -29,7 +29,9 @@ def control_table(store: Store, name: str) -> Table:
     rows, values, rate = [], {}, named("accuracy_t2")
     for line in lines:
         own, there, lost = line.rates["accuracy_t2"], line.controls[name], line.losses[name]
-        says = does_it_correct(line.losses) if line.rates["delta"].low > 0 else "No correction to explain."
+        says = (
+            does_it_correct(line.losses, line.mending) if line.rates["delta"].low > 0 else "No correction to explain."
+        )
         rows.append([line.name, cell(own, rate), cell(there, rate), cell(lost, named("delta")), says])
         values[line.name] = {"own": numbers(own), "control": numbers(there), "lost": numbers(lost)}
     caption = (
@@ -37,7 +39,8 @@ def control_table(store: Store, name: str) -> Table:
         f"{counted(comparison.n_tasks, 'task')}, 95 % bootstrap intervals over seeds, then tasks; differences are "
         "paired. An arm uses its attempt if it loses accuracy when that is taken away (C1) and when it is exchanged "
         "(C2, C5); it uses the error if it loses accuracy when that alone is exchanged (C4). An arm that loses "
-        "nothing answers anew."
+        "nothing answers anew; one that loses nothing where its own first attempt was wrong keeps right attempts and "
+        "tries again otherwise."
     )
     header = ["arm", "acc@t2 (%)", "acc@t2 under this control (%)", "lost (points)", "what the controls say"]
     return Table(caption, header, rows, values)

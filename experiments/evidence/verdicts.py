@@ -52,16 +52,18 @@ def lead(comparison: Comparison) -> str:
     said = f"{counted(n, f'{of} answers', f'{of} answer') if n else f'None {of} answers'} better the second time"
     if one:
         said = f"{trained[0].name} {'answers' if n else 'does not answer measurably'} better the second time"
-    ways = [way for line in better if (way := way_of(line.losses))]
+    ways = [way for line in better if (way := way_of(line.losses, line.mending))]
     if one and ways:
         said += f" {ways[0]}"
     elif ways:
-        # The two answers to "is it correction?" are given even if no arm has them.
-        shown = [way for way in WAYS if way in ways or way != BY_ATTEMPT]
+        # The first and the last way are the answers to "is it correction?", and are given even if no arm has them.
+        shown = [way for way in WAYS if way in ways or way in (CORRECTING, ANEW)]
         said += ": " + ", ".join(f"{ways.count(way) or 'none'} {way}" for way in shown)
     n_failed, n_runs = sum(s.failed for line in trained for s in line.seeds), sum(len(line.seeds) for line in trained)
     failed = f"{n_failed} of {counted(n_runs, 'training run')} failed." if n_failed else ""
-    return " ".join(filter(None, [f"{said}.", largest, failed]))
+    # Delta alone would praise an arm for worse first attempts.
+    best = _ranking(comparison, trained)[-1] if trained[1:] else ""
+    return " ".join(filter(None, [f"{said}.", largest, best, failed]))
 
 
 def badges(comparison: Comparison, line: ArmLine) -> list[Badge]:
@@ -69,15 +71,15 @@ def badges(comparison: Comparison, line: ArmLine) -> list[Badge]:
     found, goal, uses = [], line.rates[comparison.goal], uses_attempt(line.losses)
     if comparison.goal == "delta":
         if goal.low > 0:
-            way = way_of(line.losses)
+            way = way_of(line.losses, line.mending)
             found += [Badge("improves")] if way in ("", BY_ATTEMPT) else []
             found += [Badge("corrects", "good")] if way == CORRECTING else []
-            found += [Badge("uses its attempt", "good")] if uses else []
-            found += [Badge("answers anew", "doubt")] if way == ANEW else []
+            found += [Badge("uses its attempt", "good")] if way in (CORRECTING, BY_ATTEMPT) else []
+            found += [Badge(BADGES[way], "doubt")] if way in BADGES else []
         else:
             found += [Badge("gets worse", "bad")] if goal.high < 0 else [Badge("no change shown")]
             found += [Badge("uses its attempt")] if uses else []
-        if (error := line.losses.get(OTHER_ERROR)) is not None and goal.low > 0:
+        if (error := line.mending.get(OTHER_ERROR)) is not None and goal.low > 0:
             found += [Badge("uses the error", "good") if error.low > 0 else Badge("error not used", "doubt")]
     n_failed = sum(seed.failed for seed in line.seeds)
     if line.trained and n_failed:
@@ -114,7 +116,7 @@ def of_arm(comparison: Comparison, line: ArmLine) -> str:
         limit = fixed(100 * FAILED_BELOW, 0)
         sentence += f" {n_failed} of {counted(len(line.seeds), 'seed')} failed (delta of at most {limit} point)."
     if comparison.goal == "delta" and goal.low > 0 and line.losses:
-        sentence += " " + does_it_correct(line.losses)
+        sentence += " " + does_it_correct(line.losses, line.mending)
     if line.crashed:
         which = ", ".join(map(str, line.crashed))
         missing = counted(len(line.crashed), "seed crashed and is missing", "seeds crashed and are missing")
@@ -144,24 +146,42 @@ def uses_attempt(losses: dict[str, Interval]) -> bool | None:
     return True if played.keys() - {WITHOUT_FIRST} else None
 
 
-CORRECTING, BY_ATTEMPT, ANEW = WAYS = ("by correcting", "by the attempt without the error", "by answering anew")
+CORRECTING, BY_ATTEMPT, AGAIN, ANEW = WAYS = (
+    "by correcting",
+    "by the attempt without the error",
+    "by trying again where the attempt was wrong",
+    "by answering anew",
+)
 """Ways in which the second attempt can get better."""
+BADGES = {AGAIN: "tries again", ANEW: "answers anew"}
 
 
-def way_of(losses: dict[str, Interval]) -> str:
+def way_of(losses: dict[str, Interval], mending: dict[str, Interval]) -> str:
     """The one of :data:`WAYS` that the controls show; empty if they do not tell.
 
-    An arm corrects if it uses its attempt and, where an error was told that could be exchanged (C4), the error too.
+    An arm corrects if it uses its attempt and, where an error was told that could be exchanged (C4), the error too, and
+    if this holds for its wrong first attempts alone. Otherwise it may keep right attempts and try again elsewhere.
+
+    Args:
+        losses: Loss in accuracy of the second attempt under each control, by the control's name.
+        mending: The part of each loss at tasks whose own first attempt was wrong.
     """
-    uses, error = uses_attempt(losses), losses.get(OTHER_ERROR)
+    uses = uses_attempt(losses)
     if uses is None:
         return ""
     if not uses:
         return ANEW
-    return CORRECTING if error is None or error.low > 0 else BY_ATTEMPT
+    if unmended(mending):
+        return AGAIN
+    return BY_ATTEMPT if OTHER_ERROR in mending and mending[OTHER_ERROR].low <= 0 else CORRECTING
 
 
-def does_it_correct(losses: dict[str, Interval]) -> str:
+def unmended(mending: dict[str, Interval]) -> dict[str, Interval]:
+    """Controls of the attempt, in words, under which as many wrong first attempts are mended as without them."""
+    return {words: mending[name] for name, words in _OF_ATTEMPT.items() if name in mending and mending[name].low <= 0}
+
+
+def does_it_correct(losses: dict[str, Interval], mending: dict[str, Interval]) -> str:
     """Says in sentences whether the second attempt uses the first attempt, and whether it uses the error.
 
     The attempt is used if accuracy falls when it is removed (C1), when it is exchanged together with the feedback on it
@@ -171,6 +191,7 @@ def does_it_correct(losses: dict[str, Interval]) -> str:
     Args:
         losses: Loss in accuracy of the second attempt under each control, by the control's name; C4 and C5 are missing
             if nothing could be exchanged.
+        mending: The part of each loss at tasks whose own first attempt was wrong.
     """
     found = {words: losses[name] for name, words in _OF_ATTEMPT.items() if name in losses}
     unharmed = {words: loss for words, loss in found.items() if loss.low <= 0}
@@ -180,14 +201,30 @@ def does_it_correct(losses: dict[str, Interval]) -> str:
         shown = [f"{words}: {points(loss)} points" for words, loss in unharmed.items()]
         said.append(f"It answers anew rather than corrects: acc@t2 does not fall measurably {_and(shown)}.")
         said += [f"It falls {_and(harmed)}."] if harmed else []
+    elif uses_attempt(losses) and (same := unmended(mending)):
+        shown = [f"{words} ({points(loss)} points fewer)" for words, loss in same.items()]
+        said.append(
+            "It keeps right attempts and tries again otherwise, rather than corrects: where its attempt was wrong it "
+            f"is right no less often {_and(shown)}. Over all tasks acc@t2 falls {_and(harmed)}."
+        )
     elif uses_attempt(losses):
         said.append(f"It uses its attempt: acc@t2 falls {_and(harmed)}.")
     elif found:
         said.append(f"Whether it uses its attempt cannot be told from this alone: acc@t2 falls {_and(harmed)}.")
     if (error := losses.get(OTHER_ERROR)) is not None:
-        uses = error.low > 0
-        words = "uses the error" if uses else "does not use the error measurably"
-        said.append(f"It {words}: with another one acc@t2 falls by {points(error, not uses)} points (C4).")
+        at_wrong, fell = (
+            mending[OTHER_ERROR],
+            f"with another one acc@t2 falls by {points(error, error.low <= 0)} points",
+        )
+        if error.low <= 0:
+            said.append(f"It does not use the error measurably: {fell} (C4).")
+        elif at_wrong.low <= 0:
+            said.append(
+                f"It uses the error only to tell right from wrong: {fell} (C4), but by {points(at_wrong)} where its "
+                "attempt was wrong."
+            )
+        else:
+            said.append(f"It uses the error: {fell} (C4).")
     return " ".join(said)
 
 

@@ -14,6 +14,7 @@ from experiments.evidence.comparison import compare
 from experiments.evidence.controls import control_table
 from experiments.evidence.store import Store
 from experiments.evidence.verdicts import (
+    AGAIN,
     ANEW,
     BY_ATTEMPT,
     CORRECTING,
@@ -60,6 +61,13 @@ def repairs(task, attempt, got, want):
     return written(task.info["slots"], int(constant[1]) + off * INVERSES.get(task.info["slots"][2], 1))
 
 
+def tries_again(task, attempt, got, want):
+    """Keeps its attempt if the feedback shows the wanted result, and otherwise gives a random constant."""
+    if attempt and got == str(want):
+        return attempt
+    return written(task.info["slots"], random.Random(f"{task.id}/{attempt}/{got}").randrange(10))
+
+
 def reads_the_gold(task, attempt, got, want):
     """Ignores its attempt and uses only the error: right if the feedback reports the result of its first attempt."""
     results = [str(run(written(task.info["slots"], constant), 0)) for constant in range(10)]
@@ -77,7 +85,7 @@ def judged(tmp_path_factory):
     bench = Workbench.build(config)
     by_question = {task.question: task for task in bench.tasks(Split.TEST)}
 
-    for policy in (anew, copies, repairs, reads_the_gold):
+    for policy in (anew, copies, repairs, tries_again, reads_the_gold):
 
         def answer(request, policy=policy):
             text = bench.tokenizer.decode(request.prompt_ids)
@@ -86,7 +94,9 @@ def judged(tmp_path_factory):
             )
             task = by_question[question]
             if len(said) == 1:
-                return first(task, task.id)
+                # Half of the first attempts of a policy that keeps right ones are right, so that it has some to keep.
+                kept = policy is tries_again and random.Random(task.id).random() < 0.5
+                return task.gold if kept else first(task, task.id)
             got, want = re.match(r"(?:got (\S+) want )?(\d)?", said[1]).groups()
             return policy(task, said[0], got or "", int(want or 0))
 
@@ -114,7 +124,7 @@ def test_a_policy_that_answers_anew_loses_nothing_anywhere(judged):
     line = judged[0]["anew"]
     assert line.rates["delta"].low > 0.5
     assert all(abs(loss.mean) < 1e-9 for name, loss in line.losses.items())
-    said = does_it_correct(line.losses)
+    said = does_it_correct(line.losses, line.mending)
     assert said.startswith("It answers anew rather than corrects")
     assert "does not use the error" in said
 
@@ -124,7 +134,7 @@ def test_a_policy_that_copies_uses_its_attempt_and_not_the_error(judged):
     assert abs(line.rates["delta"].mean) < 1e-9
     assert line.losses["other_attempt"].mean > 0
     assert abs(line.losses["other_error"].mean) < 1e-9
-    assert "does not use the error" in does_it_correct(line.losses)
+    assert "does not use the error" in does_it_correct(line.losses, line.mending)
 
 
 def test_a_policy_that_repairs_uses_both(judged):
@@ -133,43 +143,58 @@ def test_a_policy_that_repairs_uses_both(judged):
     assert (
         min(line.losses[name].low for name in ("without_first", "others_first", "other_error", "other_attempt")) > 0.3
     )
-    said = does_it_correct(line.losses)
+    said = does_it_correct(line.losses, line.mending)
     assert "It uses its attempt: acc@t2 falls by" in said
     assert all(f"({name})" in said for name in ("C1", "C2", "C5"))
     assert "It uses the error" in said
 
 
+def test_a_policy_that_keeps_right_attempts_and_guesses_otherwise_does_not_correct(judged):
+    """Every control costs it accuracy, but only where its own first attempt was right."""
+    line = judged[0]["tries_again"]
+    assert min(loss.low for loss in line.losses.values()) > 0.1
+    assert max(loss.low for loss in line.mending.values()) <= 0
+    assert way_of(line.losses, line.mending) == AGAIN
+    said = does_it_correct(line.losses, line.mending)
+    assert said.startswith("It keeps right attempts and tries again otherwise, rather than corrects")
+    assert "uses the error only to tell right from wrong" in said
+
+
 def test_a_policy_that_needs_the_error_alone_does_not_correct(judged):
     """The feedback gives the answer away, so using the error is no evidence that the policy corrects its attempt."""
     line = judged[0]["reads_the_gold"]
-    said = does_it_correct(line.losses)
+    said = does_it_correct(line.losses, line.mending)
     assert line.losses["other_error"].low > 0
     assert said.startswith("It answers anew rather than corrects")
     assert "another attempt under its own error (C5)" in said
     assert "It uses the error" in said
 
 
+C2, C4, C5 = "others_first", "other_error", "other_attempt"
+
+
 @pytest.mark.parametrize(
-    ("losses", "way", "badges_"),
+    ("losses", "at_wrong", "way", "shown"),
     [
-        ({"others_first": 0.5, "other_error": 0.4, "other_attempt": 0.5}, CORRECTING, ["corrects", "uses its attempt"]),
-        (
-            {"others_first": 0.5},
-            CORRECTING,
-            ["corrects", "uses its attempt"],
-        ),  # no error is told that C4 could exchange
-        ({"others_first": 0.5, "other_error": 0.0, "other_attempt": 0.1}, BY_ATTEMPT, ["improves", "uses its attempt"]),
-        ({"others_first": 0.0, "other_error": 0.4}, ANEW, ["answers anew"]),
-        ({"without_first": 0.5}, "", ["improves"]),
-        ({}, "", ["improves"]),
+        ({C2: 0.5, C4: 0.4, C5: 0.5}, {}, CORRECTING, ["corrects", "uses its attempt", "uses the error"]),
+        ({C2: 0.5}, {}, CORRECTING, ["corrects", "uses its attempt"]),  # nothing is told that C4 could exchange
+        ({C2: 0.5, C4: 0.0, C5: 0.1}, {}, BY_ATTEMPT, ["improves", "uses its attempt", "error not used"]),
+        ({C2: 0.5, C4: 0.4, C5: 0.5}, {C4: 0.0}, BY_ATTEMPT, ["improves", "uses its attempt", "error not used"]),
+        ({C2: 0.5, C4: 0.4, C5: 0.5}, {C5: 0.0}, AGAIN, ["tries again", "uses the error"]),
+        ({C2: 0.5}, {C2: 0.0}, AGAIN, ["tries again"]),
+        ({C2: 0.0, C4: 0.4}, {}, ANEW, ["answers anew", "uses the error"]),
+        ({"without_first": 0.5}, {}, "", ["improves"]),
+        ({}, {}, "", ["improves"]),
     ],
 )
-def test_an_arm_corrects_only_if_it_uses_its_attempt_and_an_error_that_it_is_told(judged, losses, way, badges_):
-    comparison = compare(judged[1], "greedy")
-    found = {name: Interval(mean, mean - 0.05, mean + 0.05) for name, mean in losses.items()}
-    line = replace(next(one for one in comparison.arms if one.name == "repairs"), losses=found)
-    assert way_of(found) == way
-    assert [badge.text for badge in badges(comparison, line)][: len(badges_)] == badges_
+def test_an_arm_corrects_only_if_it_uses_its_attempt_and_an_error_that_it_is_told(judged, losses, at_wrong, way, shown):
+    def intervals(means):
+        return {name: Interval(mean, mean - 0.05, mean + 0.05) for name, mean in means.items()}
+
+    comparison, found, mending = compare(judged[1], "greedy"), intervals(losses), intervals(losses | at_wrong)
+    line = replace(next(one for one in comparison.arms if one.name == "repairs"), losses=found, mending=mending)
+    assert way_of(found, mending) == way
+    assert [badge.text for badge in badges(comparison, line)] == shown
     said = lead(replace(comparison, arms=[line]))
     assert said.startswith(f"repairs answers better the second time{way and ' '}{way}.")
 
@@ -182,7 +207,7 @@ def test_sentences_and_tables_of_all_five_carry_intervals(judged):
     )
     assert re.search(r"anew: answers better.*It answers anew rather than corrects", sentences)
     table = control_table(store, "other_error")
-    assert {row[0] for row in table.rows} == {"anew", "copies", "repairs", "reads_the_gold"}
+    assert {row[0] for row in table.rows} == {"anew", "copies", "repairs", "tries_again", "reads_the_gold"}
 
 
 def test_the_hooks_of_repair_change_one_thing():
