@@ -93,7 +93,7 @@ def main() -> None:
     sys.argv[1:] = [*rest, "hydra.run.dir=.", "hydra.sweep.dir=."]
 
     def run(cfg: Any) -> None:
-        refuse_unusable_runs_dir(cfg, must_be_writable=True)
+        refuse_unusable_runs_dir(cfg.runs_dir, cfg.name, must_be_writable=True)
         report(plan(cfg, given[0], options), cfg, options)
 
     # ``entry_point`` reads the --help text, and the program's name for other processes, from the function's module.

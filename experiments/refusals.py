@@ -72,7 +72,7 @@ def refuse_before_torch(cfg: DictConfig) -> None:
     """
     refuse_places({key: OmegaConf.select(cfg, key) for key in PLACES})
     refuse_missing_files(cfg)
-    refuse_unusable_runs_dir(cfg)
+    refuse_unusable_runs_dir(OmegaConf.select(cfg, "runs_dir"), OmegaConf.select(cfg, "name"))
     refuse_unusable_output(cfg)
     refuse_unusable_template(cfg)
     if "arms" in cfg and not OmegaConf.is_missing(cfg, "include"):
@@ -223,14 +223,14 @@ def nearest_existing(place: Path) -> Path:
     return next(one for one in (place, *place.parents) if one.exists())
 
 
-def refuse_unusable_runs_dir(cfg: Any, must_be_writable: bool = False) -> None:
+def refuse_unusable_runs_dir(given: str | None, name: str | None, must_be_writable: bool = False) -> None:
     """Raises UserError if ``runs_dir`` can hold no run's folder.
 
     Args:
-        cfg: Config of a program; one without ``runs_dir`` passes.
+        given: Value of ``runs_dir``; ``None`` for a program without it.
+        name: Name of the folder below it.
         must_be_writable: Whether to refuse also a folder that this user cannot write to.
     """
-    given, name = OmegaConf.select(cfg, "runs_dir"), OmegaConf.select(cfg, "name")
     if given is None or name is None:
         return
     there = nearest_existing(Path(given) / name)

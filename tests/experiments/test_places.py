@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -92,12 +91,11 @@ def test_a_file_in_place_of_the_folder_of_runs_is_refused_before_anything_is_pla
 
 
 def test_a_folder_of_runs_that_cannot_be_written_is_refused_by_a_plan(tmp_path, monkeypatch):
-    cfg = replace(config("train"), runs_dir=str(tmp_path / "new"))
-    refuse_unusable_runs_dir(cfg, must_be_writable=True)
+    refuse_unusable_runs_dir(str(tmp_path / "new"), "train", must_be_writable=True)
     monkeypatch.setattr("os.access", lambda *_: False)
-    refuse_unusable_runs_dir(cfg)
+    refuse_unusable_runs_dir(str(tmp_path / "new"), "train")
     with pytest.raises(UserError, match=f"runs_dir={tmp_path}/new: this user cannot write to {tmp_path};"):
-        refuse_unusable_runs_dir(cfg, must_be_writable=True)
+        refuse_unusable_runs_dir(str(tmp_path / "new"), "train", must_be_writable=True)
 
 
 def caught(do):
