@@ -175,16 +175,30 @@ def refuse_unusable_output(cfg: DictConfig) -> None:
     if given is None:
         return
     place, is_file = Path(given).expanduser().absolute(), "trials" in cfg
-    above = next(one for one in place.parents if one.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"output={given}: no file can be made in {above}; name another place")
+    above = next((one for one in place.parents if one.exists()), place)
     if is_file and place.is_dir():
-        raise UserError(f"output={given}: that is a folder; name a file, as {given.rstrip('/')}/mine.yaml")
+        raise UserError(f"output={given}: that is a folder; name a file, as {os.path.join(given, 'mine.yaml')}")
+    if not above.is_dir() or not _takes_a_file(above, place.name):
+        raise UserError(f"output={given}: no file can be made in {above}; name another place")
+    # Writing replaces the file, which would remove a device and ignore that a file is protected.
+    if is_file and place.exists() and not (place.is_file() and os.access(place, os.W_OK)):
+        raise UserError(f"output={given}: this cannot be overwritten; name another file")
     if not is_file and place.exists() and not place.is_dir():
         raise UserError(f"output={given}: that is a file; name a folder")
     # Saving a model replaces the whole folder, so other files in it would be lost.
     if not is_file and place.is_dir() and any(place.iterdir()) and not (place / "config.json").exists():
         raise UserError(f"output={given}: it holds files that are no model; name a new folder, as {given}/mine")
+
+
+def _takes_a_file(folder: Path, name: str) -> bool:
+    """Whether a file can be made in a folder; tried, because permissions do not tell of /proc or a read-only disk."""
+    probe = folder / f".{name}.{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def refuse_unknown_arms(cfg: Any) -> None:

@@ -81,6 +81,7 @@ class TuningRecord:
         objective: Name of the objective that the trials maximised on validation tasks.
         untuned: Value of the objective for the untuned config.
         tuned: Value of the objective for the chosen config.
+        budget: Budget of every trial, written as overrides; empty in records of earlier versions.
     """
 
     trials: int = MISSING
@@ -89,6 +90,7 @@ class TuningRecord:
     objective: str = MISSING
     untuned: float | None = None
     tuned: float | None = None
+    budget: str = ""
 
 
 @dataclass
@@ -108,10 +110,8 @@ class CompareConfig(ArmsConfig):
         check_numbers(self, "", not_negative="seed threads seeds retries cross")
         for arm, record in self.tuning.items():
             if arm in self.include and (shared := set(record.seeds) & set(self.seeds)):
-                raise ValueError(
-                    f"seeds={self.seeds}: {arm} was tuned with {', '.join(map(str, sorted(shared)))}, so its results "
-                    "with them are biased. Use other seeds, or tuned=none"
-                )
+                said = f"seeds={self.seeds}: {arm} was tuned with {', '.join(map(str, sorted(shared)))}"
+                raise ValueError(f"{said}, so its results with them are biased. Use other seeds, or tuned=none")
 
 
 @dataclass

@@ -1,8 +1,8 @@
-"""Tunes every arm with the same number of trials: ``python -m experiments.tune env=repair trials=8``.
+"""Tunes every arm with the same number of trials: ``python -m experiments.tune env=mine trials=8``.
 
 The first trial of each arm is the arm's untuned config. All trials are judged on validation tasks, with a seed that no
 comparison uses. The chosen values are written to ``configs/tuned/<env>.yaml``, which ``experiments.compare`` reads; a
-table of all trials is written to the run's folder.
+table of all trials and a copy of the chosen values are written to the run's folder.
 
 Optuna proposes the trials, and an executor runs them as jobs. Hydra's sweeper plugin for Optuna is not used, because it
 needs Optuna 2, sweeps one config at a time and cannot resume. No Optuna database is used either: the sampler is seeded
@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,10 +37,11 @@ from experiments.progress import Display
 from experiments.refusals import refuse_unknown_arms
 from experiments.schema import TuneConfig, TuningRecord
 from experiments.search import OBJECTIVES, SAMPLERS, Dimension, at_hand, changes, dimensions
+from experiments.tuned import as_yaml, budget_of, refuse_lost_choices, write_choices
 from rewards import nearest
 from rewards.wording import counted
 from rl.analysis.printing import percent
-from rl.tracking import describe_run, write_json, write_text
+from rl.tracking import describe_run, write_text
 
 
 @dataclass
@@ -261,63 +261,59 @@ def write_trials(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> No
     write_text(folder / "trials.md", "".join(f"| {' | '.join(line)} |\n" for line in lines))
 
 
-def chosen_before(path: Path) -> dict[str, Any]:
-    """Returns the content of a file of chosen values that an earlier tuning wrote; empty if there is no such file.
-
-    Raises:
-        UserError: If the file holds anything else, which overwriting it would destroy.
-    """
-    try:
-        found: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.exists() else {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        found = None
-    if not isinstance(found, dict) or found.keys() - {"arms", "tuning"}:
-        raise UserError(f"output={path}: this file was not written by experiments.tune; name another")
-    return found
-
-
 def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> dict[str, Any]:
     """Writes the YAML file of the chosen values; values that another tuning chose for other arms are kept in it.
 
+    The values that this tuning chose are first written to ``tuned.yaml`` in its folder.
+
     Returns:
-        The content that was written.
+        The content that was written to ``cfg.output``.
 
     Raises:
-        UserError: If every trial of an arm crashed; the chosen values of all other arms are written first.
+        UserError: If ``cfg.output`` cannot be written, or has since got values that would be lost; or if every trial of
+            an arm crashed, in which case the chosen values of all other arms are written first.
     """
-    path = Path(cfg.output)
-    before = chosen_before(path)
-    arms, records = dict(before.get("arms") or {}), dict(before.get("tuning") or {})
-    hopeless = []
+    arms: dict[str, Any] = {}
+    records: dict[str, Any] = {}
+    hopeless, chosen = [], {}
     for one in found:
         best = one.winner()
         if best is None:
             hopeless.append(one.arm)
             continue
-        # An earlier tuning's choice is removed even if the untuned arm won: otherwise the file would keep values that
-        # this tuning did not choose.
-        arms.pop(one.arm, None)
         if best.changed:
             arms[one.arm] = best.changed
         before_and_after = [trial.value(cfg.objective) for trial in (one.trials[0], best)]
         values = [None if math.isnan(value) else round(value, 4) for value in before_and_after]
         spent = max(result["totals"]["episodes"] for result in best.results())
-        records[one.arm] = asdict(TuningRecord(len(one.trials), list(cfg.seeds), spent, cfg.objective, *values))
-    chosen = {"arms": arms, "tuning": records}
-    head = "# @package _global_\n# Values that experiments.tune chose on validation tasks, and their results there.\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, head + OmegaConf.to_yaml(OmegaConf.create(chosen)))
-    write_json(folder / "winners.json", chosen)
+        record = TuningRecord(len(one.trials), list(cfg.seeds), spent, cfg.objective, *values, budget=budget_of(cfg))
+        records[one.arm] = asdict(record)
+    kept = folder / "tuned.yaml"
+    if records:
+        write_text(kept, as_yaml(arms, records))
+        try:
+            refuse_lost_choices(cfg, episodes(found))  # Again, because the file may have changed since the start.
+            chosen = write_choices(Path(cfg.output).expanduser(), arms, records)
+        except OSError as error:
+            why = f"it cannot be written ({error.filename}: {error.strerror})"
+            raise UserError(f"output={cfg.output}: {why}. The chosen values are kept in {kept}") from error
+        except UserError as error:
+            raise UserError(f"{error}. The chosen values are kept in {kept}") from error
     if hopeless:
         raise UserError(f"{', '.join(hopeless)}: every trial crashed; see trials.csv and the job.log files in {folder}")
     return chosen
 
 
+def episodes(found: Sequence[ArmStudy]) -> dict[str, int]:
+    """Episodes that a run of each untuned arm samples."""
+    return {one.arm: one.trials[0].jobs[0].arm.budget("samples") for one in found}
+
+
 @entry_point("tune")
 def main(cfg: TuneConfig) -> None:
     """Runs the unfinished trials and writes the chosen values."""
-    studies(cfg, Path(cfg.runs_dir))  # Refuses a wrong config before a folder is made.
-    chosen_before(Path(cfg.output))
+    # Refuses a wrong config, and an output that would lose values, before a folder is made.
+    refuse_lost_choices(cfg, episodes(studies(cfg, Path(cfg.runs_dir))))
     from experiments.folders import open_run
 
     with open_run(cfg, "tune") as folder:

@@ -26,6 +26,9 @@ def control_rows(
 ) -> list[EvalRow]:
     """Plays controls on greedy episodes of the same policy and returns one row per task and control.
 
+    A control that can change no episode is left out. One that can change some of them has rows for all, and
+    ``unchanged`` marks those in which the policy reads just what it reads without the control.
+
     Args:
         rollout: Builds a rollout with two attempts; its argument is the feedback, ``None`` for the environment's own.
         env: Environment of these tasks, used to get its feedback to an attempt.
@@ -36,9 +39,9 @@ def control_rows(
         seed: Seed of the run, written to the rows.
         names: Names of the controls to play; empty for all.
     """
-    usable = [(task, episode.turns[0]) for task, episode in zip(tasks, episodes, strict=True) if not episode.failed]
-    failed, rows = [episode for episode in episodes if episode.failed], []
-    own_tasks, firsts = [task for task, _ in usable], [turn for _, turn in usable]
+    own_tasks = [task for task, episode in zip(tasks, episodes, strict=True) if not episode.failed]
+    greedy, failed = ([episode for episode in episodes if episode.failed is ended] for ended in (False, True))
+    firsts, rows = [episode.turns[0] for episode in greedy], []
     # Random generators are seeded by the names of control and task, so that adding or removing a control does not
     # change the others.
     for name in names or CONTROLS:
@@ -54,8 +57,17 @@ def control_rows(
             plans.append(EpisodePlan(scene.task, i, i, first, change.request if change else None))
         # Greedy like the episodes compared with, so that the control's change is the only difference.
         played = rollout(CONTROLS.fact(name, "feedback")).run(plans, 0.0) if plans else []
-        rows += [EvalRow.of(episode, arm, seed, name, 0, 2) for episode in [*failed, *played]]
+        rows += [EvalRow.of(episode, arm, seed, name, 0, 2) for episode in failed]
+        # All arms are compared on the same tasks, so an episode without a change stays among the rows and is marked.
+        for own, episode in zip(greedy, played, strict=True):
+            unchanged = _second_prompt(own) == _second_prompt(episode)
+            rows.append(replace(EvalRow.of(episode, arm, seed, name, 0, 2), unchanged=unchanged))
     return rows
+
+
+def _second_prompt(episode: Episode) -> tuple[int, ...] | None:
+    """What the policy reads before its second attempt; ``None`` if there is no second attempt."""
+    return episode.attempts[1].prompt_ids if len(episode.attempts) > 1 else None
 
 
 def _first(own: Turn, change: Change | None, renderer: Renderer) -> Turn:

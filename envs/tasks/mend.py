@@ -19,6 +19,10 @@ model can read off the solution (13 - 4); otherwise it can only guess. ``plain``
 ``latex`` (``3\left(7 + 4\right) + 6 = 39``) are for language models, which may write other text around the answer.
 :mod:`rewards.math` grades the number; an equation other than the task's earns 0 even if it holds.
 
+Numbers and sides are exact fractions, so sympy does not have to run. The verdicts and the feedback are those that sympy
+computes: ``tests/envs/test_mend.py`` compares them in every notation, and ``python -m benchmarks.mend_by_sympy
+<folder>`` in the rows of a finished run.
+
 Version history: v1, first.
 """
 

@@ -21,6 +21,7 @@ from experiments.cli import UserError, import_plugin
 from experiments.keys import leaves, told_apart
 from experiments.run_health import findings
 from rewards.wording import counted
+from rl.analysis.controls import CONTROLS
 from rl.analysis.rates import Rate, Where, declared
 from rl.analysis.rows import EvalRow
 from rl.analysis.statistics import ArmTable, Bootstrap, Cells, Interval, tabulate
@@ -249,17 +250,35 @@ class Store:
         return [EvalRow.from_json(row | {"arm": key[0]}) for key in self.runs for row in self._read(*key, "rows")]
 
     @cached_property
+    def _untouched(self) -> list[EvalRow]:
+        """Rows for a control that could change no episode of one seed but was played with other seeds of the arm.
+
+        The control was not played with that seed, because its episodes would have been the greedy ones.
+        """
+        played: dict[str, dict[int, set[str]]] = {}
+        for row in self.rows:
+            if row.mode in CONTROLS:
+                played.setdefault(row.arm, {}).setdefault(row.seed, set()).add(row.mode)
+        lacks = {
+            (arm, seed): set().union(*of_seeds.values()) - modes
+            for arm, of_seeds in played.items()
+            for seed, modes in of_seeds.items()
+        }
+        greedy = [row for row in self.rows if row.mode == "greedy" and lacks.get((row.arm, row.seed))]
+        return [replace(row, mode=mode, unchanged=True) for row in greedy for mode in sorted(lacks[row.arm, row.seed])]
+
+    @cached_property
     def _by_mode(self) -> dict[str, list[EvalRow]]:
         # A comparison has some 300,000 rows, so they are sorted once rather than searched for every table and figure.
         found: dict[str, list[EvalRow]] = {}
-        for row in self.rows:
+        for row in [*self.rows, *self._untouched]:
             found.setdefault(row.mode, []).append(row)
         return found
 
     @cached_property
     def _by_arm(self) -> dict[tuple[str, str], list[EvalRow]]:
         found: dict[tuple[str, str], list[EvalRow]] = {}
-        for row in self.rows:
+        for row in [*self.rows, *self._untouched]:
             found.setdefault((row.arm, row.mode), []).append(row)
         return found
 

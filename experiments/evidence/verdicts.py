@@ -61,7 +61,9 @@ def lead(comparison: Comparison) -> str:
         said += ": " + ", ".join(f"{ways.count(way) or 'none'} {way}" for way in shown)
     n_failed, n_runs = sum(s.failed for line in trained for s in line.seeds), sum(len(line.seeds) for line in trained)
     failed = f"{n_failed} of {counted(n_runs, 'training run')} failed." if n_failed else ""
-    return " ".join(filter(None, [f"{said}.", largest, failed]))
+    # Delta alone would praise an arm for worse first attempts.
+    best = _ranking(comparison, trained)[-1] if trained[1:] else ""
+    return " ".join(filter(None, [f"{said}.", largest, best, failed]))
 
 
 def badges(comparison: Comparison, line: ArmLine) -> list[Badge]:

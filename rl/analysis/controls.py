@@ -82,7 +82,7 @@ class Change:
 
 Control = Callable[[Scene], Change | None]
 """A control gives the change for a scene; ``None`` if nothing can be exchanged there. A control that can change no task
-is left out of the results."""
+is left out of the results; one that can change some has a marked row for each task that it leaves as it is."""
 CONTROLS: Lookup[Control] = Lookup("evaluation.only_controls")
 """Controls by name. Facts of an entry: ``id`` and ``title`` of the control's table, a short ``label``, ``reads`` (what
 the policy reads before the second attempt, as part of a sentence), and ``feedback``, the name of a feedback that

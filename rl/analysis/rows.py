@@ -57,6 +57,8 @@ class EvalRow:
         broken_by: Cause of a failed episode, in the words of the environment or the verifier.
         observations: The verifier's observation on each attempt, such as what a program printed; empty if there is
             none.
+        unchanged: Whether a control changed nothing: the prompt of the second attempt is the same without the control,
+            or there is no second attempt either way. Rows of older runs do not say so.
     """
 
     arm: str
@@ -80,6 +82,7 @@ class EvalRow:
     errors: tuple[str, ...] = ()
     broken_by: str = ""
     observations: tuple[str, ...] = ()
+    unchanged: bool = False
 
     def __post_init__(self) -> None:
         known = self.errors or tuple("" if verdict == "correct" else verdict for verdict in self.verdicts)

@@ -2,11 +2,14 @@
 
 import random
 import re
+from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+import sympy
 
+from benchmarks.mend_by_sympy import regrade
 from envs import Message, Split, make
 from envs.tasks.mend import NOTATIONS, Mend, compact, mended, of_toy, sides, written
 from experiments.mending_corpus import MendCorpus
@@ -28,20 +31,70 @@ def respond(mend, task, number):
     return f"try {equation}" if task.question == task.info["equation"] else in_form(equation, "boxed")
 
 
-def test_the_gold_alone_is_paid_and_what_is_told_is_sympys_value_of_both_sides(mend):
-    sympy = pytest.importorskip("sympy")
-    x = sympy.Symbol("x")
-    for task in mend.load(Split.TEST)[:20]:
-        m, a, b, c = task.info["terms"]
-        left = m * (x + a) + b
-        assert sympy.solve(sympy.Eq(left, c), x) == [int(task.gold)]
-        for number in range(10):
-            score = mend.verify(task, respond(mend, task, number))
-            assert score.value == (number == int(task.gold))
-            both = left.subs(x, number), c
-            told = [both[0] - both[1]] if score.observation.startswith("got") else list(both)
-            assert told == [int(word) for word in _numbers(score.observation)]
+NUMBERS = ("0", "3", "-3", "7/2", "-5/3", "2.5", "1000")
+"""Numbers for the place of ``x`` beside those near the solution; in the toy notation only digits are words."""
+
+
+def test_verdicts_sides_and_feedback_are_what_sympy_computes_from_the_text_of_the_equation(mend):
+    x, seen = sympy.Symbol("x"), Counter()
+    tasks = Mend(**SIZES | {"n_train": 200}, **_options(mend)).load(Split.TRAIN)
+    for task in tasks:
+        # The question is read by sympy as it is written; terms and gold of the task are not used.
+        text = re.sub(r"\\left|\\right", "", task.info["equation"])
+        left, right = (sympy.sympify(re.sub(r"(?<=\d)\(", "*(", side)) for side in text.split("="))
+        (solution,) = sympy.solve(sympy.Eq(left, right), x)
+        near = [str(solution), str(solution + 1), str(solution - 2), f"{3 * solution}/3", f"{solution}.0"]
+        for number in dict.fromkeys([*near, *NUMBERS]):
+            response, value = respond(mend, task, number), sympy.Rational(number)
+            score, both = mend.verify(task, response), [Fraction(str(side.subs(x, value))) for side in (left, right)]
+            assert sides(compact(task.info["equation"].replace("x", number))) == tuple(both), response
+            readable = mend._notation != "toy" or re.fullmatch(r"\d", number) is not None
+            holds = readable and value == solution
+            assert (score.verdict == Verdict.CORRECT, score.value) == (holds, float(holds)), response
+            told = [both[0] - both[1]] if mend._notation == "toy" else both
+            far = mend._notation == "toy" and abs(told[0]) > 99
+            words = ["_"] if not readable else ["far"] if far else [str(one) for one in told]
+            assert _words(mend.told(task, response)) == _words(score.observation) == words
+            seen[score.verdict, readable] += 1
         assert mend.verify(task, mend.gold_response(task)).value == 1.0
+    assert seen[Verdict.CORRECT, True] >= len(tasks)
+    assert seen[Verdict.WRONG, True] >= len(tasks)
+
+
+def _options(mend):
+    return {"notation": mend._notation, "factors": mend._factors} | _limits(mend)
+
+
+def _words(feedback):
+    return re.findall(r"(?:diff=|side is )([^ ,]+?)(?=[,.]? |[,.]?$)", feedback)
+
+
+def test_a_run_is_graded_again_by_sympy(mend):
+    rows = []
+    for task in mend.load(Split.TEST)[:20]:
+        scores = [mend.verify(task, respond(mend, task, number)) for number in (task.gold, 1, 8, 8)]
+        rows.append(
+            {
+                "task_id": task.id,
+                "answers": [score.answer for score in scores],
+                "verdicts": [score.verdict.value for score in scores],
+                "observations": [score.observation for score in scores],
+            }
+        )
+    counts, differing = regrade(rows)
+    assert not differing
+    assert (counts["rows"], counts["attempts"], counts["right by sympy"]) == (20, 80, 20)
+    assert counts["both sides compared"] == counts["different tasks with an equation"] > 40
+    # A false verdict, a false value of a side, and another task's equation that is paid are found.
+    right, wrong, other = rows[0]["answers"][0], rows[1]["answers"][2], rows[2]["answers"][0]
+    false = {"task_id": rows[0]["task_id"], "observations": []}
+    assert regrade([false | {"answers": [right], "verdicts": ["wrong"]}])[1]
+    assert regrade([false | {"answers": [other], "verdicts": ["correct"]}])[1]
+    observed = rows[1]["observations"][2]
+    told = observed.replace(_words(observed)[0], "98")
+    row = {"task_id": rows[1]["task_id"], "answers": [wrong], "verdicts": [rows[1]["verdicts"][2]]}
+    assert not regrade([row | {"observations": [observed]}])[1]
+    assert regrade([row | {"observations": [told]}])[1]
 
 
 def _numbers(text):

@@ -9,6 +9,7 @@ import pytest
 from experiments.arms import write_jsonl
 from experiments.compare import say_crashed
 from experiments.evidence.comparison import compare as compare_runs
+from experiments.evidence.controls import control_table
 from experiments.evidence.store import Store
 from experiments.evidence.verdicts import points, verdicts
 from rl.analysis.statistics import Bootstrap, Interval
@@ -227,6 +228,36 @@ def test_the_report_says_whether_an_arm_corrects_or_answers_again(folder, withou
     assert sentence in text
     assert text.count("C1)") + text.count("C2)") <= 2  # only the arm with controls mentions them
     assert not comparison.arm("flat").controls
+
+
+def test_the_table_of_a_control_says_how_many_episodes_it_did_not_change(folder):
+    for seed in (0, 1, 2):
+        rows = rows_with("winner", seed, 40, 0)
+        for mode, n_same in (("others_first", 0), ("other_error", 12)):
+            changed = rows_with("winner", seed, 10, 0)
+            rows += [replace(one, mode=mode, unchanged=i < n_same) for i, one in enumerate(changed)]
+        shutil.rmtree(folder / "arms" / "winner" / f"seed_{seed}")
+        stored(folder, "winner", seed, rows)
+    compared(folder, {"winner": "RL"}, ORDER)
+    store = Store(folder)
+    error, attempt = (control_table(store, name) for name in ("other_error", "others_first"))
+    assert error.rows[0][-1].endswith("This control changes nothing in 36 of 300 episodes.")
+    assert error.values["RL"]["unchanged"] == 36
+    assert "counts the same with and without it" in error.caption
+    assert "changes nothing" not in attempt.rows[0][-1] + attempt.caption
+
+
+def test_a_control_that_can_change_nothing_with_one_seed_counts_its_episodes_as_they_are(folder):
+    for seed in (0, 1, 2):
+        own, played = rows_with("winner", seed, 40, 0), ["others_first"] + ["other_error"] * (seed < 2)
+        rows = own + [replace(one, mode=mode) for mode in played for one in rows_with("winner", seed, 10, 0)]
+        shutil.rmtree(folder / "arms" / "winner" / f"seed_{seed}")
+        stored(folder, "winner", seed, rows)
+    winner = compared(folder, {"winner": "RL"}, ORDER).arm("winner")
+    assert winner.losses["others_first"].mean == pytest.approx(0.3)
+    assert winner.losses["other_error"].mean == pytest.approx(0.2)
+    said = control_table(Store(folder), "other_error").rows[0][-1]
+    assert said.endswith("This control changes nothing in 100 of 300 episodes.")
 
 
 def test_a_crashed_seed_is_shown_and_left_out(folder):

@@ -1,10 +1,12 @@
 """The controls of self-correction, with scripted policies that are known to use or ignore their first attempt."""
 
+from dataclasses import replace
+
 import pytest
 
 from envs import Split
 from rewards.lookup import UnknownNameError
-from rl.analysis.controls import CONTROLS, OTHERS_FIRST, TOLD_VERDICT, WITHOUT_FIRST, Change
+from rl.analysis.controls import CONTROLS, OTHER_ATTEMPT, OTHER_ERROR, OTHERS_FIRST, TOLD_VERDICT, WITHOUT_FIRST, Change
 from rl.config import EvalConfig
 from rl.controls import control_rows
 from rl.evaluate import play
@@ -14,9 +16,12 @@ from tests.engine_scripted import ScriptedEngine
 from tests.helpers import build_trainer, modchain_config
 
 
-def rows_of(script, n=10, names=()):
-    """Episodes of a scripted policy on modchain, and its evaluation rows by control."""
-    _, bench = build_trainer(modchain_config())
+def rows_of(script, n=10, names=(), feedback=None, **hooks):
+    """Episodes of a scripted policy on modchain, and its evaluation rows by control; the task set gets the hooks."""
+    config = modchain_config()
+    _, bench = build_trainer(replace(config, env=replace(config.env, feedback=feedback or config.env.feedback)))
+    for name, hook in hooks.items():
+        setattr(bench.taskset, name, hook)
     tokenizer, renderer = bench.tokenizer, bench.renderer
     engine = ScriptedEngine(script(tokenizer), tokenizer.encode, renderer.end_id)
 
@@ -86,6 +91,38 @@ def test_a_policy_that_repeats_its_first_attempt_loses_it_with_it():
     assert [row.correct[-1] for row in rows[OTHERS_FIRST]] == own  # all first attempts are equal
     assert any(own)
     assert [row.correct[-1] for row in rows[WITHOUT_FIRST]] != own
+
+
+def test_episodes_that_a_control_leaves_as_they_are_are_marked():
+    """Every row is marked exactly if its second prompt is that of the episode without the control."""
+    prompts, others = [], {}
+
+    def script(tokenizer):
+        def answer(request):
+            text = prompt_of(request, tokenizer)
+            if text.count("<|assistant|>") == 1:
+                return f": {len(text) % 2}"
+            prompts.append(text)
+            return ": 1"
+
+        return answer
+
+    def chosen(task):
+        return others.setdefault(task.id, len(others) % 3 == 0)
+
+    # Told only right or wrong, another observation is no other error; another attempt with the same text is none.
+    hooks = {
+        "other_error": lambda task, response, score, rng: "seen" if chosen(task) else None,
+        "other_attempt": lambda task, response, rng: response if chosen(task) else ": 7",
+    }
+    episodes, rows = rows_of(script, 20, feedback="verdict", **hooks)
+    own, played = prompts[:20], prompts[20:]
+    assert list(rows) == list(CONTROLS)
+    marked = [row.unchanged for found in rows.values() for row in found]
+    assert marked == [text == own[i % 20] for i, text in enumerate(played)]
+    n = {name: sum(row.unchanged for row in found) for name, found in rows.items()}
+    assert n == {WITHOUT_FIRST: 0, OTHERS_FIRST: n[OTHERS_FIRST], TOLD_VERDICT: 20, OTHER_ERROR: 7, OTHER_ATTEMPT: 7}
+    assert [row.unchanged for row in rows[OTHER_ERROR]] == [others[episode.task_id] for episode in episodes]
 
 
 def test_a_control_of_ones_own_is_played_by_its_name():
