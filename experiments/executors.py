@@ -1,9 +1,9 @@
 """Where jobs run: in slots of this machine, in this process, as a Slurm array, as tasks of a Ray cluster.
 
-An executor is given folders and starts ``python -m experiments.job <folder>`` for each of them in a separate process,
-with the GPUs that the job may use in ``CUDA_VISIBLE_DEVICES`` before torch is imported. All other communication uses
-files in the folder. Only the executor ``here`` runs jobs in its own process. Another module adds an executor by
-registering it in :data:`EXECUTORS`.
+An executor is given folders and runs the job of each (``python -m experiments.job <folder>``) in a separate process,
+with the GPUs that the job may use in ``CUDA_VISIBLE_DEVICES`` before torch is imported; on a CPU the processes are
+forked from one that has imported torch (:class:`Slot`). All other communication uses files in the folder. Only the
+executor ``here`` runs jobs in its own process. Another module adds an executor by registering it in :data:`EXECUTORS`.
 """
 
 import json

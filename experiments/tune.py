@@ -1,4 +1,4 @@
-"""Tunes every arm with the same number of trials: ``python -m experiments.tune env=repair trials=8``.
+"""Tunes every arm with the same number of trials: ``python -m experiments.tune env=mine trials=8``.
 
 The first trial of each arm is the arm's untuned config. All trials are judged on validation tasks, with a seed that no
 comparison uses. The chosen values are written to ``configs/tuned/<env>.yaml``, which ``experiments.compare`` reads; a

@@ -163,9 +163,10 @@ class Workbench:
             self.loaded[split] = list(self.taskset.load(split))
         tasks = self.loaded[split]
         if not tasks:
+            why = getattr(self.taskset, "why_empty", None)
             raise ValueError(
-                f"{self.config.env.id} has no tasks in split {split.value!r}, which this run needs: its load() must "
-                "return some (env=rows: raise env.options.validation or env.options.test). Without test tasks measure "
+                f"{self.config.env.id} has no tasks in split {split.value!r}, which this run needs: "
+                f"{why(split) if why else 'its load() must return some'}. Without test tasks measure "
                 "with evaluation.split=validation; without validation tasks train with training.validate_every=0"
             )
         if n > len(tasks):

@@ -179,8 +179,8 @@ def _controls(store: Store, arm: str) -> tuple[dict[str, Interval], ...]:
             # A policy that keeps right attempts and guesses otherwise loses accuracy under every control, but only
             # where its own first attempt was right.
             wrong = 1.0 - store.cells(arm, "greedy", "accuracy_t1").above
-            mended = [Cells(one.above * wrong, one.below) for one in (own, cells)]
-            mending[control] = boot.difference(*mended)
+            mended, under = (Cells(one.above * wrong, one.below) for one in (own, cells))
+            mending[control] = boot.difference(mended, under)
     return there, lost, mending
 
 
