@@ -69,6 +69,7 @@ class TaskSet(Protocol):
     - ``verifies_elsewhere = True`` if ``verify`` waits for other processes and may be called from several threads;
     - ``partial_credit = True`` if a wrong answer may be worth more than 0;
     - ``reads_when_built = True`` if its constructor is slow, so that it is not called merely to validate options;
+    - ``why_empty(split)``, which says why a split has no tasks and what to do, for the error message;
     - ``examples``, pairs of a task and an answer to it: few-shot examples that precede every question;
     - a static method ``episode(options)``, which returns arguments of ``SelfCorrectEnv`` that suit these options (such
       as ``prompts``) and hold unless a config says otherwise.

@@ -104,6 +104,10 @@ HubReader = Callable[[str, str | None, str], Sequence[Mapping[str, Any]]]
 """``(repository, configuration, split) -> rows``."""
 DataSetReader = Callable[[str, str | None], Mapping[str, Sequence[dict[str, Any]]]]
 """``(folder saved by datasets or repository, configuration) -> rows by split``."""
+_NO_READER = (
+    "from Python, what reads data sets is set first: from rl.backends import hub; hub.register() "
+    "(the programs do so themselves)"
+)
 _reader: HubReader | None = None
 _whole_reader: DataSetReader | None = None
 
@@ -121,7 +125,7 @@ def read_data_set(path: str, subset: str | None) -> Mapping[str, Sequence[dict[s
         FileNotFoundError: If the data set cannot be read, or :func:`use_hub_reader` was not called.
     """
     if _whole_reader is None:
-        raise FileNotFoundError(f"env.options.path={path}: no reader is set; call rl.backends.hub.register()")
+        raise FileNotFoundError(f"env.options.path={path}: {_NO_READER}")
     try:
         return _whole_reader(path, subset)
     except Exception as error:  # datasets and the hub's client raise errors of many types
@@ -135,7 +139,7 @@ def read_data_set(path: str, subset: str | None) -> Mapping[str, Sequence[dict[s
 
 def _from_hub(file: PublishedFile) -> tuple[list[dict[str, Any]], str, str]:
     if _reader is None:
-        raise FileNotFoundError("env.options.path=hub: no reader for the hub is set; call rl.backends.hub.register()")
+        raise FileNotFoundError(f"env.options.path=hub: {_NO_READER}")
     hub, rows = file.hub, []
     for config in hub.configs or (None,):
         try:

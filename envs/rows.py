@@ -38,6 +38,7 @@ _OTHERS = (
     (b"<html", "a web page", "download the file itself, not the page that shows it"),
 )
 """Files of other formats: their first bytes in lower case, a name of the format, and how to convert such a file."""
+_LINE_END = re.compile(r"\r*\n|\r")  # not splitlines(), which would also split at a U+2028 within a JSON string
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """Suffixes of the files that can be read; ``.gz`` may follow."""
 QUESTIONS = {"question", "problem", "prompt", "text"}
@@ -134,10 +135,10 @@ def read_table(place: Path, encoding: str | None = None) -> tuple[list[Row], lis
         ValueError: If the encoding does not fit, or the file as a whole is not of the format that its name says.
     """
     kind = Path(place.name.removesuffix(".gz")).suffix.lower()
+    if is_parquet(place):
+        return _parquet(place), []
     with place.open("rb") as file:
         start = file.read(64)
-    if kind == ".parquet" or start.startswith(b"PAR1"):
-        return _parquet(place), []
     for begins, what, remedy in _OTHERS:
         if start.lstrip().lower().startswith(begins):
             raise ValueError(f"{place} is {what}: {remedy}")
@@ -156,6 +157,12 @@ def read_table(place: Path, encoding: str | None = None) -> tuple[list[Row], lis
     return [one for one in found if isinstance(one, Row)], [one for one in found if isinstance(one, Fault)]
 
 
+def is_parquet(place: Path) -> bool:
+    """Whether a file is Parquet by its name or by its first bytes."""
+    with place.open("rb") as file:
+        return place.name.removesuffix(".gz").lower().endswith(".parquet") or file.read(4) == b"PAR1"
+
+
 def decoded(data: bytes, where: str, encoding: str | None = None) -> str:
     """Decodes bytes; raises ValueError with the file, the line and a remedy if the encoding does not fit."""
     if encoding is None:
@@ -170,7 +177,8 @@ def decoded(data: bytes, where: str, encoding: str | None = None) -> str:
     except LookupError:
         raise ValueError(f"env.options.encoding={encoding}: Python knows no encoding of this name") from None
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
+        before = data[: error.start]
+        line = max(before.count(b"\n"), before.count(b"\r")) + 1
         raise ValueError(
             f"{where}, line {line}: byte {data[error.start]:#04x} is not {encoding}. Save the file as UTF-8, or say "
             "what it is, as in env.options.encoding=cp1252 (Windows, Western Europe) or latin-1"
@@ -178,7 +186,7 @@ def decoded(data: bytes, where: str, encoding: str | None = None) -> str:
 
 
 def _json_lines(text: str, place: str) -> Iterator[Row | Fault]:
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also split at a U+2028 within a string
+    for number, line in enumerate(_LINE_END.split(text), 1):
         if not line.strip():
             continue
         where = f"{place}, line {number}"
@@ -229,7 +237,7 @@ def _json_document(text: str, place: str, kind: str) -> list[Row | Fault] | None
     Raises:
         ValueError: If the list cannot be parsed, or if the file is one object that holds the rows or whole columns.
     """
-    first = next((line for line in text.split("\n") if line.strip()), "").strip()
+    first = next((line for line in _LINE_END.split(text) if line.strip()), "").strip()
     if not (first.startswith("[") or (first.startswith("{") and kind == ".json")):
         return None
     try:
@@ -278,10 +286,12 @@ def _csv(text: str, place: str, delimiter: str | None) -> Iterator[Row | Fault]:
     """Reads CSV: cells stay text, so that 007 is not 7; a quoted cell may span lines; empty rows are skipped."""
     csv.field_size_limit(2**31 - 1)
     lines, names, skipped = io.StringIO(text, newline=""), list[str](), 0
-    if told := re.match(r"sep=(.)\r?\n", text):  # Excel may state the delimiter in a first line
+    if told := re.match(r"sep=(.)(?:\r?\n|\r)", text):  # Excel may state the delimiter in a first line
         delimiter, skipped = told[1], 1
         lines.readline()
-    reader = csv.reader(lines, delimiter=delimiter or max(",;\t|", key=text.partition("\n")[0].count), strict=True)
+    reader = csv.reader(
+        lines, delimiter=delimiter or max(",;\t|", key=_LINE_END.split(text, maxsplit=1)[0].count), strict=True
+    )
     while True:
         # The line on which the row begins; reader.line_num is the last line that the reader has consumed so far.
         line = reader.line_num + skipped + 1

@@ -166,7 +166,9 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         if self._tasks is None:
             self._tasks = tuple(self.taskset.load(self.split))
             if not self._tasks:
-                raise ValueError(f"{type(self.taskset).__name__} has no tasks in split {self.split.value!r}")
+                why = getattr(self.taskset, "why_empty", None)
+                said = f": {why(self.split)}" if why else ""
+                raise ValueError(f"{type(self.taskset).__name__} has no tasks in split {self.split.value!r}{said}")
         return self._tasks
 
     @property

@@ -1,5 +1,6 @@
 """Hydra entry points: every YAML file is checked by a typed schema, and errors tell the user what to change."""
 
+import errno
 import importlib
 import json
 import os
@@ -27,7 +28,13 @@ from rich.text import Text
 
 from experiments.help import print_help
 from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
-from experiments.refusals import UserError, refuse_before_torch, refuse_wrong_arms
+from experiments.refusals import (
+    UserError,
+    nearest_existing,
+    refuse_before_torch,
+    refuse_given_places,
+    refuse_wrong_arms,
+)
 from experiments.schema import (
     CheckConfig,
     CompareConfig,
@@ -118,6 +125,10 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
             arguments = with_stored(arguments, config_name) if config_name in GROWING else arguments
             groups = [path.name for path in Path(CONFIGS).iterdir() if path.is_dir()]
             sys.argv[1:] = open_free_mappings(arguments, _ENTRY_POINTS[config_name], groups)
+            try:
+                refuse_given_places(sys.argv[1:])
+            except UserError as error:
+                fail(str(error))
             program = hydra.main(version_base=None, config_path=CONFIGS, config_name=config_name)(Program.of(run))
             try:
                 with terminable():
@@ -229,16 +240,28 @@ def _end(error: Exception) -> None:
     # This check comes before the one on ``kinds``, which include FileNotFoundError: an error of the operating system is
     # reported with its file name.
     if isinstance(error, OSError) and error.filename is not None and not os.environ.get("ERRATA_TRACEBACK"):
-        fail(
-            f"{key_of(str(error.filename))}{error.filename}: {error.strerror}; give a file or folder that this user "
-            "can read and write\n(set ERRATA_TRACEBACK=1 to see where)"
-        )
+        fail(f"{key_of(str(error.filename))}{error.filename}: {_about(error)}\n(set ERRATA_TRACEBACK=1 to see where)")
     if not isinstance(error, kinds) or os.environ.get("ERRATA_TRACEBACK"):
         raise error
     if isinstance(error, UserError | UnknownKeyError):
         fail(str(error))
     message = error.args[0] if isinstance(error, KeyError) and error.args else explain(error)
     fail(f"{message}\n(set ERRATA_TRACEBACK=1 to see where)")
+
+
+def _about(error: OSError) -> str:
+    """What is wrong with the path of an error of the operating system, and what to give in its place."""
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        there = nearest_existing(Path(str(error.filename)))
+        if not there.is_dir():
+            return f"{there} is a file where a folder is needed; name another folder"
+    if error.errno == errno.EISDIR:
+        return "that is a folder where a file is needed; name a file"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{error.strerror}; give a place that this user can read and write"
+    if error.errno == errno.ENOENT:
+        return "there is no such file or folder; give one that exists"
+    return f"{error.strerror}; give a file or folder that this user can read and write"
 
 
 class Program:

@@ -23,7 +23,7 @@ from experiments.jobs import ARMS, Job
 from experiments.keys import leaves
 from experiments.planned import PLANNED, lines
 from experiments.progress import Display, print_table, skipped_stages, uneven_budget
-from experiments.refusals import of_arm, refuse_unknown_arms
+from experiments.refusals import of_arm, refuse_no_config, refuse_unknown_arms
 from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
 from rewards.wording import counted
@@ -225,6 +225,7 @@ def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
 
 def run(cfg: CompareConfig) -> Path:
     """Runs a comparison's unfinished jobs and writes the report; returns the comparison's folder."""
+    refuse_no_config(cfg, CompareConfig, "compare")
     plan(cfg, Path(cfg.runs_dir))  # a wrong config is refused before a folder is made
     from experiments.folders import open_run
 

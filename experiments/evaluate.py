@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from experiments.cli import entry_point
+from experiments.refusals import refuse_no_config
 from rl.config import RunConfig
 
 
@@ -12,6 +13,7 @@ def run(cfg: RunConfig) -> Path:
     from experiments.folders import open_run
     from experiments.progress import shown_run
 
+    refuse_no_config(cfg, RunConfig, "evaluate")
     with open_run(cfg, "evaluate") as folder:
         shown_run(cfg, folder, "evaluation", run_base)
     return folder

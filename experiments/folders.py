@@ -23,7 +23,7 @@ from hydra.types import RunMode
 
 from experiments.cli import GROWING
 from rl.backends.distributed import Distributed
-from rl.checkpoint import Identity, ResumeError, read_identity
+from rl.checkpoint import Identity, ResumeError, checkpoint_names, read_identity
 from rl.tracking import IDENTITY, files_below, removed_on_error
 from rl.workbench import content_of
 
@@ -33,6 +33,8 @@ STALE_S = 120.0
 """Seconds without a heartbeat after which the process that holds a lock is taken for dead."""
 GROWS = ("include.*", "seeds.*", "trials", "executor*", "retries", "plugins.*", "threads", "*_dir", "resume")
 """Keys whose values may differ when ``resume=auto`` looks for a comparison, a study or a tuning to continue."""
+CHECKPOINTED = ("train", "sft")
+"""Programs whose runs continue from their own checkpoints; those of other programs are resumed job by job."""
 
 
 class LockedError(ResumeError):
@@ -181,15 +183,22 @@ def open_run(cfg: Any, kind: str, distributed: Distributed | None = None) -> Ite
                 shutil.rmtree(folder)
                 said.append(f"nothing was computed yet, and {folder} is removed")
             if kept.exists() and (kept == folder or _runs_below(kept)):
-                goes_on = hasattr(cfg, "resume")
-                how = f"continue with the same command and resume={kept}" if goes_on else "the same command starts over"
-                said.append(f"what is done is kept in {kept}: {how}")
+                said.append(_how_it_goes_on(cfg, kind, folder, kept))
         if isinstance(error, KeyboardInterrupt) and said:
             raise type(error)(*said) from error
         raise
     finally:
         if lock := _held.pop(folder.resolve(), None):
             lock.release()
+
+
+def _how_it_goes_on(cfg: Any, kind: str, folder: Path, kept: Path) -> str:
+    """What is kept of an interrupted run in ``kept``, its own ``folder`` or that of its sweep, and what follows."""
+    if not hasattr(cfg, "resume"):
+        return f"what is done is kept in {kept}: the same command starts over"
+    if kept == folder and kind in CHECKPOINTED and not checkpoint_names(folder / "checkpoints"):
+        return f"no checkpoint was written yet: the same command and resume={kept} begin again with the first episode"
+    return f"what is done is kept in {kept}: continue with the same command and resume={kept}"
 
 
 def _is_empty(folder: Path) -> bool:

@@ -27,6 +27,7 @@ from experiments.executors import visible_gpus
 from experiments.keys import explain, unknown
 from experiments.planned import UNITS, PlanConfig, count, place, size
 from experiments.progress import print_table, said_before
+from experiments.refusals import refuse_unusable_runs_dir
 from rl.analysis.printing import duration
 from rl.config import TrainConfig
 from rl.tracking import write_json
@@ -92,6 +93,7 @@ def main() -> None:
     sys.argv[1:] = [*rest, "hydra.run.dir=.", "hydra.sweep.dir=."]
 
     def run(cfg: Any) -> None:
+        refuse_unusable_runs_dir(cfg.runs_dir, cfg.name, must_be_writable=True)
         report(plan(cfg, given[0], options), cfg, options)
 
     # ``entry_point`` reads the --help text, and the program's name for other processes, from the function's module.

@@ -27,7 +27,9 @@ def main(cfg: PlayConfig) -> None:
     hub.register()
     taskset = envs.make_taskset(cfg.env.id, cfg.env.task_options, cfg.env.seeds)
     if not taskset.load(Split(cfg.split)):  # Reads the data before torch is loaded, so that errors in it come early.
-        raise UserError(f"split={cfg.split}: {cfg.env.id} has no tasks in it")
+        why = getattr(taskset, "why_empty", None)
+        said = f": {why(Split(cfg.split))}" if why else ""
+        raise UserError(f"split={cfg.split}: {cfg.env.id} has no tasks in it{said}")
     from rl.types import derive_seed
     from rl.workbench import make_env
 

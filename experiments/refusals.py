@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from experiments.keys import explain
 from experiments.list import ROOT, lookups
 from rewards import nearest
 from rl import config as schema
+from rl.rendering import load_template
 from rl.tracking import IDENTITY, files_below
 
 FILES = {
@@ -24,6 +26,19 @@ FILES = {
     "offline.conversations": "give a file of conversations, or a folder that datasets saved",
 }
 """Keys that name a file or folder that must exist before a run begins, and what each key accepts."""
+PLACES = {
+    "runs_dir": "name a folder, as runs_dir=runs",
+    "name": "give a name, as name=mine",
+    "data_dir": "name a folder, as data_dir=data",
+    "output": "name a folder or file, or leave output out",
+    "resume": "use a run's folder, or auto, or remove resume to start a new run",
+    "run": "name a folder of runs, as run=runs/train",
+    "studies": "name a folder, as studies=runs/study",
+    "comparisons": "name a folder, as comparisons=runs/compare",
+    "hydra.run.dir": "name a folder, or leave hydra.run.dir out",
+    "hydra.sweep.dir": "name a folder, or leave hydra.sweep.dir out",
+}
+"""Keys whose value names a place and cannot be empty, since an empty path would be another folder; with a remedy."""
 NAMED = (
     *("rl/advantages", "rl/kl", "rl/losses", "rl/token_masks", "rl/offline", "rl/curriculum", "rl/group_rewards"),
     *("rl/backends/engines", "rl/backends/trackers", "experiments/demonstrations"),
@@ -35,6 +50,18 @@ class UserError(Exception):
     """An error that the user can fix; printed without a traceback."""
 
 
+def refuse_other_kind(value: object, kind: type, taker: str, remedy: str) -> None:
+    """Raises TypeError if a function that users call from Python got another kind of value than it takes."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{taker} takes a {kind.__name__}, not {value!r:.80}: {remedy}")
+
+
+def refuse_no_config(config: object, kind: type, program: str) -> None:
+    """Raises TypeError if a program's ``run`` got anything but a config of that program."""
+    remedy = f'make one with experiments.configs.config("{program}", ...)'
+    refuse_other_kind(config, kind, f"experiments.{program}.run", remedy)
+
+
 def refuse_before_torch(cfg: DictConfig) -> None:
     """Runs all checks that need no torch, the cheapest first.
 
@@ -43,8 +70,11 @@ def refuse_before_torch(cfg: DictConfig) -> None:
         ValueError: If a value is out of range, or the environment has no such option.
         FileNotFoundError: If there is no model at ``model.path``.
     """
+    refuse_places({key: OmegaConf.select(cfg, key) for key in PLACES})
     refuse_missing_files(cfg)
+    refuse_unusable_runs_dir(OmegaConf.select(cfg, "runs_dir"), OmegaConf.select(cfg, "name"))
     refuse_unusable_output(cfg)
+    refuse_unusable_template(cfg)
     if "arms" in cfg and not OmegaConf.is_missing(cfg, "include"):
         refuse_unknown_arms(cfg)
         # Checks everything but the arms, because their own checks look up names in modules that need torch.
@@ -169,13 +199,61 @@ def refuse_missing_files(cfg: DictConfig) -> None:
         raise UserError(no_such_path(data))
 
 
+def refuse_places(given: Mapping[str, Any]) -> None:
+    """Raises UserError for an empty value of one of :data:`PLACES`, or a ``name`` that leads out of ``runs_dir``."""
+    for key, meant in PLACES.items():
+        if isinstance(given.get(key), str) and not given[key].strip():
+            raise UserError(f"{key}={given[key]}: it is empty; {meant}")
+    name = given.get("name")
+    if isinstance(name, str) and (Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts):
+        raise UserError(
+            f"name={name}: it names no folder below runs_dir; give a name, as name=mine, and another place as runs_dir"
+        )
+
+
+def refuse_given_places(arguments: Sequence[str]) -> None:
+    """Checks the places among a command's overrides, because Hydra makes folders before the config is checked."""
+    pairs = (one.partition("=")[::2] for one in arguments if "=" in one)
+    refuse_places({key.lstrip("+"): value.strip().strip("'\"") for key, value in pairs})
+
+
+def nearest_existing(place: Path) -> Path:
+    """The path itself or the nearest above it that exists, which a new folder would be made in."""
+    place = place.expanduser().absolute()
+    return next(one for one in (place, *place.parents) if one.exists())
+
+
+def refuse_unusable_runs_dir(given: str | None, name: str | None, must_be_writable: bool = False) -> None:
+    """Raises UserError if ``runs_dir`` can hold no run's folder.
+
+    Args:
+        given: Value of ``runs_dir``; ``None`` for a program without it.
+        name: Name of the folder below it.
+        must_be_writable: Whether to refuse also a folder that this user cannot write to.
+    """
+    if given is None or name is None:
+        return
+    there = nearest_existing(Path(given) / name)
+    if not there.is_dir():
+        raise UserError(f"runs_dir={given}: {there} is a file where a folder is needed; name another folder")
+    if must_be_writable and not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"runs_dir={given}: this user cannot write to {there}; name another folder")
+
+
+def refuse_unusable_template(cfg: DictConfig) -> None:
+    """Raises ``TemplateError`` if ``model.chat_template`` cannot be read."""
+    template = OmegaConf.select(cfg, "model.chat_template")
+    if template is not None:
+        load_template(template)
+
+
 def refuse_unusable_output(cfg: DictConfig) -> None:
     """Raises UserError if ``output``, a model's folder or the file of tuned values, cannot be written at the end."""
     given = OmegaConf.select(cfg, "output")
     if given is None:
         return
     place, is_file = Path(given).expanduser().absolute(), "trials" in cfg
-    above = next((one for one in place.parents if one.exists()), place)
+    above = nearest_existing(place.parent)
     if is_file and place.is_dir():
         raise UserError(f"output={given}: that is a folder; name a file, as {os.path.join(given, 'mine.yaml')}")
     if not above.is_dir() or not _takes_a_file(above, place.name):

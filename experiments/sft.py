@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from experiments.cli import console, entry_point
+from experiments.refusals import refuse_no_config
 from rl.config import SFTConfig
 
 
@@ -13,6 +14,7 @@ def run(cfg: SFTConfig) -> Path:
     from experiments.progress import shown_run
     from experiments.push import push, refuse_early
 
+    refuse_no_config(cfg, SFTConfig, "sft")
     refuse_early(cfg.hub.repo)
     with open_run(cfg, "sft") as folder:
         shown_run(cfg, folder, cfg.offline.name, run_offline)

@@ -26,6 +26,7 @@ from experiments.evidence.studies import exhibits, overview, study_page
 from experiments.executors import running
 from experiments.jobs import Job
 from experiments.progress import Display
+from experiments.refusals import refuse_no_config
 from experiments.report import write_exhibits
 from experiments.schema import StudyConfig, StudySeedConfig
 from experiments.studies import FULL, load, refuse_wrong_settings, settings_of
@@ -77,6 +78,7 @@ def plan(cfg: StudyConfig, folder: Path) -> list[Job]:
 
 def run(cfg: StudyConfig) -> Path:
     """Runs all unfinished seeds and prints the verdict on each claim; returns the folder."""
+    refuse_no_config(cfg, StudyConfig, "study")
     refuse_wrong_settings(cfg.study.name, cfg.size, chosen(cfg))  # Checked before torch is loaded, which is slow.
     from experiments.folders import open_run
 

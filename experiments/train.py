@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from experiments.cli import console, entry_point
+from experiments.refusals import refuse_no_config
 from rl.config import TrainConfig
 
 
@@ -18,6 +19,7 @@ def run(cfg: TrainConfig) -> Path:
 
     # The imports are inside the function because they load torch, which would slow down --help and completion. Whether
     # the policy can be published is checked before training, not only after hours of it.
+    refuse_no_config(cfg, TrainConfig, "train")
     refuse_early(cfg.hub.repo)
     distributed = Distributed(mixed_precision=cfg.algorithm.optim.mixed_precision)
     try:

@@ -12,8 +12,11 @@ import os
 import random
 import re
 import shutil
+import signal
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from fnmatch import fnmatch
@@ -252,10 +255,10 @@ class Checkpoints:
             shutil.rmtree(target, ignore_errors=True)
             temporary.replace(target)
             _sync(self._folder)
-            for old in self._names()[: -self._keep_last]:
+            for old in checkpoint_names(self._folder)[: -self._keep_last]:
                 shutil.rmtree(self._folder / old, ignore_errors=True)
 
-        with removed_on_error(temporary):
+        with interrupted_afterwards(), removed_on_error(temporary):
             distributed.on_main(begin)
             write_tensors(tensors, temporary, distributed.n_processes)
             files = self._write_rest(temporary, owner.state())
@@ -306,7 +309,7 @@ class Checkpoints:
 
     def _newest_whole(self) -> tuple[str | None, dict[str, Any]]:
         # If the newest checkpoint is damaged, the run resumes from an older one instead of being lost.
-        names = self._names()
+        names = checkpoint_names(self._folder)
         for name in reversed(names):
             try:
                 meta = json.loads((self._folder / name / "meta.json").read_text(encoding="utf-8"))
@@ -328,13 +331,39 @@ class Checkpoints:
             raise ResumeError(f"resume: all checkpoints in {self._folder} are damaged: {', '.join(names)}")
         return None, {}
 
-    def _names(self) -> list[str]:
-        if not self._folder.exists():
-            return []
-        # Leading zeros make names sort by age. Names that begin with a dot belong to unfinished checkpoints. The
-        # pattern also skips any other file or folder, so that it is neither loaded, nor counted, nor removed.
-        found = [path for path in self._folder.iterdir() if re.fullmatch(_NAME, path.name) and path.is_dir()]
-        return sorted(path.name for path in found)
+
+def checkpoint_names(folder: Path) -> list[str]:
+    """Names of the complete checkpoints in a run's folder of checkpoints, the oldest first."""
+    if not folder.exists():
+        return []
+    # Leading zeros make names sort by age. Names that begin with a dot belong to unfinished checkpoints. The pattern
+    # also skips any other file or folder, so that it is neither loaded, nor counted, nor removed.
+    found = [path for path in folder.iterdir() if re.fullmatch(_NAME, path.name) and path.is_dir()]
+    return sorted(path.name for path in found)
+
+
+@contextmanager
+def interrupted_afterwards() -> Iterator[None]:
+    """Context in which a first Ctrl-C waits for the end of the block; a second one interrupts the block at once."""
+    before = signal.getsignal(signal.SIGINT)
+    # Only the main thread may set handlers, and an ignored signal stays ignored.
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    came: list[Any] = []
+
+    def note(number: int, frame: Any) -> None:
+        came.append(frame)
+        if len(came) > 1:
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        before(signal.SIGINT, came[0])
 
 
 def _hash_meta(meta: dict[str, Any]) -> str:

@@ -10,13 +10,17 @@ import math
 from collections.abc import Callable, Sequence
 
 from envs import Task
-from rl.analysis.rows import EvalRow
+from rewards import nearest
+from rl.analysis.rows import LONGER, EvalRow
 from rl.backends.flops import release_freed
 from rl.rollout import EpisodePlan, Rollout
 from rl.types import Episode, RunStoppedError, Turn, derive_seed
 
 EVALUATION_SEED = 20_240_919
 """Seed of all evaluations. It does not depend on the run's seed, so arms and seeds share the same random numbers."""
+
+MODES = ("greedy", "sampled", LONGER, "first", "validation")
+"""Modes in which :func:`play` plays."""
 
 
 def play(
@@ -34,12 +38,19 @@ def play(
         tasks: Tasks to evaluate on.
         n_samples: Episodes per task.
         temperature: Sampling temperature; 0 for greedy.
-        mode: Name of the mode; each episode's seed is derived from mode, task and sample.
+        mode: Name of the mode, one of :data:`MODES`; each episode's seed is derived from mode, task and sample.
         on_episode: Called with every episode as it ends.
 
     Raises:
+        ValueError: If there is no such mode, or a number is out of range.
         RunStoppedError: If log-probs of sampled tokens are not finite.
     """
+    if mode not in MODES:
+        raise ValueError(f"mode={mode}: unknown{nearest(mode, MODES)} Known: {', '.join(MODES)}")
+    if n_samples < 1:
+        raise ValueError(f"n_samples={n_samples}: give a number of episodes per task, at least 1")
+    if not (temperature >= 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature={temperature}: must be at least 0; 0 is greedy")
     plans = [
         EpisodePlan(task, index, derive_seed(EVALUATION_SEED, mode, task.id, sample))
         for index, task in enumerate(tasks)

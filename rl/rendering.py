@@ -392,8 +392,9 @@ def load_template(name: str) -> str:
     if name.startswith("trl:"):
         path = trl_templates() / f"{name.removeprefix('trl:')}_training.jinja"
     if not path.is_file():
+        what = "that is a folder; give a Jinja file" if name and path.is_dir() else "no such file"
         raise TemplateError(
-            f"model.chat_template={name}: no such file. TRL's training templates are trl:<name> with one of "
+            f"model.chat_template={name}: {what}. TRL's training templates are trl:<name> with one of "
             f"{', '.join(known)}"
         )
     try:

@@ -63,7 +63,15 @@ class Workbench:
         Args:
             config: Config of the run.
             distributed: Processes and device; ``None`` creates them from the launcher's settings.
+
+        Raises:
+            TypeError: If ``config`` is no config of a run.
         """
+        if not isinstance(config, RunConfig):
+            raise TypeError(
+                f"Workbench.build takes a config, not {config!r:.100}; make one with experiments.configs.config, as "
+                'config("evaluate", env="repair")'
+            )
         # Cheap steps come first, so that an unknown engine, environment or option fails before the model is loaded.
         distributed = distributed or Distributed()
         make_engine = ENGINES[config.engine.name]
@@ -89,7 +97,10 @@ class Workbench:
             TypeError: If the config is not one of online training.
         """
         if not isinstance(self.config, TrainConfig):
-            raise TypeError(f"{type(self.config).__name__} does not say how to train online")
+            raise TypeError(
+                f"{type(self.config).__name__} does not say how to train online; build the workbench with "
+                'config("train", ...)'
+            )
         return Trainer(
             self.config,
             self.model,
@@ -142,16 +153,20 @@ class Workbench:
         """The first ``n`` tasks of a split; ``n=0`` returns all.
 
         Raises:
-            ValueError: If the split has fewer than ``n`` tasks, or none (a pure test set has no training tasks).
+            ValueError: If there is no such split, ``n`` is negative, or the split has fewer than ``n`` tasks, or none
+                (a pure test set has no training tasks).
         """
         split = Split(split)
+        if n < 0:
+            raise ValueError(f"n={n}: give the number of tasks, or 0 for all")
         if split not in self.loaded:
             self.loaded[split] = list(self.taskset.load(split))
         tasks = self.loaded[split]
         if not tasks:
+            why = getattr(self.taskset, "why_empty", None)
             raise ValueError(
-                f"{self.config.env.id} has no tasks in split {split.value!r}, which this run needs: its load() must "
-                "return some (env=rows: raise env.options.validation or env.options.test). Without test tasks measure "
+                f"{self.config.env.id} has no tasks in split {split.value!r}, which this run needs: "
+                f"{why(split) if why else 'its load() must return some'}. Without test tasks measure "
                 "with evaluation.split=validation; without validation tasks train with training.validate_every=0"
             )
         if n > len(tasks):
@@ -169,11 +184,20 @@ class Workbench:
             attempts: Attempts per episode; 0 takes the environment's own number.
             feedback: Name in :data:`envs.FEEDBACK`; ``None`` takes the environment's own feedback.
             n_envs: Number of environments to build immediately.
+
+        Raises:
+            ValueError: If there is no such split or feedback, or a number is negative.
         """
+        split = Split(split)
+        for name, value in (("attempts", attempts), ("n_envs", n_envs)):
+            if value < 0:
+                raise ValueError(f"{name}={value}: must be at least 0")
+        if feedback is not None:
+            envs.FEEDBACK[feedback]  # Raises for an unknown name now, not at the first episode.
         return Rollout(
             self.engine,
             self.renderer,
-            lambda: make_env(self.config.env, self.taskset, Split(split), attempts, feedback),
+            lambda: make_env(self.config.env, self.taskset, split, attempts, feedback),
             self.config.env.max_new_tokens,
             self.context_length,
             n_envs,

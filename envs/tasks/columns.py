@@ -10,6 +10,7 @@ from typing import Any
 
 from envs.rows import Row
 from rewards import nearest
+from rewards.wording import counted
 
 NAMES = {
     "question": ("question", "prompt", "problem", "input", "query", "instruction"),
@@ -189,12 +190,22 @@ def choices_of(cell: Any) -> dict[str, str]:
         except ValueError:
             raise ValueError(f"the choices must be a list; this is {cell[:60]}") from None
     if isinstance(cell, Mapping) and {"text", "label"} <= cell.keys():
-        return {str(letter): str(text) for letter, text in zip(cell["label"], cell["text"], strict=True)}
+        return _labelled(cell["label"], cell["text"])
     if isinstance(cell, Mapping) and cell:
         return {str(letter): str(text) for letter, text in cell.items()}
     if not isinstance(cell, list) or not 2 <= len(cell) <= len(string.ascii_uppercase):
         raise ValueError(f"the choices must be a list of at least two; this is {str(cell)[:60]}")
     return dict(zip(string.ascii_uppercase, map(str, cell), strict=False))
+
+
+def _labelled(labels: Any, texts: Any) -> dict[str, str]:
+    if not isinstance(labels, list) or not isinstance(texts, list):
+        raise ValueError("the texts and the labels of the choices must be lists")
+    if len(labels) != len(texts):
+        raise ValueError(f"the choices have {counted(len(texts), 'text')} but {counted(len(labels), 'label')}")
+    if len(set(map(str, labels))) < len(labels):
+        raise ValueError(f"two choices have the same label, of {', '.join(map(str, labels))}")
+    return {str(letter): str(text) for letter, text in zip(labels, texts, strict=True)}
 
 
 def letter_of(gold: str, choices: Mapping[str, str]) -> str:

@@ -17,20 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from envs.base import Split, Task
-from envs.published import Provenance, read_data_set
-from envs.rows import SUFFIXES, Fault, Row, no_such_path, read_table
+from envs.published import Provenance
+from envs.rows import Fault, Row
 from envs.splits import normalise_question, splits_of
 from envs.tasks.columns import cell_at, choices_of, find_columns, letter_of, question_of
-from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, MathAnswers, make_verifier
+from envs.tasks.parts import SplitNames, read_parts, shares_of, split_name, split_sizes
+from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, MathAnswers, UnfitError, make_verifier
 from rewards import Score
 from rewards.math import unreadable
 from rewards.wording import counted
 
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), Split.TRAIN),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), Split.VALIDATION),
-    **dict.fromkeys(("test", "eval", "evaluation"), Split.TEST),
-}
 SHOWN = 10
 """Most faulty rows that a message lists."""
 _SAID: set[tuple[Path, str]] = set()
@@ -47,6 +43,12 @@ class _Read:
 
     rows: int
     faults: list[Fault]
+    names: dict[str, int]
+    """Number of rows by the data's own names of splits; empty if the data name none."""
+    left_out: list[str]
+    """Those of the names whose rows are left out, because ``splits`` does not name them."""
+    unfit: list[Fault] = field(default_factory=list)
+    """Those of the faults that come from an answer of a kind that the verifier does not grade."""
     tasks: dict[Split, list[Task]] = field(default_factory=lambda: {split: [] for split in Split})
     places: dict[str, str] = field(default_factory=dict)
     """The place of a task's row, such as ``my.jsonl, line 3``, by task id."""
@@ -61,8 +63,8 @@ class Rows:
     """Questions from files. Observation, action, reward and ending are those of ``SelfCorrectEnv``.
 
     Args:
-        path: A file (JSON Lines, JSON, CSV, TSV, Parquet), a folder with one such file or with one file per split, a
-            folder saved by ``datasets``, or a data set's id on the hub.
+        path: A file (JSON Lines, JSON, CSV, TSV, Parquet), a folder with one such file or with one file (or the hub's
+            numbered files) per split, a folder saved by ``datasets``, or a data set's id on the hub.
         verify: How answers are graded: a name in :data:`envs.tasks.verifiers.VERIFIERS`, or ``package.module:function``
             with the signature of :meth:`envs.TaskSet.verify`.
         verify_options: Options of the verifier, such as ``answer_form``.
@@ -72,9 +74,10 @@ class Rows:
         tests: Column of a program's tests, with ``verify=code``.
         choices: Column of the choices, with ``verify=choice``; the question then shows the choices.
         split: Column that says which split a row belongs to.
-        splits: Names of the splits in the data, if they are unusual: ``{train: train_sft}``.
-        validation: Share of the training rows for validation, if the data have no validation split.
-        test: Share of the training rows for test, if the data have no test split.
+        splits: Names of the splits in the data, if they are unusual: ``{train: train_sft}``, or several for one split,
+            ``{train: [a, b]}``. Rows of other unusual names are then left out.
+        validation: Share of the training rows for validation, if the data have no validation split; ``None`` is 0.1.
+        test: Share of the training rows for test, if the data have no test split; ``None`` is 0.2.
         subset: Configuration of a data set on the hub that has several.
         encoding: Encoding of a text file that is not in Unicode, such as ``cp1252``.
         few_shot: Number of training rows, or a list of their line numbers, that precede every question as examples with
@@ -95,9 +98,9 @@ class Rows:
         tests: str | None = None,
         choices: str | None = None,
         split: str | None = None,
-        splits: Mapping[str, str] | None = None,
-        validation: float = 0.1,
-        test: float = 0.2,
+        splits: Mapping[str, str | Sequence[str]] | None = None,
+        validation: float | None = None,
+        test: float | None = None,
         subset: str | None = None,
         encoding: str | None = None,
         few_shot: int | Sequence[int] = 0,
@@ -116,10 +119,7 @@ class Rows:
             )
         if on_bad_rows not in ("refuse", "skip"):
             raise ValueError(f"env.options.on_bad_rows={on_bad_rows}: use refuse or skip")
-        for name in splits or {}:
-            if name not in set(Split):
-                raise ValueError(f"env.options.splits.{name}: no such split; use {', '.join(Split)}")
-        self._path, self._subset, self._encoding = path, subset, encoding
+        self._path, self._subset, self._encoding, self._verify = path, subset, encoding, verify
         self._is_code, self._is_slow = verify == "code", ":" not in verify and VERIFIERS.fact(verify, "slow")
         self._verifier: Any = make_verifier(verify, verify_options or {})
         self._named = {"question": question, "answer": answer, "split": split}
@@ -127,8 +127,8 @@ class Rows:
         for name, given, owner in (("tests", tests, "code"), ("choices", choices, "choice")):
             if given is not None and name not in self._named:
                 raise ValueError(f"env.options.{name}={given}: has no effect, because verify={verify}, not {owner}")
-        self._splits = {own: Split(name) for name, own in (splits or {}).items()}
-        self._shares = _shares(validation, test)
+        self._names, self._asked = SplitNames(splits), {Split.VALIDATION: validation, Split.TEST: test}
+        self._shares = shares_of(0.1 if validation is None else validation, 0.2 if test is None else test)
         self._few_shot, self._skips = few_shot, on_bad_rows == "skip"
         self.observes_execution = getattr(self._verifier, "observes_execution", False)
         self.verifies_elsewhere = getattr(self._verifier, "verifies_elsewhere", False)
@@ -176,8 +176,24 @@ class Rows:
                 self._verifier.start([task for tasks in self._loaded.tasks.values() for task in tasks])
         return self._loaded
 
+    def why_empty(self, split: Split) -> str:
+        """Why a split has no tasks, and what to do about it."""
+        read = self._all()
+        if split is Split.TRAIN and read.examples:
+            n = counted(len(read.examples), "training row")
+            return f"env.options.few_shot={self._few_shot} shows all of the {n} of {self._path} as examples: show fewer"
+        if split in self._names.found(read.names):
+            return f"none of its rows in {self._path} is left, as each repeats another one or cannot be used"
+        if split in self._shares and (read.tasks[Split.TRAIN] or read.examples):
+            return f"{self._path} has too few rows for it: raise env.options.{split}={self._shares[split]}, or add rows"
+        sizes = ", ".join(f"{n} {name}" for name, n in read.names.items())
+        return (
+            f"{self._path} has none ({sizes}): add rows of this split, or let other rows be cut into splits, as by "
+            f"'env.options.splits={{train: {next(iter(read.names), 'test')}}}'"
+        )
+
     def _load(self) -> _Read:
-        parts, faults = self._read()
+        parts, faults = read_parts(self._path, self._subset, self._encoding, self._names)
         rows = [row for part in parts.values() for row in part]
         if not rows:
             where, said = (faults[0].where, faults[0].said) if faults else ("", "")
@@ -188,54 +204,43 @@ class Rows:
             raise ValueError(f"env.options.path={self._path}: no row could be read: {said}")
         needed = ("question", "tests" if self._is_code else "answer")
         columns, found = find_columns(rows, self._named, needed, self._path)
-        read, given = _Read(len(rows) + len(faults), faults), self._given_splits(parts, columns)
+        names = split_sizes(parts, columns)
+        left_out = self._names.left_out(names, self._path)
+        given = self._names.found(names)
+        self._refuse_shares_of(given)
+        n = len(rows) + len(faults) - sum(names[name] for name in left_out)
+        read = _Read(n, faults, names, left_out)
         for name, part in parts.items():
             for row in part:
-                try:
-                    task = self._task(row, columns)
-                    # A split column takes precedence over the name of the row's file.
-                    own = str(cell_at(row.values, columns["split"])) if "split" in columns else name
-                    read.tasks[self._known(own) if own else Split.TRAIN].append(task)
-                except ValueError as error:
-                    faults.append(Fault(row.where, str(error)))
-                    continue
-                read.places[task.id] = row.where
-                if "answer" in columns and isinstance(answer := row.values.get(columns["answer"]), str):
-                    read.answers[task.id] = answer
+                self._add(read, row, name, columns)
+        self._refuse_verifier(read.unfit, n, f"cannot grade any of the {n:,} answers")
         # The order matters: rows with a wrong answer go first, so that such a row is neither kept in place of a correct
         # row with the same question, nor shown as a few-shot example.
         self._take_unpaid_out(read)
         self._take_repeated_out(read)
         self._cut(read, given)
-        self._refuse_or_report(read, found, "given" if given else "by the content of the questions")
+        self._refuse_or_report(read, found, "given" if given - {Split.TRAIN} else "by the content of the questions")
         self._take_examples(read)
         read.provenance = [_provenance(self._path, rows)]
         return read
 
-    def _read(self) -> tuple[dict[str, list[Row]], list[Fault]]:
-        """Rows by the data's name of their split (empty for a single file), and the faults of unreadable rows."""
-        place = Path(self._path).expanduser()
-        if place.is_file():
-            rows, faults = read_table(place, self._encoding)
-            return {"": rows}, faults
-        if not place.exists() and (place.suffix in SUFFIXES or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", self._path)):
-            raise FileNotFoundError(no_such_path(self._path))
-        if not place.exists() or any((place / name).exists() for name in ("dataset_dict.json", "dataset_info.json")):
-            parts = read_data_set(self._path, self._subset)
-            split = {name: f"{self._path}, split {name}" if name else self._path for name in parts}
-            return {
-                name: [Row(f"{split[name]}, row {i}", row) for i, row in enumerate(part, 1)]
-                for name, part in parts.items()
-            }, []
-        files = sorted(one for one in place.iterdir() if one.name.removesuffix(".gz").endswith(SUFFIXES))
-        if not files:
-            raise FileNotFoundError(
-                f"env.options.path={self._path}: no file in this folder ends in {', '.join(SUFFIXES)}"
-            )
-        tables = {
-            one.name.partition(".")[0] if len(files) > 1 else "": read_table(one, self._encoding) for one in files
-        }
-        return {name: rows for name, (rows, _) in tables.items()}, [one for _, bad in tables.values() for one in bad]
+    def _add(self, read: _Read, row: Row, part: str, columns: Mapping[str, str]) -> None:
+        """Adds a row of a part to the tasks of its split, or to the faults; or to neither if it is left out."""
+        try:
+            name = split_name(row, part, columns)
+            split = self._names.find(name) if name else Split.TRAIN
+            if split is None:
+                return
+            task = self._task(row, columns)
+        except ValueError as error:
+            fault = Fault(row.where, str(error))
+            read.faults.append(fault)
+            read.unfit += [fault] if isinstance(error, UnfitError) else []
+            return
+        read.tasks[split].append(task)
+        read.places[task.id] = row.where
+        if "answer" in columns and isinstance(answer := row.values.get(columns["answer"]), str):
+            read.answers[task.id] = answer
 
     def _task(self, row: Row, columns: Mapping[str, str]) -> Task:
         """Makes a task of a row; raises ValueError, with the reason, if the row cannot be used."""
@@ -250,7 +255,10 @@ class Rows:
             gold = letter_of(gold, info["choices"])
             question += "".join(f"\n{letter}. {text}" for letter, text in info["choices"].items())
         elif isinstance(self._verifier, ChoiceAnswers) and not re.fullmatch("[A-Z]", gold):
-            raise ValueError(f"the answer {gold[:40]!r} is not a letter, and there is no column of choices")
+            raise UnfitError(
+                f"the answer {gold[:40]!r} is not a letter, and there is no column of choices: name it by "
+                "env.options.choices=<column>"
+            )
         if isinstance(self._verifier, CodeAnswers):
             info["tests"], shown = self._verifier.tests(cell_at(row.values, columns["tests"]), gold)
             question += shown
@@ -260,26 +268,23 @@ class Rows:
         place, _, number = row.where.rpartition(", ")
         return Task(f"{Path(place).name}/{number.split()[-1]}", question, gold, info)
 
-    def _given_splits(self, parts: Mapping[str, Sequence[Row]], columns: Mapping[str, str]) -> set[Split]:
-        """The splits that the data name, in a split column or by the names of files or of a data set's splits."""
-        names = {name for name in parts if name}
-        if "split" in columns:
-            cells = (row.values.get(columns["split"]) for part in parts.values() for row in part)
-            names = {str(cell) for cell in cells if cell}
-        for own, split in self._splits.items():
-            if own not in names:
-                there = f"they have {', '.join(sorted(names))}" if names else "they name no splits"
-                raise ValueError(f"env.options.splits.{split}={own}: the data have no such split; {there}")
-        return {self._known(name) for name in names}
+    def _refuse_shares_of(self, given: set[Split]) -> None:
+        """Raises ValueError if the config gives the share of a split that the data have."""
+        for split, share in self._asked.items():
+            if share is not None and split in given:
+                raise ValueError(
+                    f"env.options.{split}={share}: has no effect, because {self._path} has rows of split {split}; "
+                    "remove it"
+                )
 
-    def _known(self, name: str) -> Split:
-        split = self._splits.get(name) or SPLIT_NAMES.get(name.lower())
-        if split is None:
+    def _refuse_verifier(self, alike: Sequence[Fault], n: int, fails: str) -> None:
+        """Raises ValueError if all ``n`` rows, and more than one, fail alike: that is the verifier's fault."""
+        if len(alike) == n > 1:
+            is_own = ":" in self._verify
+            remedy = "correct this function" if is_own else "take another verifier, other columns or verify_options"
             raise ValueError(
-                f"{self._path}: the split name {name!r} is not known; assign it to a split, as in "
-                f"'env.options.splits={{train: {name}}}'"
+                f"env.options.verify={self._verify} {fails}: {remedy}. The first is {alike[0].where}: {alike[0].said}"
             )
-        return split
 
     def _cut(self, read: _Read, given: set[Split]) -> None:
         """Takes the splits that the data lack from the training rows, by the hash of the question."""
@@ -295,23 +300,36 @@ class Rows:
 
     def _take_unpaid_out(self, read: _Read) -> None:
         """Moves rows whose gold response is not graded right from the tasks to the faults, unless grading is slow."""
-        golds = [task.gold for tasks in read.tasks.values() for task in tasks]
-        unread = set(unreadable(golds)) if isinstance(self._verifier, MathAnswers) else set()
-        for split, tasks in read.tasks.items() if not self._is_slow else ():
-            for task in tasks:
-                response = said = ""
-                try:
-                    response = self.gold_response(task)
-                    score = self.verify(task, response)
-                    if score.value != 1.0:
-                        said = f"graded {score.verdict}" + (f" ({score.reason})" if score.reason else "")
-                except Exception as error:  # a user's verifier may raise anything; report it now, not during a run
-                    said = f"not graded: the verifier raises {type(error).__name__}: {error}"
-                if said or task.gold in unread:
-                    said = said or "nothing that mathematics reads: take verify=exact"
-                    where = read.places.pop(task.id)
-                    read.faults.append(Fault(where, f"its own answer {(response or task.gold)[:60]!r} is {said}"))
-            read.tasks[split] = [task for task in tasks if task.id in read.places]
+        if self._is_slow:
+            return
+        tasks = [task for tasks in read.tasks.values() for task in tasks]
+        unread = set(unreadable([task.gold for task in tasks])) if isinstance(self._verifier, MathAnswers) else set()
+        unpaid, kinds = list[Fault](), set[str]()
+        for task in tasks:
+            said, kind = self._unpaid(task, task.gold in unread)
+            if said:
+                unpaid.append(Fault(read.places.pop(task.id), f"its own answer {said}"))
+                kinds.add(kind)
+        if len(kinds) == 1:
+            self._refuse_verifier(unpaid, len(tasks), f"grades none of the {len(tasks):,} own answers right")
+        read.faults += unpaid
+        for split, kept in read.tasks.items():
+            read.tasks[split] = [task for task in kept if task.id in read.places]
+
+    def _unpaid(self, task: Task, is_unread: bool) -> tuple[str, str]:
+        """Why a row's own answer is not graded right, and the kind of this reason; both empty if it is graded right."""
+        response = said = kind = ""
+        try:
+            response = self.gold_response(task)
+            score = self.verify(task, response)
+            if score.value != 1.0:
+                said, kind = f"graded {score.verdict}" + (f" ({score.reason})" if score.reason else ""), score.verdict
+        except Exception as error:  # a user's verifier may raise anything; report it now, not during a run
+            kind = type(error).__name__
+            said = f"not graded: the verifier raises {kind}: {error}"
+        if is_unread and not said:
+            said, kind = "nothing that mathematics reads: take verify=exact", "unread"
+        return said and f"{(response or task.gold)[:60]!r} is {said}", kind
 
     def _take_repeated_out(self, read: _Read) -> None:
         """Keeps each question once; a repetition with another answer or in another split is a fault."""
@@ -359,6 +377,7 @@ class Rows:
             )
         sizes = ", ".join(f"{len(tasks)} {split}" for split, tasks in read.tasks.items())
         lines = [f"{self._path}: {found}; {sizes} (splits {splits})"]
+        lines += [f"left out: split {name} ({counted(read.names[name], 'row')})" for name in read.left_out]
         if read.repeated:
             lines.append(
                 counted(
@@ -387,19 +406,6 @@ class Rows:
             whole = read.answers.get(task.id, "")
             right = whole and self.verify(task, whole).value == 1.0
             read.examples.append((task, whole if right else self.gold_response(task)))
-
-
-def _shares(validation: float, test: float) -> dict[Split, float]:
-    """The shares of the rows by split, for splits that the data lack; raises ValueError for impossible shares."""
-    for name, share in (("validation", validation), ("test", test)):
-        if not 0 <= share < 1:
-            raise ValueError(f"env.options.{name}={share}: a share of the rows is needed, from 0 to less than 1")
-    if validation + test >= 1:
-        raise ValueError(
-            f"env.options.validation={validation} and env.options.test={test} leave no rows for training: their sum "
-            "must be less than 1"
-        )
-    return {Split.VALIDATION: validation, Split.TEST: test}
 
 
 def _provenance(path: str, rows: Sequence[Row]) -> Provenance:

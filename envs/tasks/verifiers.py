@@ -6,7 +6,6 @@ function with the signature of ``TaskSet.verify`` needs no registration: ``verif
 """
 
 import ast
-import importlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,15 +18,21 @@ from envs.tasks.code import CodeTasks
 from envs.tasks.columns import number, refuse_other_notation, text_of
 from envs.tasks.grading import MathGrading
 from envs.tasks.mbpp import tests_of
+from envs.tasks.own_verifier import FunctionAnswers
 from rewards import Lookup, Score, Verdict
-from rewards.answers import STATED, answer_forms, boxed, candidates, in_form
+from rewards.answers import answer_forms, boxed, candidates, in_form
 from rewards.code import ScriptTests
 from rewards.comparison import Tolerance
 from rewards.math import DEADLINE_S
 from rewards.parsing import parse
+from rewards.wording import counted
 
 _FORM_PROMPTS = {"boxed": "math-v1", "tagged": "short-v1", "answer_line": "line-v1"}
 """The prompts that ask for each answer form; other forms get ``plain-v1``, and the question must ask for the form."""
+
+
+class UnfitError(ValueError):
+    """An answer is of a kind that the verifier does not grade; if all are, another verifier is meant."""
 
 
 class RowVerifier(Protocol):
@@ -171,7 +176,7 @@ class NumberAnswers(_InForm):
         text = text_of(cell)
         refuse_other_notation(text)
         if number(text) is None:
-            raise ValueError(f"the answer {text[:40]!r} is no number")
+            raise UnfitError(f"the answer {text[:40]!r} is no number")
         return text
 
     def _equal(self, answer: str, task: Task) -> bool:
@@ -391,7 +396,12 @@ def _pairs(cell: Any) -> list[tuple[str, str]]:
     if isinstance(cell, dict) and {"inputs", "outputs"} <= cell.keys():
         if cell.get("fn_name"):
             raise ValueError("tests of a function in APPS' format: use env=stdin_code env.options.format=apps")
-        cell = [{"input": i, "output": o} for i, o in zip(cell["inputs"], cell["outputs"], strict=True)]
+        inputs, outputs = cell["inputs"], cell["outputs"]
+        if not isinstance(inputs, list) or not isinstance(outputs, list):
+            raise ValueError(f"the inputs and the outputs of the tests must be lists; this is {str(cell)[:60]}")
+        if len(inputs) != len(outputs):
+            raise ValueError(f"the tests have {counted(len(inputs), 'input')} but {counted(len(outputs), 'output')}")
+        cell = [{"input": i, "output": o} for i, o in zip(inputs, outputs, strict=True)]
     if (
         isinstance(cell, list)
         and cell
@@ -399,39 +409,6 @@ def _pairs(cell: Any) -> list[tuple[str, str]]:
     ):
         return [(str(one["input"]), str(one["output"])) for one in cell]
     return []
-
-
-class FunctionAnswers:
-    """A user's function ``(task, response) -> Score``; columns that have no other use are in ``task.info``."""
-
-    prompts = "plain-v1"
-
-    def __init__(self, name: str) -> None:
-        module, _, function = name.partition(":")
-        try:
-            self._function = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"env.options.verify={name}: {error}. It names a function as package.module:function, in this folder "
-                "or on Python's path"
-            ) from None
-        self._name = name
-
-    def gold(self, cell: Any) -> str:
-        """The cell's text unchanged; any other value as JSON."""
-        return cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)
-
-    def verify(self, task: Task, response: str) -> Score:
-        """The score that the function returns; raises TypeError if it returns anything else."""
-        score = self._function(task, response)
-        if not isinstance(score, Score):
-            raise TypeError(f"env.options.verify={self._name} returned {score!r}; it must return a rewards.Score")
-        return score
-
-    def gold_response(self, task: Task) -> str:
-        """The gold in the first of the usual answer forms that the function accepts; else the gold itself."""
-        stated = [task.gold, *(form.format(task.gold) for form in STATED.values())]
-        return next((one for one in stated if self.verify(task, one).value == 1.0), task.gold)
 
 
 def make_verifier(name: str, options: Mapping[str, Any]) -> RowVerifier:

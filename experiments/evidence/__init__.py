@@ -14,6 +14,7 @@ from experiments.evidence import (  # noqa: F401  importing a module registers i
 from experiments.evidence.frames import load_rows as load_rows
 from experiments.evidence.model import EXHIBITS, Absent, Exhibit, Figure, MissingError
 from experiments.evidence.store import Store
+from experiments.refusals import refuse_other_kind
 
 
 def ids() -> list[str]:
@@ -26,12 +27,19 @@ def ids() -> list[str]:
     return sorted(EXHIBITS, key=place)
 
 
-def build(store: Store, only: Sequence[str] = ()) -> list[Exhibit]:
+def build(store: Store, only: Sequence[str] | str = ()) -> list[Exhibit]:
     """Makes the exhibits named in ``only``, or all; an exhibit without data becomes an :class:`Absent` with the reason.
 
+    Args:
+        store: The folder's runs.
+        only: Ids as a list, or as a text with commas; empty for all.
+
     Raises:
+        TypeError: If ``store`` is no store.
         UnknownNameError: If ``only`` has an id that is not registered.
     """
+    refuse_other_kind(store, Store, "build", "make one with Store(<folder of runs>)")
+    only = [one.strip() for one in only.split(",") if one.strip()] if isinstance(only, str) else only
     entries = {one: EXHIBITS[one] for one in only or ids()}
     made: list[Exhibit] = []
     for one, entry in entries.items():

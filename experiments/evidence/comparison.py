@@ -7,6 +7,8 @@ from typing import Any
 
 from experiments.evidence.model import plain
 from experiments.evidence.store import Store
+from experiments.refusals import refuse_other_kind
+from rewards import nearest
 from rl.analysis.controls import CONTROLS
 from rl.analysis.errors import Shift, shift
 from rl.analysis.rates import Where
@@ -119,7 +121,16 @@ def compare(store: Store, mode: str) -> Comparison:
 
     Arms are paired over the seeds that all trained arms finished; the single run of an untrained arm is paired with
     every seed.
+
+    Raises:
+        TypeError: If ``store`` is no store.
+        ValueError: If no episode was evaluated in the mode.
     """
+    refuse_other_kind(store, Store, "compare", "make one with Store(<folder of runs>)")
+    if mode not in store.modes:
+        raise ValueError(
+            f"mode={mode}: not evaluated here{nearest(mode, store.modes)} There is: {', '.join(store.modes)}"
+        )
     goal = "delta" if store.attempts(mode) > 1 else "accuracy_t1"
     lines = [_line(store, mode, arm, goal) for arm in store.arms if arm in store.tables(mode)]
     missing = [store.names[arm] for arm in store.order if arm not in store.arms]

@@ -89,7 +89,7 @@ class Store:
             ends in the letter of its folder: ``SCoRe (A)`` is from the first folder.
 
     Raises:
-        FileNotFoundError: If one of the folders holds no finished run.
+        FileNotFoundError: If one of the folders does not exist, is a file, or holds no finished run.
     """
 
     def __init__(self, folder: Path | str | Sequence[Path | str]) -> None:
@@ -99,11 +99,7 @@ class Store:
         """Folder that the report is written to; for several folders, a new folder beside them."""
         within = [list(_find_runs(one)) for one in self.folders]
         for one, there in zip(self.folders, within, strict=True):
-            if not there:
-                raise FileNotFoundError(
-                    f"{one}: no finished run (a folder with a result.json) in it or up to "
-                    f"{counted(DEPTH, 'folder')} below it"
-                )
+            _refuse_without_runs(one, there)
         found = within[0]
         self.config: Any = _config_of(self.folders[0], found)
         self.is_comparison = "arms" in self.config and len(self.folders) == 1
@@ -422,6 +418,18 @@ class Store:
                 spelt = {i: token for i in ids if (token := tokenizer.id_to_token(i)) is not None}
                 return {i: decoder.decode([token]) if decoder else token for i, token in spelt.items()}
         return {}
+
+
+def _refuse_without_runs(folder: Path, runs: Sequence[Run]) -> None:
+    """Raises FileNotFoundError if a folder has no finished runs; the message says whether there is a folder at all."""
+    if runs:
+        return
+    said = f"no finished run (a folder with a result.json) in it or up to {counted(DEPTH, 'folder')} below it"
+    if folder.is_file():
+        said = "that is a file; name the folder of runs that it is in"
+    elif not folder.exists():
+        said = "there is no such folder; use runs/<name>/<time>"
+    raise FileNotFoundError(f"run={folder}: {said}")
 
 
 def _beside(folders: Sequence[Path]) -> Path:

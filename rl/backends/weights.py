@@ -132,13 +132,13 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> Iterable[nn.Parameter]:
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path, n_processes: int) -> None:
     """Writes tensors, which may be sharded, so that any number of processes can read them; a collective."""
-    with _alone_without_a_warning():
+    with _alone_without_a_warning(), _own_errors():
         checkpoint.save(dict(tensors), checkpoint_id=folder, no_dist=n_processes == 1)
 
 
 def read_tensors(tensors: dict[str, Tensor], folder: Path, n_processes: int) -> None:
     """Reads the tensors of :func:`write_tensors` in place into tensors of equal names and shapes; a collective."""
-    with _alone_without_a_warning(), torch.no_grad():
+    with _alone_without_a_warning(), _own_errors(), torch.no_grad():
         checkpoint.load(dict(tensors), checkpoint_id=folder, no_dist=n_processes == 1)
 
 
@@ -147,6 +147,17 @@ def _alone_without_a_warning() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raises what failed in a process, an interrupt first, in place of torch's exception that wraps it."""
+    try:
+        yield
+    except checkpoint.CheckpointException as error:  # Not an Exception, so nothing else would report it.
+        failures = [failure for failure, _ in error.failures.values()]
+        interrupts = [failure for failure in failures if isinstance(failure, KeyboardInterrupt)]
+        raise (interrupts or failures or [error])[0] from None
 
 
 def hash_model(path: str, revision: str | None) -> dict[str, str]:

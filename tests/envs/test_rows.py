@@ -37,6 +37,8 @@ WAYS = {
     "plain": ("my.jsonl", lines(ROWS).encode()),
     "BOM": ("my.jsonl", lines(ROWS).encode("utf-8-sig")),
     "CRLF": ("my.jsonl", lines(ROWS, "\r\n").encode()),
+    "CR": ("my.jsonl", lines(ROWS, "\r").encode()),
+    "CR and semicolons": ("my.csv", pandas.DataFrame(ROWS).to_csv(index=False, sep=";", lineterminator="\r").encode()),
     "UTF-16": ("my.jsonl", lines(ROWS, "\r\n").encode("utf-16")),
     "UTF-16 without a mark": ("my.jsonl", lines(ROWS).encode("utf-16-le")),
     "UTF-32": ("my.jsonl", lines(ROWS).encode("utf-32")),

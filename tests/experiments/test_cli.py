@@ -434,7 +434,7 @@ def test_no_program_leaves_a_file_where_it_is_started(arguments, tmp_path):
         (["experiments.play", "split=tset"], "tset"),
         (["experiments.pretrain_tiny", "toy=nothing"], "modchain"),
         (["experiments.pretrain_tiny", "name=nothing"], "name=nothing: unknown"),
-        (["experiments.report", "run=nowhere"], "no finished run"),
+        (["experiments.report", "run=nowhere"], "run=nowhere: there is no such folder"),
         (["experiments.compare", "match=tokens"], "training.tokens="),
         (["experiments.compare", "training.updates=5"], "match=updates"),
         (["experiments.compare", "match=updates", "training.updates=61"], "training.updates cannot be spent equally"),

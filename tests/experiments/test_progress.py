@@ -167,6 +167,12 @@ def listens():
         ("train", signal.SIGINT, "interrupted; what is done is kept in {0}: continue with the same command", 130),
         (
             "train",
+            signal.SIGINT,
+            "interrupted; no checkpoint was written yet: the same command and resume={0} begin again with the first ep",
+            130,
+        ),
+        (
+            "train",
             signal.SIGTERM,
             "stopped by a signal; what is done is kept in {0}: continue with the same command",
             75,
@@ -188,8 +194,10 @@ def test_an_end_from_outside_says_where_the_run_is_and_how_it_goes_on(
     def run(cfg):
         with open_run(cfg, program) as folder:
             found.append(folder)
-            if "kept" in said:
+            if "nothing" not in said:
                 (folder / "metrics.jsonl").write_text("{}")
+            if "kept" in said:
+                (folder / "checkpoints" / "000001_00000001").mkdir(parents=True)
             os.kill(os.getpid(), number)
             time.sleep(1)
 
@@ -199,7 +207,7 @@ def test_an_end_from_outside_says_where_the_run_is_and_how_it_goes_on(
         entry_point(program)(run)()
     assert end.value.code == status
     assert capsys.readouterr().out.replace("\n", "").startswith(said.format(found[0]))
-    assert found[0].exists() == ("kept" in said)
+    assert found[0].exists() == ("nothing" not in said)
     assert signal.getsignal(signal.SIGTERM) is before
 
 

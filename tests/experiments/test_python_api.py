@@ -6,14 +6,19 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments import report
+from experiments import compare as compare_program
+from experiments import evaluate, report, sft, study, train
 from experiments.cli import CONFIGS, UserError, register_schemas, typed
 from experiments.configs import config
+from experiments.evidence import build
+from experiments.evidence.comparison import compare
 from experiments.evidence.model import Figure, Panel, Series, Table
 from notebooks.run import CellError, run_cell
+from rl.evaluate import play
 from rl.trainer import Step
+from rl.workbench import Workbench
 from tests.conftest import ROOT
-from tests.helpers import episode
+from tests.helpers import episode, modchain_config
 from tests.test_docs import blocks
 
 SMOKE = {  # code of the page, and smaller code that is run in its place
@@ -49,6 +54,10 @@ def test_the_page_on_python_runs_as_printed(tmp_path, monkeypatch):
     assert "STaR" in scope["table"]._repr_html_()
     assert scope["figure"]._repr_svg_().rstrip().endswith("</svg>")
     assert any(line.startswith("SCoRe") for line in shown[-1])
+    store = scope["store"]
+    assert [one.id for one in build(store, "T1")] == ["T1"]
+    with pytest.raises(ValueError, match=r"^mode=gredy: not evaluated here; did you mean 'greedy'\? There is: greedy"):
+        compare(store, "gredy")
 
 
 def test_keywords_make_the_config_of_the_command_line():
@@ -93,6 +102,56 @@ def test_an_override_is_a_text():
 def test_what_does_not_fit_is_refused_by_name(program, values, said):
     with pytest.raises(ValueError, match=said):
         config(program, **values)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Workbench.build(modchain_config())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"mode": "smapled"}, "^mode=smapled: unknown; did you mean 'sampled'. Known: greedy, sampled"),
+        ({"temperature": -1.0}, "^temperature=-1.0: must be at least 0"),
+        ({"temperature": float("nan")}, "^temperature=nan: must be at least 0"),
+        ({"n_samples": 0}, "^n_samples=0: give a number of episodes per task, at least 1"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_by_name(given, said, bench):
+    with pytest.raises(ValueError, match=said):
+        play(bench.rollout("test"), bench.tasks("test", 1), **given)
+
+
+def test_what_a_workbench_does_not_have_is_refused_by_name(bench):
+    with pytest.raises(ValueError, match=r"^n=-1: give the number of tasks, or 0 for all"):
+        bench.tasks("test", -1)
+    with pytest.raises(ValueError, match=r"^split=tst: unknown; did you mean 'test'"):
+        bench.tasks("tst")
+    with pytest.raises(ValueError, match=r"^split=tst: unknown; did you mean 'test'"):
+        bench.rollout("tst")
+    with pytest.raises(ValueError, match=r"^attempts=-1: must be at least 0"):
+        bench.rollout("test", -1)
+    with pytest.raises(ValueError, match=r"^env.feedback=lod: unknown"):
+        bench.rollout("test", feedback="lod")
+    with pytest.raises(TypeError, match=r"^Workbench.build takes a config, not 'repair'; make one with"):
+        Workbench.build("repair")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("program", [train, sft, evaluate, compare_program, study])
+def test_a_program_that_is_called_without_a_config_says_how_to_make_one(program):
+    name = program.__name__.rpartition(".")[2]
+    said = (
+        rf"experiments\.{name}\.run takes a \w+, not 'repair': make one with experiments\.configs\.config\(\"{name}\""
+    )
+    with pytest.raises(TypeError, match=said):
+        program.run("repair")
+
+
+def test_an_exhibit_needs_a_store(tmp_path):
+    for make in (build, compare):
+        with pytest.raises(TypeError, match=r"takes a Store, not .*: make one with Store\(<folder of runs>\)"):
+            make(str(tmp_path), "T1")
 
 
 def test_an_arm_that_there_is_not_is_refused_by_name():

@@ -15,7 +15,8 @@ from experiments.folders import is_complete
 from experiments.online import run_online
 from experiments.stopping import Preempted
 from rl import learner
-from rl.checkpoint import ResumeError, save_policy
+from rl.backends.weights import write_tensors
+from rl.checkpoint import ResumeError, checkpoint_names, save_policy
 from rl.config import AlgorithmConfig, CriticConfig, LoraConfig, TrackingConfig
 from rl.losses import value_loss
 from rl.tracking import read_jsonl
@@ -138,6 +139,65 @@ def test_a_critics_loss_that_is_no_number_is_no_step(kind, nonfinite, tmp_path, 
     assert bool(weights.isfinite().all())
     rows = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "policy/loss" in row]
     assert [row["optim/skipped"] for row in rows] == [0, 0, 1, 0]
+
+
+@pytest.fixture
+def listens():
+    """Makes this process react to Ctrl-C, which is ignored if the tests run as a shell's background job."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def ctrl_c(times=1):
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_waits_for_it(whole, tmp_path, monkeypatch, listens):
+    folder = made(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        at_call(patch, "rl.checkpoint.write_tensors", 1, ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            run_online(a_run(), folder, quiet)
+    assert checkpoint_names(folder / "checkpoints") == ["000001_00000001"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    run_online(a_run(), folder, quiet)
+    assert_same_run(folder, whole)
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("where", "do"),
+    [
+        ("torch.distributed.checkpoint.FileSystemWriter.write_data", interrupted),  # torch wraps what is raised there
+        ("torch.distributed.checkpoint.FileSystemWriter.write_data", lambda: ctrl_c(2)),
+        ("rl.checkpoint.torch.save", lambda: ctrl_c(2)),
+    ],
+)
+def test_an_interrupt_within_the_writer_is_one_and_leaves_no_half_checkpoint(
+    where, do, whole, tmp_path, monkeypatch, listens
+):
+    folder = made(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        at_call(patch, where, 1, do)
+        with pytest.raises(KeyboardInterrupt):
+            run_online(a_run(), folder, quiet)
+    assert not list((folder / "checkpoints").iterdir())
+    run_online(a_run(), folder, quiet)
+    assert_same_run(folder, whole)
+
+
+def test_what_fails_within_torchs_writer_is_raised_itself(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied", "/there")
+
+    monkeypatch.setattr("torch.distributed.checkpoint.FileSystemWriter.write_data", refused)
+    with pytest.raises(PermissionError, match="/there"):
+        write_tensors({"a": torch.ones(2)}, tmp_path, 1)
 
 
 def poison(model):

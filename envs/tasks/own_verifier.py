@@ -1,0 +1,66 @@
+"""A verifier that the user has written: ``verify=package.module:function``."""
+
+import importlib
+import inspect
+import json
+from typing import Any
+
+from envs.base import Task
+from rewards import Score
+from rewards.answers import STATED
+
+
+class FunctionAnswers:
+    """A user's function ``(task, response) -> Score``; columns that have no other use are in ``task.info``.
+
+    Raises:
+        ValueError: If there is no such function, or it cannot be called with a task and a response.
+    """
+
+    prompts = "plain-v1"
+
+    def __init__(self, name: str) -> None:
+        module, _, function = name.partition(":")
+        try:
+            self._function = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"env.options.verify={name}: {error}. It names a function as package.module:function, in this folder "
+                "or on Python's path"
+            ) from None
+        self._name = name
+        self._refuse_other_signatures()
+
+    def _refuse_other_signatures(self) -> None:
+        if not callable(self._function):
+            kind = type(self._function).__name__
+            raise ValueError(
+                f"env.options.verify={self._name} is of type {kind}: a function (task, response) -> Score is needed"
+            )
+        try:
+            signature = inspect.signature(self._function)
+        except ValueError:  # some functions that are written in C have none
+            return
+        try:
+            signature.bind(None, "")
+        except TypeError:
+            raise ValueError(
+                f"env.options.verify={self._name} takes {signature}: a function that is called with (task, response) "
+                "is needed"
+            ) from None
+
+    def gold(self, cell: Any) -> str:
+        """The cell's text unchanged; any other value as JSON."""
+        return cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)
+
+    def verify(self, task: Task, response: str) -> Score:
+        """The score that the function returns; raises TypeError if it returns anything else."""
+        score = self._function(task, response)
+        if not isinstance(score, Score):
+            raise TypeError(f"{self._name} returned {score!r}; it must return a rewards.Score")
+        return score
+
+    def gold_response(self, task: Task) -> str:
+        """The gold in the first of the usual answer forms that the function accepts; else the gold itself."""
+        stated = [task.gold, *(form.format(task.gold) for form in STATED.values())]
+        return next((one for one in stated if self.verify(task, one).value == 1.0), task.gold)

@@ -1,0 +1,190 @@
+"""``rows`` reads folders of files and shards, keeps the splits of the data, and refuses options without effect."""
+
+import json
+
+import datasets
+import pandas
+import pytest
+
+import envs
+from envs import Split, published
+from rewards import Score
+from rl.backends import hub
+from tests.envs.test_rows import ROWS, all_of, lines, rows_of, write
+
+
+def sizes_of(taskset):
+    return [len(taskset.load(split)) for split in Split]
+
+
+def shards(folder, *names):
+    """Writes files of ten rows each."""
+    for i, name in enumerate(names):
+        pandas.DataFrame(ROWS[10 * i : 10 * i + 10]).to_parquet(folder / name)
+
+
+def test_files_with_the_same_name_are_refused_rather_than_one_of_them_dropped(tmp_path):
+    write(tmp_path, lines(ROWS), "train.jsonl")
+    pandas.DataFrame(ROWS).to_csv(tmp_path / "train.csv", index=False)
+    with pytest.raises(ValueError, match=r"both train\.csv and train\.jsonl are there for 'train': rename one"):
+        all_of(rows_of(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "test-00000-of-00001.parquet"),
+        ("train-00001-of-00002.parquet", "train-00002-of-00002.parquet", "test-00001-of-00001.parquet"),
+        ("train-00000-of-00002-0123abcd.parquet", "train-00001-of-00002-abcd0123.parquet", "test.parquet"),
+    ],
+)
+def test_shards_of_a_split_are_joined_in_order(tmp_path, names):
+    shards(tmp_path, *names)
+    taskset = rows_of(tmp_path, validation=0.0)
+    assert sizes_of(taskset) == [20, 0, 10]
+    assert [task.gold for task in taskset.load(Split.TRAIN)] == [row["answer"] for row in ROWS[:20]]
+
+
+def test_shards_without_a_split_are_one_file_and_none_may_be_missing_or_be_there_twice(tmp_path):
+    shards(tmp_path, "data-00000-of-00003.parquet", "data-00001-of-00003.parquet", "data-00002-of-00003.parquet")
+    assert all(sizes_of(rows_of(tmp_path)))
+    (tmp_path / "data-00001-of-00003.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"data-00001-of-00003\.parquet is missing: .* is one of 3 files"):
+        all_of(rows_of(tmp_path))
+    shards(tmp_path, "data-00001-of-00002.parquet")
+    with pytest.raises(ValueError, match=r"both data-00000-of-00003\.parquet and data-00001-of-00002\.parquet"):
+        all_of(rows_of(tmp_path))
+
+
+def parted(folder):
+    for name, part in (
+        ("a", ROWS[:10]),
+        ("b", ROWS[10:18]),
+        ("c", ROWS[18:24]),
+        ("d", ROWS[24:29]),
+        ("dev", ROWS[29:]),
+    ):
+        write(folder, lines(part), f"{name}.jsonl")
+
+
+def test_several_names_are_one_split_and_names_that_are_not_assigned_are_left_out(tmp_path, capsys):
+    parted(tmp_path)
+    assert sizes_of(rows_of(tmp_path, splits={"train": ["a", "b"], "test": "c"})) == [18, 11, 6]
+    assert "18 train, 11 validation, 6 test (splits given)\nleft out: split d (5 rows)" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"names 'a', 'b', 'c', 'd' are not known.*splits=\{train: \[a, b, c, d\]\}'"):
+        all_of(rows_of(tmp_path))
+    for splits, message in (
+        ({"train": ["a", "x"]}, r"splits\.train=x: the data have no such split; they have a, b, c, d, dev"),
+        ({"train": ["a", "b"], "test": "b"}, "b is assigned to both train and test"),
+        ("a", "splits=a: a mapping is needed, as in {train: a}"),
+        ({"train": None}, r"splits\.train=None: a name, or a list of names, is needed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            all_of(rows_of(tmp_path, splits=splits))
+
+
+@pytest.mark.parametrize("empty", [None, "", " "])
+def test_a_row_whose_split_is_empty_cannot_be_used(tmp_path, empty):
+    rows = [row | {"split": "train" if i else empty} for i, row in enumerate(ROWS)]
+    with pytest.raises(ValueError, match=r"1 of 40 rows cannot be used:\n  line 1: the split is empty: fill in column"):
+        all_of(rows_of(write(tmp_path, lines(rows))))
+
+
+def test_a_folder_whose_single_file_is_a_split_keeps_it_and_an_empty_split_says_why(tmp_path):
+    path = write(tmp_path, lines(ROWS), "test.jsonl")
+    assert sizes_of(rows_of(tmp_path)) == [0, 0, 40]
+    assert all(sizes_of(rows_of(path)))
+    env = envs.make("errata/rows-v1", options={"path": str(tmp_path)})
+    with pytest.raises(ValueError, match=rf"split 'train': {tmp_path} has none \(40 test\).*splits=\{{train: test\}}"):
+        env.reset(seed=0)
+    assert all(sizes_of(rows_of(tmp_path, splits={"train": "test"})))
+    n = len(rows_of(path).load(Split.TRAIN))
+    env = envs.make("errata/rows-v1", options={"path": str(path), "few_shot": n})
+    with pytest.raises(ValueError, match=rf"few_shot={n} shows all of the {n} training rows"):
+        env.reset(seed=0)
+
+
+WITHOUT_EFFECT = [
+    ("my.jsonl", {"subset": "main"}, r"subset=main: has no effect, because .*my\.jsonl is a file; remove it"),
+    ("", {"subset": "main"}, "subset=main: has no effect, because .* is a folder"),
+    ("split", {"test": 0.2}, "test=0.2: has no effect, because .*split has rows of split test"),
+    ("split", {"validation": 0}, "validation=0: has no effect, because .*split has rows of split validation"),
+    ("my.parquet", {"encoding": "cp1252"}, r"encoding=cp1252: has no effect, because .*my\.parquet is Parquet"),
+    ("saved", {"encoding": "cp1252"}, "encoding=cp1252: has no effect, because .*saved is a data set"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "message"), WITHOUT_EFFECT)
+def test_options_without_effect_are_refused(tmp_path, name, options, message):
+    hub.register()
+    write(tmp_path, lines(ROWS))
+    pandas.DataFrame(ROWS).to_parquet(tmp_path / "my.parquet")
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    (tmp_path / "split").mkdir()
+    for part, rows in (("train", ROWS[:20]), ("dev", ROWS[20:30]), ("test", ROWS[30:])):
+        write(tmp_path / "split", lines(rows), f"{part}.jsonl")
+    with pytest.raises(ValueError, match=message):
+        all_of(rows_of(tmp_path / name, **options))
+
+
+TESTS = [
+    ({"inputs": ["1"], "outputs": ["2", "3"]}, "the tests have 1 input but 2 outputs"),
+    ({"inputs": "1", "outputs": ["2"]}, "the inputs and the outputs of the tests must be lists"),
+    ({"inputs": None, "outputs": None}, "the inputs and the outputs of the tests must be lists"),
+]
+CHOICES = [
+    ({"text": ["Rome", "Paris"], "label": ["A"]}, "the choices have 2 texts but 1 label"),
+    ({"text": ["Rome", "Paris"], "label": "AB"}, "the texts and the labels of the choices must be lists"),
+    ({"text": ["Rome", "Paris"], "label": ["A", "A"]}, "two choices have the same label"),
+]
+
+
+@pytest.mark.parametrize(
+    ("verify", "column", "cell", "message"),
+    [*(("code", "tests", *one) for one in TESTS), *(("choice", "choices", *one) for one in CHOICES)],
+)
+def test_lists_that_do_not_belong_together_are_said_in_words(tmp_path, verify, column, cell, message):
+    path = write(tmp_path, json.dumps({"question": "q", "answer": "A", column: cell}))
+    with pytest.raises(ValueError, match=f"line 1: {message}"):
+        all_of(rows_of(path, verify=verify))
+
+
+def takes_one(task):
+    return Score.of(True)
+
+
+def returns_a_truth(task, response):
+    return True
+
+
+ALL_FAIL = [
+    ("os:sep", "verify=os:sep is of type str: a function"),
+    (":f", "verify=:f: .*package.module:function"),
+    (f"{__name__}:takes_one", r"verify=.*:takes_one takes \(task\): a function that is called with \(task, response\)"),
+    (
+        f"{__name__}:returns_a_truth",
+        r"verify=.*:returns_a_truth grades none of the 40 own answers right: correct this function.*returned True",
+    ),
+    ("tests.envs.test_rows:needs_a_level", r"verify=.*needs_a_level grades none of the 40 own answers right"),
+    ("choice", r"verify=choice cannot grade any of the 40 answers.*options\.choices=<column>"),
+]
+
+
+@pytest.mark.parametrize(("verify", "message"), ALL_FAIL)
+def test_a_verifier_that_fails_on_all_rows_is_to_blame_and_not_the_rows(tmp_path, verify, message):
+    with pytest.raises(ValueError, match=f"^env.options.{message}") as raised:
+        all_of(rows_of(write(tmp_path, lines(ROWS)), verify=verify, on_bad_rows="skip"))
+    assert "on_bad_rows" not in str(raised.value)
+
+
+def test_numbers_that_are_all_texts_are_about_the_verifier(tmp_path):
+    path = write(tmp_path, lines([row | {"answer": f"city {row['answer']}"} for row in ROWS]))
+    with pytest.raises(ValueError, match=r"^env.options.verify=number cannot grade any .*'city 1' is no number"):
+        all_of(rows_of(path, verify="number"))
+
+
+def test_from_python_the_reader_of_data_sets_is_named_with_its_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "_whole_reader", None)
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    with pytest.raises(FileNotFoundError, match=r"from rl\.backends import hub; hub\.register\(\)"):
+        all_of(rows_of(tmp_path / "saved"))
