@@ -222,7 +222,9 @@ def _no_yaml(error: yaml.YAMLError) -> str:
 def key_of(path: str) -> str:
     """The override that names a path or the closest folder above it, as ``runs_dir=my.txt: ``; empty if none does."""
     given = [one.lstrip("+~").partition("=")[::2] for one in [*sys.argv[1:], "runs_dir=runs"]]
-    places = [(str(Path(value.strip("'\"")).absolute()), f"{key}={value}: ") for key, value in given if value]
+    places = [
+        (str(Path(value.strip("'\"")).absolute()), f"{key}={value}: ") for key, value in given if value not in ("", ".")
+    ]
     above = [one for one in places if Path(path).absolute().is_relative_to(one[0])]
     return max(above, key=lambda one: len(one[0]), default=("", ""))[1]
 

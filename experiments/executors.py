@@ -2,17 +2,16 @@
 
 An executor is given folders and runs the job of each (``python -m experiments.job <folder>``) in a separate process,
 with the GPUs that the job may use in ``CUDA_VISIBLE_DEVICES`` before torch is imported; on a CPU the processes are
-forked from one that has imported torch (:class:`Slot`). All other communication uses files in the folder. Only the
-executor ``here`` runs jobs in its own process. Another module adds an executor by registering it in :data:`EXECUTORS`.
+forked from one that has imported torch (:class:`experiments.slots.Slot`). All other communication uses files in the
+folder. Only the executor ``here`` runs jobs in its own process. Another module adds an executor by registering it in
+:data:`EXECUTORS`.
 """
 
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any, Protocol
 
+from experiments.slots import JobDiedError, Slot, refuse_failed, start_job
 from rewards import Lookup
 from rl.config.checks import check_numbers, refuse_idle
 
@@ -65,61 +65,6 @@ def running(cfg: Any, folder: Path) -> Iterator[Executor]:
         yield executor
     finally:
         executor.stop()
-
-
-class JobDiedError(RuntimeError):
-    """A job's process ended without a result."""
-
-
-def start(
-    command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None, **streams: Any
-) -> subprocess.Popen[str]:
-    """Starts a module in a new session (its own process group); its output goes to ``job.log`` in a job's folder.
-
-    Args:
-        command: Name and arguments of the module.
-        folder: Folder of the job.
-        env: Environment variables that are added to those of this process.
-        streams: Standard streams that do not go to ``job.log``.
-    """
-    # Append, to keep the output of earlier tries, which may show why they died.
-    with (folder / "job.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", *command],
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", **(env or {})},
-            start_new_session=True,  # Ctrl-C then reaches only this process, which ends its jobs in ``stop``
-            text=True,
-            **{"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log} | streams,
-        )
-
-
-def start_job(folder: Path, n_gpus: int = 1, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Starts the job of a folder; with several GPUs, ``accelerate launch`` starts an online arm with a process per GPU.
-
-    Args:
-        folder: Folder of the job.
-        n_gpus: Number of GPUs.
-        env: Environment variables that are added to those of this process.
-    """
-    command = ["experiments.job", str(folder)]
-    # Only online arms train with several processes. The file is searched as text because loading the job would load
-    # torch in this process.
-    if n_gpus > 1 and '"kind": "online"' in (folder / "job.json").read_text():
-        launch = ["accelerate.commands.launch", "--multi_gpu", "--num_machines=1", f"--num_processes={n_gpus}"]
-        launch += ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0", "--module"]
-        command = [*launch, *command]
-    return start(command, folder, env)
-
-
-def refuse_failed(status: int, folder: Path) -> None:
-    """Raises :class:`JobDiedError` if the exit status of a job is not 0; a negative one is the number of a signal."""
-    # A preempted run exits with EX_TEMPFAIL (experiments/stopping.py).
-    if status < 0:
-        raise JobDiedError(f"killed by {signal.Signals(-status).name} (out of memory?); see {folder / 'job.log'}")
-    if status == os.EX_TEMPFAIL:
-        raise JobDiedError(f"stopped by a signal, and can continue from its checkpoint; see {folder / 'job.log'}")
-    if status:
-        raise JobDiedError(f"ended with status {status}; see {folder / 'job.log'}")
 
 
 def run_here(folder: str, cwd: str, n_gpus: int) -> None:
@@ -189,61 +134,6 @@ def visible_gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(line for line in done.stdout.splitlines() if line.startswith("GPU "))]
 
 
-class Slot:
-    """Runs one job at a time on its GPUs. Without GPUs all its jobs are forked from one process that has loaded torch.
-
-    Loading torch and transformers takes five seconds, and a whole job of a toy model about thirty. CUDA cannot be used
-    in a forked process, so with GPUs every job loads them anew.
-
-    Args:
-        gpus: GPUs that the slot's jobs see.
-        threads: Torch threads of a job.
-    """
-
-    def __init__(self, gpus: Sequence[str], threads: int) -> None:
-        self._gpus = gpus
-        self._env = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ",".join(gpus)}
-        self._process: subprocess.Popen[str] | None = None
-        """The running job or, without GPUs, the process that forks the jobs."""
-        self._job: int | None = None
-        """Process id of the running job."""
-
-    def open(self, folder: Path) -> None:
-        """Starts what the job of a folder needs, without waiting for it."""
-        if self._gpus:
-            self._process = start_job(folder, len(self._gpus), self._env)
-            self._job = self._process.pid
-        elif self._process is None or self._process.poll() is not None:
-            streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self._process = start(["experiments.job", "--serve"], folder, self._env, **streams)
-
-    def run(self, folder: Path) -> None:
-        """Runs the job of a folder for which the slot was opened; raises :class:`JobDiedError` if it fails."""
-        process: Any = self._process
-        if self._gpus:
-            status = process.wait()
-        else:
-            try:
-                process.stdin.write(f"{json.dumps(str(folder))}\n")
-                process.stdin.flush()
-                self._job = int(process.stdout.readline())
-                status = int(process.stdout.readline())
-            except (BrokenPipeError, ValueError):  # the process has died, and its output ends without a number
-                status = process.wait() or 1
-        self._job = None
-        refuse_failed(status, folder)
-
-    def end(self, number: int) -> None:
-        """Sends a signal to the running job: SIGKILL to its whole process group, which includes its verifiers."""
-        with suppress(ProcessLookupError):
-            if self._job is not None:
-                (os.killpg if number == signal.SIGKILL else os.kill)(self._job, number)
-        # While torch is loaded there is no job yet, and after SIGKILL there shall be none.
-        if self._process is not None and not self._gpus and (self._job is None or number == signal.SIGKILL):
-            self._process.kill()
-            self._process.wait()
-
-
 @EXECUTORS.register("local", options=LocalOptions)
 class LocalExecutor:
     """Slots of this machine: each slot runs one job at a time, with its share of the cores and its GPUs."""
@@ -279,16 +169,19 @@ class LocalExecutor:
     def stop(self) -> None:
         """See :class:`Executor`; a second Ctrl-C ends the jobs without waiting for their checkpoints."""
         # First SIGTERM to the process of each job alone, which then writes a checkpoint. Then SIGKILL to what is left
-        # of the job's process group.
-        with self._lock:
-            self._stopped = True
-            for slot in self._slots:
-                slot.end(signal.SIGTERM)
+        # of the job's process group, such as programs that a user's verifier has started.
+        jobs: list[int | None] = []
         try:
+            with self._lock:
+                self._stopped = True
+                jobs += [slot.ask_to_stop() for slot in self._slots]
             wait(self._jobs, GRACE_S)
         finally:
+            for job in filter(None, jobs):
+                with suppress(ProcessLookupError):
+                    os.killpg(job, signal.SIGKILL)
             for slot in self._slots:
-                slot.end(signal.SIGKILL)
+                slot.end()
             self._pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -80,13 +80,16 @@ def serve() -> int:
     Standard input holds a folder per line, as JSON. For each job two numbers are printed: its process id when it
     starts, and its exit status when it has ended, negative for a signal.
     """
+    # What a library prints goes to job.log; the numbers go to the standard output that this process was given.
+    me, numbers = os.getpid(), os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     import experiments.online  # noqa: F401  # loads nearly all that a job needs
 
-    me = os.getpid()
     for line in sys.stdin:
         folder = Path(json.loads(line))
         if (pid := os.fork()) == 0:
             os.setsid()
+            numbers.close()
             end_with_parent()
             if os.getppid() != me:  # the parent died before this process asked for the signal
                 return os.EX_TEMPFAIL
@@ -94,8 +97,8 @@ def serve() -> int:
                 for stream, file in enumerate((nothing, log, log)):
                     os.dup2(file.fileno(), stream)
             return main(folder)
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print(pid, file=numbers, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=numbers, flush=True)
     return 0
 
 

@@ -57,7 +57,7 @@ def budget_of(cfg: TuneConfig) -> str:
 
 
 def refuse_lost_choices(cfg: TuneConfig, spent: Mapping[str, int]) -> None:
-    """Refuses to replace values in ``cfg.output`` that more trials, another budget or a person chose.
+    """Refuses to replace values in ``cfg.output`` that more trials or another budget chose, or without a record.
 
     Args:
         cfg: Config of the tuning.

@@ -27,6 +27,8 @@ from rewards import Score
 from rewards.math import unreadable
 from rewards.wording import counted
 
+SHARES = {Split.VALIDATION: 0.1, Split.TEST: 0.2}
+"""Shares of the training rows for the splits that the data lack, unless the config gives others."""
 SHOWN = 10
 """Most faulty rows that a message lists."""
 _SAID: set[tuple[Path, str]] = set()
@@ -128,7 +130,9 @@ class Rows:
             if given is not None and name not in self._named:
                 raise ValueError(f"env.options.{name}={given}: has no effect, because verify={verify}, not {owner}")
         self._names, self._asked = SplitNames(splits), {Split.VALIDATION: validation, Split.TEST: test}
-        self._shares = shares_of(0.1 if validation is None else validation, 0.2 if test is None else test)
+        usual = SHARES.values()
+        asked = [one if share is None else share for share, one in zip((validation, test), usual, strict=True)]
+        self._shares = shares_of(*asked)
         self._few_shot, self._skips = few_shot, on_bad_rows == "skip"
         self.observes_execution = getattr(self._verifier, "observes_execution", False)
         self.verifies_elsewhere = getattr(self._verifier, "verifies_elsewhere", False)
@@ -186,6 +190,8 @@ class Rows:
             return f"none of its rows in {self._path} is left, as each repeats another one or cannot be used"
         if split in self._shares and (read.tasks[Split.TRAIN] or read.examples):
             return f"{self._path} has too few rows for it: raise env.options.{split}={self._shares[split]}, or add rows"
+        if not any(read.tasks.values()):
+            return f"none of the rows of {self._path} can be used"
         sizes = ", ".join(f"{n} {name}" for name, n in read.names.items())
         return (
             f"{self._path} has none ({sizes}): add rows of this split, or let other rows be cut into splits, as by "
@@ -206,7 +212,8 @@ class Rows:
         columns, found = find_columns(rows, self._named, needed, self._path)
         names = split_sizes(parts, columns)
         left_out = self._names.left_out(names, self._path)
-        given = self._names.found(names)
+        # A file without rows is a split without tasks, not a split that is cut from other rows.
+        given = self._names.found([*names, *(name for name in parts if name and "split" not in columns)])
         self._refuse_shares_of(given)
         n = len(rows) + len(faults) - sum(names[name] for name in left_out)
         read = _Read(n, faults, names, left_out)
@@ -271,7 +278,8 @@ class Rows:
     def _refuse_shares_of(self, given: set[Split]) -> None:
         """Raises ValueError if the config gives the share of a split that the data have."""
         for split, share in self._asked.items():
-            if share is not None and split in given:
+            # A stored config of an earlier version holds the default, which nobody has chosen.
+            if share not in (None, SHARES[split]) and split in given:
                 raise ValueError(
                     f"env.options.{split}={share}: has no effect, because {self._path} has rows of split {split}; "
                     "remove it"

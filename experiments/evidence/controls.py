@@ -44,7 +44,7 @@ def control_table(store: Store, name: str) -> Table:
         "paired. An arm uses its attempt if it loses accuracy when that is taken away (C1) and when it is exchanged "
         "(C2, C5); it uses the error if it loses accuracy when that alone is exchanged (C4). An arm that loses "
         "nothing answers anew; one that loses nothing where its own first attempt was wrong keeps right attempts and "
-        f"tries again otherwise.{told}"
+        f"tries again otherwise. It corrects if it loses accuracy there, too.{told}"
     )
     header = ["arm", "acc@t2 (%)", "acc@t2 under this control (%)", "lost (points)", "what the controls say"]
     return Table(caption, header, rows, values)

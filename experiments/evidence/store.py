@@ -6,7 +6,7 @@ several runs. A run is a folder with a ``result.json`` that names its arm and it
 
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -266,21 +266,10 @@ class Store:
     @cached_property
     def _by_mode(self) -> dict[str, list[EvalRow]]:
         # A comparison has some 300,000 rows, so they are sorted once rather than searched for every table and figure.
-        found: dict[str, list[EvalRow]] = {}
+        found: dict[str, list[EvalRow]] = defaultdict(list)
         for row in [*self.rows, *self._untouched]:
-            found.setdefault(row.mode, []).append(row)
-        return found
-
-    @cached_property
-    def _by_arm(self) -> dict[tuple[str, str], list[EvalRow]]:
-        found: dict[tuple[str, str], list[EvalRow]] = {}
-        for row in [*self.rows, *self._untouched]:
-            found.setdefault((row.arm, row.mode), []).append(row)
-        return found
-
-    @cached_property
-    def _attempts(self) -> dict[str, int]:
-        return {mode: max(row.attempts for row in rows) for mode, rows in self._by_mode.items()}
+            found[row.mode].append(row)
+        return dict(found)
 
     @cached_property
     def modes(self) -> list[str]:
@@ -300,7 +289,7 @@ class Store:
 
     def attempts(self, mode: str) -> int:
         """K, the largest number of attempts that an episode of a mode was allowed; 1 if there are no episodes."""
-        return self._attempts.get(mode, 1)
+        return max((row.attempts for row in self._by_mode.get(mode, [])), default=1)
 
     def rates(self, mode: str, where: Where) -> dict[str, Rate]:
         """The rates that are shown in a place, such as the headline, for a mode's number of attempts; by name."""
@@ -347,7 +336,7 @@ class Store:
 
     def rows_of(self, arm: str, mode: str) -> list[EvalRow]:
         """Rows of an arm in a mode, without failed episodes."""
-        return [row for row in self._by_arm.get((arm, mode), []) if not row.failed]
+        return [row for row in self._by_mode.get(mode, []) if row.arm == arm and not row.failed]
 
     # ---------------------------------------------------------------- training
 

@@ -79,8 +79,9 @@ def badges(comparison: Comparison, line: ArmLine) -> list[Badge]:
         else:
             found += [Badge("gets worse", "bad")] if goal.high < 0 else [Badge("no change shown")]
             found += [Badge("uses its attempt")] if uses else []
-        if (error := line.mending.get(OTHER_ERROR)) is not None and goal.low > 0:
-            found += [Badge("uses the error", "good") if error.low > 0 else Badge("error not used", "doubt")]
+        if OTHER_ERROR in line.losses and goal.low > 0:
+            found += [Badge("uses the error", "good")] if uses_error(line.losses, line.mending) else []
+            found += [Badge("error not used", "doubt")] if line.losses[OTHER_ERROR].low <= 0 else []
     n_failed = sum(seed.failed for seed in line.seeds)
     if line.trained and n_failed:
         found += [Badge(f"{n_failed} of {counted(len(line.seeds), 'seed')} failed", "bad")]
@@ -173,7 +174,12 @@ def way_of(losses: dict[str, Interval], mending: dict[str, Interval]) -> str:
         return ANEW
     if unmended(mending):
         return AGAIN
-    return BY_ATTEMPT if OTHER_ERROR in mending and mending[OTHER_ERROR].low <= 0 else CORRECTING
+    return CORRECTING if OTHER_ERROR not in losses or uses_error(losses, mending) else BY_ATTEMPT
+
+
+def uses_error(losses: dict[str, Interval], mending: dict[str, Interval]) -> bool:
+    """Whether accuracy falls under another error (C4), over all tasks and where the own attempt was wrong."""
+    return losses[OTHER_ERROR].low > 0 and mending[OTHER_ERROR].low > 0
 
 
 def unmended(mending: dict[str, Interval]) -> dict[str, Interval]:

@@ -107,7 +107,7 @@ def test_a_folder_whose_single_file_is_a_split_keeps_it_and_an_empty_split_says_
 WITHOUT_EFFECT = [
     ("my.jsonl", {"subset": "main"}, r"subset=main: has no effect, because .*my\.jsonl is a file; remove it"),
     ("", {"subset": "main"}, "subset=main: has no effect, because .* is a folder"),
-    ("split", {"test": 0.2}, "test=0.2: has no effect, because .*split has rows of split test"),
+    ("split", {"test": 0.3}, "test=0.3: has no effect, because .*split has rows of split test"),
     ("split", {"validation": 0}, "validation=0: has no effect, because .*split has rows of split validation"),
     ("my.parquet", {"encoding": "cp1252"}, r"encoding=cp1252: has no effect, because .*my\.parquet is Parquet"),
     ("saved", {"encoding": "cp1252"}, "encoding=cp1252: has no effect, because .*saved is a data set"),
@@ -188,3 +188,10 @@ def test_from_python_the_reader_of_data_sets_is_named_with_its_import(tmp_path, 
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
     with pytest.raises(FileNotFoundError, match=r"from rl\.backends import hub; hub\.register\(\)"):
         all_of(rows_of(tmp_path / "saved"))
+
+
+def test_an_empty_file_of_a_split_is_not_filled_from_other_rows(tmp_path):
+    write(tmp_path, lines(ROWS[:30]), "train.jsonl")
+    write(tmp_path, lines(ROWS[30:]), "dev.jsonl")
+    write(tmp_path, "", "test.jsonl")
+    assert [len(rows_of(tmp_path).load(split)) for split in Split] == [30, 10, 0]

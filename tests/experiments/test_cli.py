@@ -16,7 +16,6 @@ from experiments.cli import (
     CONFIGS,
     UserError,
     expanded,
-    key_of,
     known_keys,
     register_schemas,
     typed,
@@ -396,28 +395,6 @@ def test_a_plugin_that_cannot_be_imported_is_one_sentence(name, tmp_path, monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["experiments.watch", "run=nowhere"],
-        ["experiments.watch", "run={tests}", "once=true"],
-        ["experiments.report", "run=nowhere"],
-        ["experiments.play"],
-        ["experiments.pretrain_tiny", "steps=0"],
-        ["experiments.train", "--help"],
-        ["experiments.train", "--cfg", "job"],
-        ["experiments.job", "--help"],
-        ["experiments.prepare_smollm2", "--help"],
-        ["experiments.list", "env"],
-    ],
-)
-def test_no_program_leaves_a_file_where_it_is_started(arguments, tmp_path):
-    arguments = [one.format(tests=ROOT / "tests") for one in arguments]
-    programs.run(*arguments, cwd=tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["experiments.job", "nowhere"], "nowhere is no job's folder"),
@@ -454,22 +431,3 @@ def test_mistakes_end_with_a_message_and_status(arguments, message, tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
     assert "Error executing job" not in done.stdout + done.stderr
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("given", ["runs_dir={file}", "runs_dir={file}/below", "hydra.run.dir={file}/run"])
-def test_a_file_in_place_of_a_folder_is_named_with_its_key(tmp_path, given):
-    file = tmp_path / "notes.txt"
-    file.write_text("mine")
-    override = given.format(file=file)
-    done = programs.run("experiments.compare", override)
-    assert done.returncode == 2
-    assert f"error: {override}: {file}" in " ".join(done.stdout.split())
-    assert file.read_text() == "mine"
-
-
-def test_the_key_of_a_path_is_the_override_that_names_it_most_closely(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["x", "seed=0", "data_dir=.", "++env.options.path=data/my.jsonl", "runs_dir='out'"])
-    assert key_of("data/my.jsonl") == "env.options.path=data/my.jsonl: "
-    assert key_of(str(tmp_path / "out" / "train")) == "runs_dir='out': "
-    assert key_of("/etc/passwd") == ""

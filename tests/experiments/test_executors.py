@@ -13,6 +13,7 @@ from hydra import compose as compose_config
 from hydra import initialize_config_dir
 from rich.console import Console
 
+from experiments import slots
 from experiments.cli import CONFIGS, UserError, register_schemas, typed
 from experiments.compare import compare, grow, plan, run_jobs
 from experiments.executors import EXECUTORS, LocalOptions, start_job
@@ -296,3 +297,19 @@ def test_an_unknown_executor_or_option_is_named():
         EXECUTORS.options("submitt", {})
     with pytest.raises(ValueError, match=r"executor_options.wokers: local has no such option; did you mean 'workers'"):
         EXECUTORS.options("local", {"wokers": 3})
+
+
+def test_a_slot_whose_process_says_something_else_ends_and_starts_anew(make_jobs, monkeypatch):
+    jobs, real, started = make_jobs("nothing", "nothing"), slots.start, []
+
+    def start(command, folder, env=None, **streams):
+        started.append(command)
+        if len(started) > 1:
+            return real(command, folder, env, **streams)
+        talks = [sys.executable, "-c", "import time; print('loading ...', flush=True); time.sleep(600)"]
+        return subprocess.Popen(talks, text=True, **streams)
+
+    monkeypatch.setattr(slots, "start", start)
+    failed = run(jobs, workers=1)
+    assert set(failed) == {"arm0/0"}
+    assert jobs[1].is_done

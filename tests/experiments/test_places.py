@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from experiments.cli import CONFIGS, UserError, _about, entry_point, register_schemas, typed
+from experiments.cli import CONFIGS, UserError, _about, entry_point, key_of, register_schemas, typed
 from experiments.configs import config
 from experiments.evidence.store import Store
 from experiments.refusals import refuse_given_places, refuse_unusable_runs_dir
@@ -160,3 +160,44 @@ def test_the_refusal_of_a_chat_template_loads_no_torch(given, tmp_path):
     assert "model.chat_template=" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("given", ["runs_dir={file}", "runs_dir={file}/below", "hydra.run.dir={file}/run"])
+def test_a_file_in_place_of_a_folder_is_named_with_its_key(tmp_path, given):
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    override = given.format(file=file)
+    done = programs.run("experiments.compare", override)
+    assert done.returncode == 2
+    assert f"error: {override}: {file}" in " ".join(done.stdout.split())
+    assert file.read_text() == "mine"
+
+
+def test_the_key_of_a_path_is_the_override_that_names_it_most_closely(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["x", "seed=0", "data_dir=.", "++env.options.path=data/my.jsonl", "runs_dir='out'"])
+    assert key_of("data/my.jsonl") == "env.options.path=data/my.jsonl: "
+    assert key_of(str(tmp_path / "out" / "train")) == "runs_dir='out': "
+    assert key_of("/etc/passwd") == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["experiments.watch", "run=nowhere"],
+        ["experiments.watch", "run={tests}", "once=true"],
+        ["experiments.report", "run=nowhere"],
+        ["experiments.play"],
+        ["experiments.pretrain_tiny", "steps=0"],
+        ["experiments.train", "--help"],
+        ["experiments.train", "--cfg", "job"],
+        ["experiments.job", "--help"],
+        ["experiments.prepare_smollm2", "--help"],
+        ["experiments.list", "env"],
+    ],
+)
+def test_no_program_leaves_a_file_where_it_is_started(arguments, tmp_path):
+    arguments = [one.format(tests=ROOT / "tests") for one in arguments]
+    programs.run(*arguments, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())

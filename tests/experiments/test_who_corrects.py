@@ -179,7 +179,8 @@ C2, C4, C5 = "others_first", "other_error", "other_attempt"
         ({C2: 0.5, C4: 0.4, C5: 0.5}, {}, CORRECTING, ["corrects", "uses its attempt", "uses the error"]),
         ({C2: 0.5}, {}, CORRECTING, ["corrects", "uses its attempt"]),  # nothing is told that C4 could exchange
         ({C2: 0.5, C4: 0.0, C5: 0.1}, {}, BY_ATTEMPT, ["improves", "uses its attempt", "error not used"]),
-        ({C2: 0.5, C4: 0.4, C5: 0.5}, {C4: 0.0}, BY_ATTEMPT, ["improves", "uses its attempt", "error not used"]),
+        ({C2: 0.5, C4: 0.4, C5: 0.5}, {C4: 0.0}, BY_ATTEMPT, ["improves", "uses its attempt"]),
+        ({C2: 0.5, C4: 0.0, C5: 0.5}, {C4: 0.3}, BY_ATTEMPT, ["improves", "uses its attempt", "error not used"]),
         ({C2: 0.5, C4: 0.4, C5: 0.5}, {C5: 0.0}, AGAIN, ["tries again", "uses the error"]),
         ({C2: 0.5}, {C2: 0.0}, AGAIN, ["tries again"]),
         ({C2: 0.0, C4: 0.4}, {}, ANEW, ["answers anew", "uses the error"]),
