@@ -1,6 +1,7 @@
 """Parses Python source, one thread at a time."""
 
 import ast
+import warnings
 from threading import Lock
 from typing import Any
 
@@ -20,5 +21,7 @@ def parse(code: str, mode: str = "exec") -> Any:
         MemoryError: If the parser runs out of memory or stack.
         RecursionError: If the code is nested too deeply.
     """
-    with _LOCK:
+    with _LOCK, warnings.catch_warnings():
+        # From Python 3.12 on, an invalid escape in a string, as in many published programs, is a SyntaxWarning.
+        warnings.simplefilter("ignore", SyntaxWarning)
         return ast.parse(code, mode=mode)

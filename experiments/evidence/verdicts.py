@@ -193,6 +193,8 @@ def does_it_correct(losses: dict[str, Interval], mending: dict[str, Interval]) -
     The attempt is used if accuracy falls when it is removed (C1), when it is exchanged together with the feedback on it
     (C2), and when it is exchanged under unchanged feedback (C5). An empty first attempt is unlike anything in training,
     so a loss under C1 alone shows nothing. The error is used if accuracy falls when the error alone is exchanged (C4).
+    Losses that lie only where the own first attempt was right show that right attempts are kept, not that others are
+    corrected.
 
     Args:
         losses: Loss in accuracy of the second attempt under each control, by the control's name; C4 and C5 are missing
@@ -208,7 +210,7 @@ def does_it_correct(losses: dict[str, Interval], mending: dict[str, Interval]) -
         said.append(f"It answers anew rather than corrects: acc@t2 does not fall measurably {_and(shown)}.")
         said += [f"It falls {_and(harmed)}."] if harmed else []
     elif uses_attempt(losses) and (same := unmended(mending)):
-        shown = [f"{words} ({points(loss)} points fewer)" for words, loss in same.items()]
+        shown = [f"{words} (it loses {points(loss)} points)" for words, loss in same.items()]
         said.append(
             "It keeps right attempts and tries again otherwise, rather than corrects: where its attempt was wrong it "
             f"is right no less often {_and(shown)}. Over all tasks acc@t2 falls {_and(harmed)}."
@@ -218,10 +220,8 @@ def does_it_correct(losses: dict[str, Interval], mending: dict[str, Interval]) -
     elif found:
         said.append(f"Whether it uses its attempt cannot be told from this alone: acc@t2 falls {_and(harmed)}.")
     if (error := losses.get(OTHER_ERROR)) is not None:
-        at_wrong, fell = (
-            mending[OTHER_ERROR],
-            f"with another one acc@t2 falls by {points(error, error.low <= 0)} points",
-        )
+        at_wrong = mending[OTHER_ERROR]
+        fell = f"with another one acc@t2 falls by {points(error, error.low <= 0)} points"
         if error.low <= 0:
             said.append(f"It does not use the error measurably: {fell} (C4).")
         elif at_wrong.low <= 0:

@@ -248,7 +248,7 @@ WRONG = [
     ({"path": "book.xlsx"}, "book.xlsx is a workbook or a zip archive: save the sheet as CSV"),
     ({"path": "page.jsonl"}, "page.jsonl is a web page: download the file itself"),
     ({"path": "lfs.jsonl"}, "a pointer of Git LFS in place of the data: .*git lfs pull"),
-    ({"path": "comma.json"}, "comma.json, line 2: no JSON .*remove the comma before the bracket"),
+    ({"path": "comma.json"}, "comma.json, line [12]: no JSON .*remove the comma before the bracket"),
     ({"path": "within.json"}, r"within.json is one object, with the rows in 'data': save that list alone"),
     ({"path": "columns.json"}, "holds whole columns, not rows: .*orient='records', lines=True"),
     ({"path": "spread.jsonl"}, "line 1: no JSON .*Write each object on one line"),
