@@ -1,7 +1,6 @@
 """Parses Python source, one thread at a time."""
 
 import ast
-import warnings
 from threading import Lock
 from typing import Any
 
@@ -21,7 +20,5 @@ def parse(code: str, mode: str = "exec") -> Any:
         MemoryError: If the parser runs out of memory or stack.
         RecursionError: If the code is nested too deeply.
     """
-    with _LOCK, warnings.catch_warnings():
-        # From Python 3.12 on, an invalid escape in a string, as in many published programs, is a SyntaxWarning.
-        warnings.simplefilter("ignore", SyntaxWarning)
+    with _LOCK:
         return ast.parse(code, mode=mode)
