@@ -140,7 +140,7 @@ class Mend:
             verdict, reason = (Verdict.AMBIGUOUS, "hedged") if offered else (Verdict.NO_ANSWER, "no_answer")
             return Score(0.0, verdict, None, reason, told)
         text, key, both = offered[0], compact(offered[0]), sides(offered[0])
-        answer = " ".join(text.split())
+        answer = " ".join(text.split()) if both is None else key
         holds = both is not None and both[0] == both[1]
         # An equation that merely holds is easy to find (1 = 1), so the response must be the task's equation.
         number = _inserted(task, text)
