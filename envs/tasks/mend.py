@@ -303,7 +303,9 @@ def _pattern(equation: str) -> re.Pattern[str]:
     times = r"(?:\*|\\cdot(?![a-z])|\\times(?![a-z])|\N{MULTIPLICATION SIGN})?"
     parts = {"x": _NUMBER, "(": rf"{times}\s*\("}
     tokens = (one for one in re.findall(r"\d+|[-+*/()=x]", tidy(equation)) if one != "*")
-    return re.compile(r"\s*".join(["", *(parts.get(one, re.escape(one)) for one in tokens), ""]), re.ASCII)
+    return re.compile(
+        r"\s*".join(["", *(parts[one] if one in parts else re.escape(one) for one in tokens), ""]), re.ASCII
+    )
 
 
 def of_toy(response: str) -> str | None:
