@@ -82,4 +82,5 @@ class WarmStartConfig(RunConfig):
     output: str | None = None
 
     def __post_init__(self) -> None:
+        self.refuse_recorded()
         check_numbers(self, "", positive="n_conversations epochs batch_size", not_negative="seed threads")

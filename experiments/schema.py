@@ -55,6 +55,7 @@ class ArmsConfig(RunConfig):
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        self.refuse_recorded()
         EXECUTORS.options(self.executor, self.executor_options)
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError(f"seeds={self.seeds}: give at least one, each once")

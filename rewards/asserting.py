@@ -212,8 +212,9 @@ def _constant(node: ast.expr) -> bool | None:
         parts, decides = [_constant(part) for part in node.values], isinstance(node.op, ast.Or)
         return decides if decides in parts else None if None in parts else not decides
     # The judge's module is not the main module, so ``if __name__ == "__main__":`` is never executed.
-    is_name = isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == "__name__"
-    return False if is_name and isinstance(node.ops[0], ast.Eq) else None
+    if isinstance(node, ast.Compare) and getattr(node.left, "id", "") == "__name__":
+        return False if isinstance(node.ops[0], ast.Eq) else None
+    return None
 
 
 def _asserts_in(function: ast.AST) -> bool:
