@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from rewards.asserting import untested
 from rewards.asserts import Case, declare_all, free_names, without_definitions
 from rewards.comparison import COMPARISONS, Comparison, comparison, safely
 from rewards.observation import of_calls, of_script
@@ -40,8 +41,8 @@ class CheckCode:
         aliases: Pairs of an alias that the tests use and the name in ``names`` that it stands for.
 
     Raises:
-        ValueError: If the tests are not valid Python, or use no name that a program could define, since then every
-            program would pass.
+        ValueError: If the tests are not valid Python, use no name that a program could define, or never assert
+            anything (:mod:`rewards.asserting`), since then every program would pass.
     """
 
     tests: tuple[str, ...]
@@ -58,6 +59,8 @@ class CheckCode:
             raise ValueError(f"the tests are no Python: {error}: {self.tests}") from None
         if not self.names and not free:
             raise ValueError(f"the tests name nothing that a program must define; give names=[...]: {self.tests}")
+        if said := untested("\n".join([self.setup, *self.tests]), self.names):
+            raise ValueError(f"the tests would pay for any program: {said}")
 
     @cached_property
     def free_names(self) -> tuple[list[str], list[str]]:
