@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
+from experiments.base_schema import PretrainConfig, WarmStartConfig
 from experiments.help import print_help
 from experiments.keys import UnknownKeyError, explain, open_free_mappings, refuse_unknown, walk
 from experiments.refusals import (
@@ -40,7 +41,6 @@ from experiments.schema import (
     CompareConfig,
     ExportConfig,
     PlayConfig,
-    PretrainConfig,
     PromptingConfig,
     PushConfig,
     ReportConfig,
@@ -48,7 +48,6 @@ from experiments.schema import (
     StudyConfig,
     ThesisConfig,
     TuneConfig,
-    WarmStartConfig,
     WatchConfig,
 )
 from rewards import nearest

@@ -115,6 +115,10 @@ class ArmStudy:
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._asked: list[Any] = []
         self.trials: list[Trial] = []
+        # What the sampler was told of each trial, by its number; ``None`` of a crashed one. A resumed tuning tells it
+        # the same, even of a trial that has not crashed again, since otherwise other trials would be proposed.
+        self._record = folder / "trials" / arm / "told.json"
+        self._told: dict[str, float | None] = json.loads(self._record.read_text()) if self._record.exists() else {}
 
     def ask(self, n: int) -> list[Trial]:
         """Returns the next ``n`` trials, all proposed before the result of any of them is known."""
@@ -156,19 +160,21 @@ class ArmStudy:
             raise ValueError(f"space: {self.arm} cannot be tried with {said}: {explain(error)}") from None
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Gives the results to the sampler, in the order of the trials; a crashed trial is recorded as failed."""
+        """Gives the results to the sampler, in the order of the trials; a crashed trial is told as failed."""
         import optuna
 
         for trial in trials:
             value, asked = trial.value(self._cfg.objective), self._asked[trial.number]
-            state = optuna.trial.TrialState.FAIL if math.isnan(value) else optuna.trial.TrialState.COMPLETE
+            told = self._told.setdefault(str(trial.number), None if math.isnan(value) else value)
+            state = optuna.trial.TrialState.FAIL if told is None else optuna.trial.TrialState.COMPLETE
             if asked is not None:
-                self._study.tell(asked, None if math.isnan(value) else value, state=state)
+                self._study.tell(asked, told, state=state)
             # Optuna did not propose trial 0, but its result is added to the study, so that the sampler learns from it
             # as well. Values outside of the space are left out, because Optuna refuses them.
-            elif all(one.holds(trial.drawn[path]) for path, one in self.varied.items()) and not math.isnan(value):
+            elif all(one.holds(trial.drawn[path]) for path, one in self.varied.items()) and told is not None:
                 ranges = {path: one.distribution() for path, one in self.varied.items()}
-                self._study.add_trial(optuna.trial.create_trial(params=trial.drawn, distributions=ranges, value=value))
+                self._study.add_trial(optuna.trial.create_trial(params=trial.drawn, distributions=ranges, value=told))
+        write_text(self._record, json.dumps(self._told))
 
     def winner(self) -> Trial | None:
         """The trial with the best objective; ``None`` if all crashed.
