@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.cli import CONFIGS, UserError, register_schemas, typed
-from experiments.compare import plan
+from experiments.compare import plan, refuse_changed_config
 from experiments.executors import EXECUTORS
 from experiments.search import OBJECTIVES, SAMPLERS, Dimension, at_hand, changes, dimensions
 from experiments.tune import main, studies, tune, write_winners
@@ -438,3 +438,13 @@ def test_a_check_that_can_stop_no_arm_is_refused_and_the_others_reach_the_arms_t
     # The untuned arm takes one optimiser step per batch, but some of its trials take more.
     (_, score) = studies(make(*small, "training.stop_on=[clipped]"), tmp_path)
     assert score.trials[0].jobs[0].arm.config.training.stop_on == []
+
+
+def test_a_finished_job_stays_when_only_its_health_checks_change(make, tmp_path):
+    def job(*changed):
+        return plan(make("env=modchain", "include=[star,score]", *changed, program="compare"), tmp_path)[-1]
+
+    job("training.stop_on=[cut_off]").write()
+    refuse_changed_config(job("training.stop_on=[]", "++training.health.cut_off.above=0.2"))
+    with pytest.raises(UserError, match=r"changed: training\.validate_every\. "):
+        refuse_changed_config(job("training.stop_on=[]", "training.validate_every=3"))
