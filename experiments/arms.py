@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from envs import Split, Task
+from envs import Split, StopReason, Task
 from experiments import planned
 from experiments.jobs import Report
 from experiments.run_health import RunHealth, of_evaluation
@@ -69,7 +69,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         report = stopping.asked_by(report)
         bench = Workbench.build(cfg)
         identify(cfg, "sft", folder, bench.distributed)
-        validation, health = Validation(bench, report), RunHealth(cfg.training, folder, 1, bench.distributed)
+        validation, health = Validation(bench, report), RunHealth(cfg.training, folder, (1,), bench.distributed)
         trainer = bench.offline_trainer(cfg, lambda what, share: report(what, share, {}))
         checkpoints = Checkpoints(folder, cfg.training.keep_last, bench.distributed)
         found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
@@ -81,6 +81,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         try:
             if not rounds:
                 health.look(0, validation.log(tracker, 0, 0), 0.0)
+            health.stop(lambda: None)  # for a problem of the base, and one that a resumed run still has
             while trainer.round < cfg.offline.iterations:
                 started = time.perf_counter()
                 episodes = trainer.collect()
@@ -262,12 +263,22 @@ def _recorded(
 ) -> list[EvalRow]:
     """Rows for those conversations of ``evaluation.conversations`` that are about the given tasks, verified here."""
     config, own, seen = bench.config.evaluation, {task.id for task in tasks}, Counter[str]()
-    rows = []
-    for episode in bench.recorded(config.conversations, Split(config.split)):
-        if episode.task_id in own:
-            on_episode(episode)
-            rows.append(EvalRow.of(episode, arm, seed, "sampled", seen[episode.task_id], bench.config.env.attempts))
-            seen[episode.task_id] += 1
+    rows, attempts = [], bench.config.env.attempts
+    episodes = [one for one in bench.recorded(config.conversations, Split(config.split)) if one.task_id in own]
+    # An episode that the environment ended early keeps its last answer. One whose texts ran out has no later answer.
+    short = [one for one in episodes if one.stop_reason is StopReason.ENDED and len(one.attempts) < attempts]
+    if short:
+        n = min(len(one.attempts) for one in short)
+        raise ValueError(
+            f"evaluation.conversations={config.conversations}: {len(short)} of "
+            f"{counted(len(episodes), 'conversation')} hold fewer attempts than env.attempts={attempts}, so there is "
+            f"no attempt {n + 1} to measure, first about task {short[0].task_id}; set env.attempts={n} if all hold "
+            f"{n}, else give the others in a file of their own"
+        )
+    for episode in episodes:
+        on_episode(episode)
+        rows.append(EvalRow.of(episode, arm, seed, "sampled", seen[episode.task_id], attempts))
+        seen[episode.task_id] += 1
     # With several processes, it is no error if one process's share of the tasks has no conversation.
     if not rows and own and bench.distributed.n_processes == 1:
         raise ValueError(

@@ -91,7 +91,7 @@ def run(cfg: CheckConfig) -> None:
     _conclude(found)
 
 
-main = entry_point("check")(run)
+main = entry_point("check", runs=False)(run)
 
 
 def check_sizes(sizes: dict[str, int], options: Mapping[str, Any], found: Findings) -> None:

@@ -31,7 +31,8 @@ def config(program: str, *overrides: str, **values: Any) -> Any:
             (``seed=1``), a list, or a dictionary of the keys below this one (``training={"episodes": 512}``).
 
     Returns:
-        A dataclass of ``rl/config`` or ``experiments/schema.py``; ``dataclasses.replace`` makes a changed copy.
+        A dataclass of ``rl/config`` or of a ``schema`` module of ``experiments``; ``dataclasses.replace`` makes a
+        changed copy.
 
     Raises:
         ValueError: If a program or key is unknown, or a value is wrong; the message suggests the nearest known name.

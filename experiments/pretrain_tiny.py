@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.base_schema import PretrainConfig
 from experiments.cli import UserError, console, entry_point
 from experiments.mending_corpus import MendCorpus, RepairCorpus
-from experiments.schema import PretrainConfig
 from experiments.tiny_corpus import AdditionCorpus, Corpus, ModChainCorpus
 from rewards import nearest
 

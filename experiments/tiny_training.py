@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from envs import Message
-from experiments.schema import PretrainConfig
+from experiments.base_schema import PretrainConfig
 from experiments.tiny_corpus import FIRST, SECOND, Corpus, SteeredCorpus, encoder
 from rl.backends.engine_hf import HFEngine
 from rl.backends.tiny import tiny_llama, tiny_tokenizer

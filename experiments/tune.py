@@ -26,6 +26,7 @@ from experiments.compare import (
     arm_config,
     refuse_arm,
     refuse_changed_config,
+    refuse_stops,
     refuse_unequal_budgets,
     run_jobs,
     shared_by_arms,
@@ -105,14 +106,19 @@ class ArmStudy:
         self.kind, *_ = arm_config(arm, cfg.arms[arm], cfg, self._shared)
         self.varied: dict[str, Dimension] = dimensions(cfg.space, self.kind, arm)
         self._as_it_is = at_hand(cfg.arms[arm], self.varied)
+        self.ends: list[Any] = []
         for path, one in self.varied.items():  # Refuses impossible values now, instead of hours later in a trial.
             for end in one.values or (one.low, one.high):
-                self._changed({path: end})
+                self.ends.append(arm_config(arm, self._changed({path: end})[1], cfg, self._shared)[1])
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = SAMPLERS.bind(cfg.sampler, cfg.sampler_options)(cfg.seed)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._asked: list[Any] = []
         self.trials: list[Trial] = []
+        # What the sampler was told of each trial, by its number; ``None`` of a crashed one. A resumed tuning tells it
+        # the same, even of a trial that has not crashed again, since otherwise other trials would be proposed.
+        self._record = folder / "trials" / arm / "told.json"
+        self._told: dict[str, float | None] = json.loads(self._record.read_text()) if self._record.exists() else {}
 
     def ask(self, n: int) -> list[Trial]:
         """Returns the next ``n`` trials, all proposed before the result of any of them is known."""
@@ -154,19 +160,21 @@ class ArmStudy:
             raise ValueError(f"space: {self.arm} cannot be tried with {said}: {explain(error)}") from None
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Gives the results to the sampler, in the order of the trials; a crashed trial is recorded as failed."""
+        """Gives the results to the sampler, in the order of the trials; a crashed trial is told as failed."""
         import optuna
 
         for trial in trials:
             value, asked = trial.value(self._cfg.objective), self._asked[trial.number]
-            state = optuna.trial.TrialState.FAIL if math.isnan(value) else optuna.trial.TrialState.COMPLETE
+            told = self._told.setdefault(str(trial.number), None if math.isnan(value) else value)
+            state = optuna.trial.TrialState.FAIL if told is None else optuna.trial.TrialState.COMPLETE
             if asked is not None:
-                self._study.tell(asked, None if math.isnan(value) else value, state=state)
+                self._study.tell(asked, told, state=state)
             # Optuna did not propose trial 0, but its result is added to the study, so that the sampler learns from it
             # as well. Values outside of the space are left out, because Optuna refuses them.
-            elif all(one.holds(trial.drawn[path]) for path, one in self.varied.items()) and not math.isnan(value):
+            elif all(one.holds(trial.drawn[path]) for path, one in self.varied.items()) and told is not None:
                 ranges = {path: one.distribution() for path, one in self.varied.items()}
-                self._study.add_trial(optuna.trial.create_trial(params=trial.drawn, distributions=ranges, value=value))
+                self._study.add_trial(optuna.trial.create_trial(params=trial.drawn, distributions=ranges, value=told))
+        write_text(self._record, json.dumps(self._told))
 
     def winner(self) -> Trial | None:
         """The trial with the best objective; ``None`` if all crashed.
@@ -201,6 +209,7 @@ def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
     as_they_are = [job for one in found for job in one.ask(1)[0].jobs]
     for one in found:
         refuse_arm(one.arm, one.trials[0].jobs[0].arm.config, cfg)
+    refuse_stops([job.arm.config for job in as_they_are] + [end for one in found for end in one.ends], cfg)
     refuse_unequal_budgets(as_they_are, cfg.match)
     return found
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from experiments.base_schema import WarmStartConfig
 from experiments.cli import console, entry_point, resolved_yaml
 from experiments.planned import spent
-from experiments.schema import WarmStartConfig
 from rewards.wording import counted
 
 

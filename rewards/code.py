@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from rewards.asserting import untested
 from rewards.asserts import Case, declare_all, free_names, without_definitions
-from rewards.comparison import Comparison, comparison, safely
+from rewards.comparison import COMPARISONS, Comparison, comparison, safely
 from rewards.observation import of_calls, of_script
 from rewards.program import program_in
 from rewards.sandbox import Conversation, Ending, Judgement, Limits, Outcome, Runner, Script
@@ -40,8 +41,8 @@ class CheckCode:
         aliases: Pairs of an alias that the tests use and the name in ``names`` that it stands for.
 
     Raises:
-        ValueError: If the tests are not valid Python, or use no name that a program could define, since then every
-            program would pass.
+        ValueError: If the tests are not valid Python, use no name that a program could define, or never assert
+            anything (:mod:`rewards.asserting`), since then every program would pass.
     """
 
     tests: tuple[str, ...]
@@ -58,6 +59,8 @@ class CheckCode:
             raise ValueError(f"the tests are no Python: {error}: {self.tests}") from None
         if not self.names and not free:
             raise ValueError(f"the tests name nothing that a program must define; give names=[...]: {self.tests}")
+        if said := untested("\n".join([self.setup, *self.tests]), self.names):
+            raise ValueError(f"the tests would pay for any program: {said}")
 
     @cached_property
     def free_names(self) -> tuple[list[str], list[str]]:
@@ -130,6 +133,14 @@ class ScriptTests:
         """The function that compares an output with the expected output."""
         return comparison(self.compare, self.compare_options) if isinstance(self.compare, str) else self.compare
 
+    @property
+    def is_built_in(self) -> bool:
+        """Whether outputs are compared by a comparison of this package; verdicts by the code of others are not cached.
+
+        That code may have changed since a verdict was stored, which its name does not show.
+        """
+        return isinstance(self.compare, str) and COMPARISONS[self.compare].__module__ == COMPARISONS["lines"].__module__
+
 
 Tests = FunctionTests | ScriptTests
 
@@ -169,7 +180,7 @@ def score_code(
         limits: Limits of one process; by default, 5 s of processor time for a test.
         partial_credit: Whether a wrong program scores the share of tests that it passes, instead of 0.
         sandbox: Sandbox that runs the program; ``None`` uses the shared sandbox.
-        cache: Cache of earlier verdicts; ``None`` runs every program.
+        cache: Cache of earlier verdicts; ``None`` runs every program, and so do outputs that another module compares.
 
     Returns:
         A score whose verdict is ``correct`` only if every test passes, ``timeout`` if the program was killed at a time
@@ -211,7 +222,7 @@ def score_program(
     program = program.lstrip("\ufeff")
     if len(program) > MAX_PROGRAM_CHARS:
         return Score(0.0, Verdict.WRONG, None, "guard", f"The program is longer than {MAX_PROGRAM_CHARS} characters.")
-    if cache is not None:
+    if cache is not None and (isinstance(tests, FunctionTests) or tests.is_built_in):
 
         def run() -> Score:
             return score_program(program, tests, limits, partial_credit, sandbox)

@@ -1,10 +1,18 @@
 """Parses Python source, one thread at a time."""
 
 import ast
+import warnings
 from threading import Lock
 from typing import Any
 
 _LOCK = Lock()
+NAME = "<program>"
+
+# Python warns its user of an invalid escape in what is parsed (until 3.11 a DeprecationWarning). Here it is a program
+# of a model or a data set, and nobody who reads the warning could mend it. The filters name the parsed programs alone.
+# They are set once: setting them around every call is not safe while other threads warn.
+for category in (SyntaxWarning, DeprecationWarning):
+    warnings.filterwarnings("ignore", category=category, module=NAME)
 
 
 def parse(code: str, mode: str = "exec") -> Any:
@@ -21,4 +29,4 @@ def parse(code: str, mode: str = "exec") -> Any:
         RecursionError: If the code is nested too deeply.
     """
     with _LOCK:
-        return ast.parse(code, mode=mode)
+        return ast.parse(code, NAME, mode)

@@ -2,29 +2,32 @@
 
 During training most programs have been seen before: in another sample of the group, with another seed, in another arm.
 An SQLite file in the user's cache folder (``$ERRATA_CACHE``, or ``~/.cache/errata``) holds their scores. The key of a
-score is made of the *parsed* program (so that comments and layout do not matter), its tests, its limits and what the
-sandbox allows. The reason of a score that was read from the cache ends with ``cached``. Timeouts and errors are never
-stored, because a busy machine may have caused them.
+score is made of the program's text, its tests, its limits, what the sandbox allows and the version of Python. It is not
+the parsed program, because a score quotes the text: its answer is the program, and a traceback shows lines and their
+numbers. The reason of a score that was read from the cache ends with ``cached``. Timeouts and errors are never stored,
+because a busy machine may have caused them. A file that cannot be read or written costs time and nothing else: a
+warning says so, and every program is run.
 
 Use the cache only for deterministic programs: if the result of a program depends on chance or time, its first score
 would be returned forever.
 """
 
-import ast
 import hashlib
 import json
+import logging
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rewards.parsing import parse
 from rewards.score import Score, Verdict
 
-FORMAT = 2
+FORMAT = 3
 """Part of every key; increase it when a change of the code may give the same program and tests another score."""
+_log = logging.getLogger(__name__)
 
 
 class VerdictCache:
@@ -39,7 +42,7 @@ class VerdictCache:
         self.path = path or folder / "verdicts.sqlite"
         self.counts = {"read": 0, "run": 0}
         """Number of scores that were read from the cache, and of programs that were run."""
-        self._local = threading.local()
+        self._local, self._fails = threading.local(), False
 
     def score(self, program: str, tests: object, settings: object, run: Callable[[], Score]) -> Score:
         """The score of a program, from the cache if it is there; otherwise computed by ``run`` and stored.
@@ -50,27 +53,49 @@ class VerdictCache:
             settings: Limits and everything else that affects the score; compared by ``repr``, too.
             run: Function that grades the program.
         """
-        try:
-            meaning = ast.dump(parse(program))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            # A program that does not parse is keyed by its text, since its error message names line and column.
-            meaning = program
         # A program may contain a lone surrogate, which UTF-8 cannot encode; hence "replace".
-        key = hashlib.sha256(repr((FORMAT, meaning, tests, settings)).encode("utf-8", "replace")).digest()
-        file = self._connection()
-        found = file.execute("SELECT score FROM verdicts WHERE key = ?", (key,)).fetchone()
-        if found is not None:
+        seen = repr((FORMAT, sys.version_info[:3], program, tests, settings))
+        key = hashlib.sha256(seen.encode("utf-8", "replace")).digest()
+        if (score := self._read(key)) is not None:
             self.counts["read"] += 1
-            score = Score(**json.loads(found[0]))
-            return replace(score, verdict=Verdict(score.verdict), reason=f"{score.reason}, cached")
+            return replace(score, reason=f"{score.reason}, cached")
         self.counts["run"] += 1
         score = run()
         if score.verdict not in (Verdict.ERROR, Verdict.TIMEOUT):
-            # ``error`` is not stored: it is derived again from the verdict and the reason.
-            kept = {name: value for name, value in asdict(score).items() if name != "error"}
-            with file:
-                file.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", (key, json.dumps(kept)))
+            self._write(key, score)
         return score
+
+    def _read(self, key: bytes) -> Score | None:
+        if self._fails:
+            return None
+        try:
+            found = self._connection().execute("SELECT score FROM verdicts WHERE key = ?", (key,)).fetchone()
+        except (sqlite3.Error, OSError) as error:
+            self._give_up(error)
+            return None
+        return Score(**json.loads(found[0])) if found else None
+
+    def _write(self, key: bytes, score: Score) -> None:
+        if self._fails:
+            return
+        # ``error`` is not stored: it is derived again from the verdict and the reason.
+        kept = {name: value for name, value in asdict(score).items() if name != "error"}
+        try:
+            with self._connection() as file:
+                file.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?)", (key, json.dumps(kept)))
+        except (sqlite3.Error, OSError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Stops using the file: its errors would otherwise break off the episodes of all programs that it lacks."""
+        if not self._fails:
+            _log.warning(
+                "%s: the cache of verdicts cannot be used (%s), so every program is run from now on. Delete the file, "
+                "make room for it, name another folder by ERRATA_CACHE, or switch the cache off (sandbox.cache=false)",
+                self.path,
+                error,
+            )
+        self._fails = True
 
     def _connection(self) -> sqlite3.Connection:
         """The connection of this thread; a forked process opens its own, since SQLite forbids sharing across forks."""

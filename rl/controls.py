@@ -26,8 +26,9 @@ def control_rows(
 ) -> list[EvalRow]:
     """Plays controls on greedy episodes of the same policy and returns one row per task and control.
 
-    A control that can change no episode is left out. One that can change some of them has rows for all, and
-    ``unchanged`` marks those in which the policy reads just what it reads without the control.
+    A control that changes no episode is left out. One that changes some of them has rows for all, and ``unchanged``
+    marks those in which the policy reads just what it reads without the control. An episode that ends with the
+    exchanged attempt, because that happens to be right, says nothing about the policy, so its row counts as failed.
 
     Args:
         rollout: Builds a rollout with two attempts; its argument is the feedback, ``None`` for the environment's own.
@@ -57,11 +58,16 @@ def control_rows(
             plans.append(EpisodePlan(scene.task, i, i, first, change.request if change else None))
         # Greedy like the episodes compared with, so that the control's change is the only difference.
         played = rollout(CONTROLS.fact(name, "feedback")).run(plans, 0.0) if plans else []
-        rows += [EvalRow.of(episode, arm, seed, name, 0, 2) for episode in failed]
         # All arms are compared on the same tasks, so an episode without a change stays among the rows and is marked.
-        for own, episode in zip(greedy, played, strict=True):
-            unchanged = _second_prompt(own) == _second_prompt(episode)
-            rows.append(replace(EvalRow.of(episode, arm, seed, name, 0, 2), unchanged=unchanged))
+        found = []
+        for own, change, episode in zip(greedy, changes, played, strict=True):
+            row = EvalRow.of(episode, arm, seed, name, 0, 2)
+            if change and change.first is not None and len(episode.turns) == 1 and not row.failed:
+                row = replace(row, failed=True, broken_by="it ended with the attempt that the control put there")
+            found.append(replace(row, unchanged=_second_prompt(own) == _second_prompt(episode)))
+        if found and all(row.unchanged for row in found):
+            continue
+        rows += [EvalRow.of(episode, arm, seed, name, 0, 2) for episode in failed] + found
     return rows
 
 

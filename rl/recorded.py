@@ -5,7 +5,7 @@ and the messages between attempts are the environment's own.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,9 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
 
     Raises:
         FileNotFoundError: If the path does not exist, or is a folder in which ``datasets`` saved nothing.
-        ValueError: If rows cannot be used (the message lists them by line), if there are no conversations, or if
-            another role speaks between the attempts of the environment.
+        ValueError: If rows cannot be used (the message lists them by line), as those whose ``task_id`` asks another
+            question than they do, or that hold more attempts than the environment allows; if there are no
+            conversations, or if another role speaks between the attempts of the environment.
     """
     place = Path(path).expanduser()
     if not place.exists():
@@ -88,6 +89,7 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
     for row in rows:
         try:
             found.append(_recorded(row, by_id, asked))
+            _refuse_more_attempts(found[-1], env)
         except ValueError as error:
             faults.append(Fault(row.where, str(error)))
     if faults:
@@ -120,6 +122,7 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
     users = [i for i, one in enumerate(messages) if one.role == "user" and one.content.strip() in asked]
     if isinstance(task_id := row.values.get("task_id"), str) and task_id in by_id:
         task = by_id[task_id]
+        _refuse_other_question(row, task, asked, [asked[messages[i].content.strip()] for i in users])
     elif str(question := row.values.get("question", "")).strip() in asked:
         task = asked[str(question).strip()]
     elif users:
@@ -139,6 +142,40 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
     if not own:
         raise ValueError("it holds no message of the policy: one with the role assistant is needed")
     return Recorded(row.where, task, tuple(one.content for one in own))
+
+
+def _refuse_other_question(row: Row, task: Task, asked: Mapping[str, Task], heard: Sequence[Task]) -> None:
+    """Raises ValueError if a row asks another question than its ``task_id`` stands for, as after a change of the data.
+
+    Args:
+        row: The row.
+        task: The task of this id.
+        asked: All tasks by what is asked.
+        heard: Tasks whose questions the row's user messages ask.
+    """
+    if task.seed is not None:  # its question is made from the seed
+        return
+    said = row.values.get("question")
+    if isinstance(said, str) and said.strip():
+        # The environment may have added lines to the question of a file, such as the choices.
+        whole, part = ("\n".join(map(str.strip, text.strip().splitlines())) for text in (task.question, said))
+        differs = asked.get(said.strip()) is not task and whole != part and not whole.startswith(f"{part}\n")
+    else:
+        said = heard[-1].question if heard else ""
+        differs = bool(heard) and all(one.id != task.id for one in heard)
+    if differs:
+        raise ValueError(
+            f"its task_id {task.id!r} asks {task.question[:60]!r} here, but it is about {said.strip()[:60]!r}; if the "
+            "data have changed since, leave out the column task_id"
+        )
+
+
+def _refuse_more_attempts(recorded: Recorded, env: TextEnv) -> None:
+    attempts, n = getattr(getattr(env, "unwrapped", env), "attempts", None), len(recorded.texts)
+    if attempts is not None and n > attempts:
+        raise ValueError(
+            f"it holds {n} attempts, more than env.attempts={attempts}; set env.attempts={n}, or leave it out"
+        )
 
 
 def _messages(values: dict[str, Any]) -> list[Message]:

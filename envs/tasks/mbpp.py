@@ -14,7 +14,7 @@ from envs.base import Split, Task
 from envs.published import HUB, HubCopy, Published, PublishedFile
 from envs.splits import normalise_question
 from envs.tasks.code import CodeTasks
-from rewards.asserts import Case, declare_all, names_read, top_level_names
+from rewards.asserts import declare_all, names_read, top_level_names
 from rewards.code import CheckCode, FunctionTests
 
 _RANGES = {Split.TEST: (11, 510), Split.VALIDATION: (511, 600), Split.TRAIN: (601, 974)}
@@ -78,24 +78,26 @@ def _task(row: dict[str, Any]) -> Task:
     code = row["code"].replace("\r\n", "\n")
     shown = row["test_list"][0].strip()
     question = f"{row['text'].strip()}\nYour code must pass this test:\n```python\n{shown}\n```"
-    return Task(f"mbpp/{row['task_id']}", question, code, {"tests": tests_of(row, code)})
+    return Task(f"mbpp/{row['task_id']}", question, code, {"tests": tests_of(row, code, 1)})
 
 
-def tests_of(row: dict[str, Any], code: str) -> FunctionTests:
+def tests_of(row: dict[str, Any], code: str, n_public: int) -> FunctionTests:
     """The tests of a row: declared cases if all assertions are plain calls and values, else code for the judge process.
 
     Args:
         row: A row of the data set.
         code: The row's solution, which defines the functions that are called; one task's function is called ``sum``.
+        n_public: Number of assertions, from the first on, that the question shows.
     """
     defined = {name: name for name in top_level_names(code)}
     found = [declare_all(test, defined) for test in row["test_list"]]
-    cases: list[Case] = [each[0] for each in found if each is not None and len(each) == 1]
     setup = row["test_setup_code"]
-    if len(cases) == len(found) and not setup.strip():
-        return FunctionTests(tuple(cases[:1]), tuple(cases[1:]), gold=code)
-    # If some assertions are not plain, or there is setup code, the judge process runs all assertions. The assertion
-    # that the question shows is also a public test if it can be declared as cases and there is no setup code.
-    public = tuple(found[0] or ()) if not setup.strip() else ()
+    # Feedback says what the shown assertions gave. If one of them cannot be declared as cases, or there is setup code,
+    # none of them is a public test, since feedback about the others would be read as feedback about all.
+    shown = [] if setup.strip() else found[:n_public]
+    cases = () if None in shown else tuple(case for each in shown for case in each or ())
+    if None not in found and not setup.strip():
+        return FunctionTests(cases, tuple(case for each in found[n_public:] for case in each or ()), gold=code)
+    # If some assertions are not plain, or there is setup code, the judge process runs all assertions.
     names = sorted(names_read("\n".join([setup, *row["test_list"]])) & defined.keys())
-    return FunctionTests(public, code=CheckCode(tuple(row["test_list"]), setup, tuple(names)), gold=code)
+    return FunctionTests(cases, code=CheckCode(tuple(row["test_list"]), setup, tuple(names)), gold=code)

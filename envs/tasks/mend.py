@@ -50,7 +50,8 @@ TOY_FAR = 99
 """A difference with a larger absolute value is reported as ``far``."""
 MAX_CHARACTERS = 200
 _TOY = re.compile(r"(?:try|fix by-?\d) (\d\* \(\d [+-]\d{1,2}\) [+-]\d{1,2} =\d\* \(-?\d{1,2}\))", re.ASCII)
-_NUMBER = r"\(?(-?\d+(?:\.\d+|/\d+)?)\)?"
+_ONE = r"-?\s*\d+(?:\.\d+|\s*/\s*\d+)?|-?\s*\\[dt]?frac\s*\{\s*\d+\s*\}\s*\{\s*\d+\s*\}"
+_NUMBER = rf"(?:\(\s*({_ONE})\s*\)|\{{\s*({_ONE})\s*\}}|({_ONE}))"
 
 
 class Mend:
@@ -138,16 +139,17 @@ class Mend:
         if len(offered) != 1:
             verdict, reason = (Verdict.AMBIGUOUS, "hedged") if offered else (Verdict.NO_ANSWER, "no_answer")
             return Score(0.0, verdict, None, reason, told)
-        answer, both = offered[0], sides(offered[0])
+        text, key, both = offered[0], compact(offered[0]), sides(offered[0])
+        answer = " ".join(text.split()) if both is None else key
         holds = both is not None and both[0] == both[1]
         # An equation that merely holds is easy to find (1 = 1), so the response must be the task's equation.
-        number = re.fullmatch(_pattern(task), answer, re.ASCII)
+        number = _inserted(task, text)
         if number is None:
             verdict = Verdict.NO_ANSWER if both is None else Verdict.WRONG
-            return Score(0.0, verdict, answer, "other_equation", told, public=holds)
-        score = score_answer(number[1], task.gold, self._deadline_s)
-        error = _miss(number[1], task.gold) if score.verdict is Verdict.WRONG else score.error
-        return replace(score, answer=answer, key=answer, observation=told, public=holds, error=error)
+            return Score(0.0, verdict, answer, "other_equation", told, key, public=holds)
+        score = score_answer(number, task.gold, self._deadline_s)
+        error = _miss(number, task.gold) if score.verdict is Verdict.WRONG else score.error
+        return replace(score, answer=answer, key=key, observation=told, public=holds, error=error)
 
     def told(self, task: Task, response: str) -> str:
         """The feedback: the values of both sides of the response's own equation; of the task only ``c`` is used."""
@@ -167,12 +169,12 @@ class Mend:
     def other_attempt(self, task: Task, response: str, rng: random.Random) -> str | None:
         """The response with another number in it; ``None`` if the response is not the task's equation."""
         offered = self._offered(response)
-        number = re.fullmatch(_pattern(task), offered[0], re.ASCII) if len(offered) == 1 else None
+        number = _inserted(task, offered[0]) if len(offered) == 1 else None
         if number is None:
             return None
-        other = str(rng.choice([k for k in range(self._max_answer + 1) if str(k) != number[1]]))
+        other = str(rng.choice([k for k in range(self._max_answer + 1) if Fraction(k) != _value(number)]))
         # A computation in the response is rewritten for the new number, so that the attempts differ in the number only.
-        reckons = response.strip() == self.reckoned(task, number[1])
+        reckons = response.strip() == self.reckoned(task, number)
         return self.reckoned(task, other) if reckons else self._response(task, other)
 
     def gold_response(self, task: Task) -> str:
@@ -207,16 +209,16 @@ class Mend:
             ValueError: If the wrong response is not the task's equation with a whole number in it.
         """
         offered = self._offered(wrong)
-        number = re.fullmatch(_pattern(task), offered[0], re.ASCII) if len(offered) == 1 else None
-        if number is None or not number[1].removeprefix("-").isdecimal():
+        number = _inserted(task, offered[0]) if len(offered) == 1 else None
+        if number is None or not number.removeprefix("-").isdecimal():
             raise ValueError(f"not the equation {task.info['equation']} with a whole number in it: {wrong!r}")
         if self._notation == "toy":
-            return mended(task, int(number[1]))
+            return mended(task, int(number))
         m, a, b, right = task.info["terms"]
-        step = int(task.gold) - int(number[1])
-        apart = f"{right} - {m * (int(number[1]) + a) + b}"
+        step = int(task.gold) - int(number)
+        apart = f"{right} - {m * (int(number) + a) + b}"
         quotient = apart if m == 1 else f"({apart}) / {m}"
-        moved = f"{number[1]} {'-' if step < 0 else '+'} {abs(step)}"
+        moved = f"{number} {'-' if step < 0 else '+'} {abs(step)}"
         return f"{quotient} = {step}, {moved} = {task.gold}: {self.gold_response(task)}"
 
     def _response(self, task: Task, number: str) -> str:
@@ -224,12 +226,13 @@ class Mend:
         return f"try {equation}" if self._notation == "toy" else in_form(equation, self._form)
 
     def _offered(self, response: str) -> list[str]:
-        """The different equations that a response offers as final, each in its compact form."""
+        """The different equations that a response offers as final, as it writes them."""
         if self._notation == "toy":
             found = [equation] if (equation := of_toy(response)) else []
         else:
             found = candidates(response, self._form)
-        return list(dict.fromkeys(compact(equation[: MAX_CHARACTERS + 1]) for equation in found))
+        texts = (tidy(equation[: MAX_CHARACTERS + 1]) for equation in found)
+        return list({compact(text): text for text in texts}.values())
 
 
 def written(terms: Sequence[int], unknown: str, notation: str = "toy") -> str:
@@ -243,15 +246,23 @@ def written(terms: Sequence[int], unknown: str, notation: str = "toy") -> str:
     return f"{factor}{opening}{unknown}{inner}{closing}{outer} = {c}"
 
 
+def tidy(equation: str) -> str:
+    """An equation without the LaTeX that sets its size and spacing; what is left is read as it stands."""
+    return re.sub(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;:! ]|[$~]", " ", equation.replace("\N{MINUS SIGN}", "-"))
+
+
 def compact(equation: str) -> str:
-    """An equation in the form in which equations are compared: no spaces, no LaTeX, no ``*`` before a bracket."""
-    plain = re.sub(r"\\left|\\right|\\[,;:! ]|[\s${}]", "", equation.replace("\N{MINUS SIGN}", "-"))
+    """A name for an equation, equal for most ways to write it: no spaces, no braces, no ``*`` before a bracket.
+
+    It must not be read as an equation: without its space ``1 4/2`` is another number, without its braces ``2^{1}0``.
+    """
+    plain = re.sub(r"[\s{}]", "", tidy(equation))
     return re.sub(r"\\(?:cdot|times)(?![a-z])|\N{MULTIPLICATION SIGN}", "*", plain).replace("*(", "(")
 
 
 def sides(equation: str) -> tuple[Fraction, Fraction] | None:
     """The exact values of both sides of an equation; ``None`` if the text is not an equation between two numbers."""
-    values = [_value(side) for side in equation[: MAX_CHARACTERS + 1].split("=")]
+    values = [_value(side) for side in tidy(equation[: MAX_CHARACTERS + 1]).split("=")]
     if len(values) != 2 or len(equation) > MAX_CHARACTERS or values[0] is None or values[1] is None:
         return None
     return values[0], values[1]
@@ -271,15 +282,30 @@ def _value(side: str) -> Fraction | None:
 
 def _miss(number: str, gold: str) -> str:
     """The kind of error: by how much the number is off if by at most 3, else only whether it is too large or small."""
-    off = Fraction(number) - int(gold)
+    value = _value(number)
+    if value is None:  # such as a division by zero
+        return "no number"
+    off = value - int(gold)
     if off.denominator == 1 and abs(off) <= 3:
         return f"number {int(off):+d}"
     return "number too large" if off > 0 else "number too small"
 
 
-def _pattern(task: Task) -> str:
-    """A regular expression for the task's compact equation with any number, as group 1, in place of ``x``."""
-    return re.escape(compact(task.info["equation"])).replace("x", _NUMBER)
+def _inserted(task: Task, equation: str) -> str | None:
+    """The number that stands in place of ``x``; ``None`` if this is not the task's equation with a number in it."""
+    match = _pattern(task.info["equation"]).fullmatch(equation)
+    return next((number for number in match.groups() if number), None) if match else None
+
+
+@lru_cache(maxsize=65536)
+def _pattern(equation: str) -> re.Pattern[str]:
+    """A regular expression for an equation with any number in place of ``x``; the number is one of its three groups."""
+    times = r"(?:\*|\\cdot(?![a-z])|\\times(?![a-z])|\N{MULTIPLICATION SIGN})?"
+    parts = {"x": _NUMBER, "(": rf"{times}\s*\("}
+    tokens = (one for one in re.findall(r"\d+|[-+*/()=x]", tidy(equation)) if one != "*")
+    return re.compile(
+        r"\s*".join(["", *(parts[one] if one in parts else re.escape(one) for one in tokens), ""]), re.ASCII
+    )
 
 
 def of_toy(response: str) -> str | None:

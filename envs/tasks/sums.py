@@ -87,9 +87,14 @@ class Sums:
         return rng.choice([told for miss in SLIPS if (told := _told(miss)) != score.observation])
 
     def other_attempt(self, task: Task, response: str, rng: random.Random) -> str | None:
-        """Another number in place of the response, for control C5; ``None`` if the response has no number."""
-        found = _NUMBER.findall(response)
-        return str(max(1, int(found[-1][:9]) + rng.choice(SLIPS))) if found else None
+        """The response with another answer, its last number, for control C5; ``None`` if it has no number."""
+        found = list(_NUMBER.finditer(response))
+        if not found:
+            return None
+        start, end = found[-1].span()
+        answer = int(found[-1][0][:9])
+        other = rng.choice([answer + slip for slip in SLIPS if answer + slip > 0] or [1])
+        return f"{response[:start]}{other}{response[end:]}"
 
     def gold_response(self, task: Task) -> str:
         """The sum alone."""

@@ -26,6 +26,7 @@ from envs.tasks.own_verifier import FunctionAnswers
 from envs.tasks.text_verifiers import JsonAnswers, JsonOptions, RegexAnswers, RegexOptions
 from rewards import Lookup, Score, Verdict
 from rewards.answers import answer_forms, boxed, candidates, in_form
+from rewards.asserting import pieces
 from rewards.code import ScriptTests
 from rewards.math import DEADLINE_S
 from rewards.numbers import stated_number, within_rounding
@@ -293,6 +294,10 @@ class CodeOptions:
     isolation: str = "strict"
     sandbox: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if isinstance(self.public, bool) or self.public < 0:
+            raise ValueError(f"env.options.verify_options.public={self.public}: a number of tests from 0 on is needed")
+
 
 @VERIFIERS.register("code", options=CodeOptions, slow=True)
 class CodeAnswers(CodeTasks):
@@ -339,9 +344,10 @@ class CodeAnswers(CodeTasks):
                 raise ValueError(f"the tests are no Python: {error}") from None
         if not isinstance(cell, list) or not cell or not all(isinstance(one, str) for one in cell):
             raise ValueError(f"the tests must be assertions, or inputs and outputs; this is {str(cell)[:60]}")
-        shown = "\n".join(cell[: self._public])
+        tests = pieces(cell)
+        shown = "\n".join(tests[: self._public])
         text = f"\nYour code must pass this test:\n```python\n{shown}\n```" if shown else ""
-        return tests_of({"test_list": cell, "test_setup_code": ""}, gold), text
+        return tests_of({"test_list": tests, "test_setup_code": ""}, gold, self._public), text
 
     def gold_response(self, task: Task) -> str:
         """The row's own solution; raises NotImplementedError if the row has none."""
@@ -361,13 +367,23 @@ def _pairs(cell: Any) -> list[tuple[str, str]]:
         if len(inputs) != len(outputs):
             raise ValueError(f"the tests have {counted(len(inputs), 'input')} but {counted(len(outputs), 'output')}")
         cell = [{"input": i, "output": o} for i, o in zip(inputs, outputs, strict=True)]
-    if (
-        isinstance(cell, list)
-        and cell
-        and all(isinstance(one, dict) and {"input", "output"} <= one.keys() for one in cell)
+    if not isinstance(cell, list) or not all(
+        isinstance(one, dict) and {"input", "output"} <= one.keys() for one in cell
     ):
-        return [(str(one["input"]), str(one["output"])) for one in cell]
-    return []
+        return []
+    pairs = [(_stream(one["input"]), _stream(one["output"])) for one in cell]
+    if pairs and not any(stdout.strip() for _, stdout in pairs):
+        raise ValueError("all expected outputs of the tests are empty, so a program that prints nothing would pass")
+    return pairs
+
+
+def _stream(part: Any) -> str:
+    """What stands on standard input or output: a text, a number, or a list of texts, which are its lines."""
+    if isinstance(part, list) and part and all(isinstance(line, str) for line in part):
+        return "\n".join(line.removesuffix("\n") for line in part) + "\n"
+    if isinstance(part, bool) or not isinstance(part, str | int | float):
+        raise ValueError(f"an input or output of the tests must be a text or a list of lines; this is {str(part)[:60]}")
+    return str(part)
 
 
 def make_verifier(name: str, options: Mapping[str, Any]) -> RowVerifier:

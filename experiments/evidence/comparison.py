@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from experiments.evidence.model import plain
 from experiments.evidence.store import Store
 from experiments.refusals import refuse_other_kind
@@ -174,7 +176,9 @@ def _controls(store: Store, arm: str) -> tuple[dict[str, Interval], ...]:
             cells = store.cells(arm, control, "accuracy_t2")
             cells = cells.take(range(len(cells.above)), order)
             there[control] = boot.interval(cells)
-            own = store.cells(arm, "greedy", "accuracy_t2")
+            # A task without a second attempt under the control is left out on both sides.
+            own, missing = store.cells(arm, "greedy", "accuracy_t2"), np.isnan(cells.above)
+            own = Cells(*(np.where(missing, np.nan, part) for part in (own.above, own.below)))
             lost[control] = boot.difference(own, cells)
             # A policy that keeps right attempts and guesses otherwise loses accuracy under every control, but only
             # where its own first attempt was right.

@@ -3,7 +3,7 @@
 from experiments.evidence.comparison import Comparison, compare
 from experiments.evidence.model import Dot, Dots, exhibit
 from experiments.evidence.store import Store
-from experiments.evidence.verdicts import badges, lead, of_arm
+from experiments.evidence.verdicts import badges, lead, of_arm, without_mean
 from rewards.wording import counted
 from rl.analysis.rates import named
 
@@ -37,6 +37,6 @@ def _rows(comparison: Comparison, order: list[str]) -> list[Dot]:
         mean, low, high = (rate.scale * value for value in (goal.mean, goal.low, goal.high))
         seeds = [rate.scale * seed.rates[comparison.goal] for seed in line.seeds]
         known = goal.mean == goal.mean
-        said = of_arm(comparison, line) if known else f"{line.name}: every episode failed, so it has no rates."
+        said = of_arm(comparison, line) if known else without_mean(comparison, line)
         made.append(Dot(line.name, mean, low, high, seeds, badges(comparison, line), said, comparison.mode))
     return made

@@ -59,11 +59,11 @@ _BUDGET = ("sampled episodes", "sampled tokens", "optimiser steps", "gradient to
 
 
 def _tuned(store: Store) -> str:
-    """Sentence on how the trained arms were tuned; empty if there is no record of tuning."""
+    """Sentence on how the trained arms were tuned."""
     records = store.setting("tuning", {}) or {}
     found = {arm: records[arm] for arm in store.trained if arm in records}
     if not found:
-        return ""
+        return "No tuning is recorded: the arms have the values of their configs."
     trials = sorted({record["trials"] for record in found.values()})
     seeds = sorted({seed for record in found.values() for seed in record["seeds"]})
     others = [store.names[arm] for arm in store.trained if arm not in found]

@@ -1,5 +1,6 @@
 """Sentences and badges that state what the intervals of a comparison show, and no more than that."""
 
+import math
 from collections.abc import Sequence
 
 from experiments.evidence.comparison import FAILED_BELOW, ArmLine, Comparison
@@ -29,9 +30,18 @@ def verdicts(comparison: Comparison) -> list[str]:
     known = [line for line in comparison.arms if line.rates[comparison.goal].mean == line.rates[comparison.goal].mean]
     unknown = [line for line in comparison.arms if line not in known]
     sentences = [of_arm(comparison, line) for line in sorted(known, key=lambda a: -a.rates[comparison.goal].mean)]
-    sentences += [f"{line.name}: every episode failed, so there is nothing to compare." for line in unknown]
+    sentences += [without_mean(comparison, line) for line in unknown]
     sentences += [f"{name}: no finished run, so it is missing here." for name in comparison.missing]
     return sentences + _ranking(comparison, [line for line in known if line.trained]) + whose_errors(comparison)
+
+
+def without_mean(comparison: Comparison, line: ArmLine) -> str:
+    """Why an arm has no mean: all episodes of a seed were broken off, so a mean would be of the other seeds alone."""
+    broken = [str(seed.seed) for seed in line.seeds if math.isnan(seed.rates[comparison.goal])]
+    if len(broken) == len(line.seeds):
+        return f"{line.name}: every episode failed, so there is nothing to compare."
+    of = f"seed{'s' * (len(broken) > 1)} {', '.join(broken)}"
+    return f"{line.name}: every episode of {of} failed, so there is no mean over the seeds; T5 has the other seeds."
 
 
 def lead(comparison: Comparison) -> str:

@@ -86,7 +86,9 @@ class Sandbox:
         # The other threads start their servers when they get a program.
         first = self._start_best(mode, minimum)
         self.mode, self.layers = first.mode, list[str](first.layers)
-        self.settings: tuple[object, ...] = (self.mode.name, memory_bytes, tuple(sorted(modules)))
+        owners = importlib.metadata.packages_distributions() if modules else {}
+        versions = [(name, tuple(map(importlib.metadata.version, owners.get(name, ())))) for name in sorted(modules)]
+        self.settings: tuple[object, ...] = (self.mode.name, memory_bytes, tuple(versions))
         self._items: queue.Queue[_Item | None] = queue.Queue(max_waiting)
         self._lock, self._closed = threading.Lock(), False
         self._servers: set[_Server] = {first}

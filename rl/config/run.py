@@ -122,8 +122,8 @@ class EvalConfig:
         controls: Whether to play greedy second attempts again with part of their prompt removed or exchanged, to
             measure what they depend on.
         only_controls: Names of the controls to play, from :data:`rl.analysis.controls.CONTROLS`; empty for all.
-        conversations: File or folder of existing conversations that are evaluated as the sampled episodes, instead of
-            sampling from the model (:mod:`rl.recorded`).
+        conversations: File or folder of existing conversations that ``experiments.evaluate`` measures as the sampled
+            episodes, instead of sampling from the model (:mod:`rl.recorded`).
     """
 
     split: str = "test"
@@ -240,6 +240,15 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, "", not_negative="seed threads")
+        self.refuse_recorded()
+
+    def refuse_recorded(self) -> None:
+        """Raises ValueError if a program that makes a policy would report the rates of a file of conversations."""
+        refuse(
+            type(self) is not RunConfig and bool(self.evaluation.conversations),
+            "evaluation.conversations: recorded conversations say nothing about the policy that this program makes; "
+            "they are measured by python -m experiments.evaluate",
+        )
 
 
 @dataclass

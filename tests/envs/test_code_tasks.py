@@ -69,12 +69,12 @@ def test_all_974_tasks_of_mbpp_can_be_judged():
     programs = [row["code"].replace("\r\n", "\n") for row in rows]
     with ThreadPoolExecutor(4) as threads:
         scores = threads.map(
-            lambda row, code: score_program(code, tests_of(row, code), Limits(cpu_s=60)), rows, programs
+            lambda row, code: score_program(code, tests_of(row, code, 1), Limits(cpu_s=60)), rows, programs
         )
         assert all(score.verdict is Verdict.CORRECT for score in scores)
         stubs = [program_in(stub(code)) or "" for code in programs]
         scores = threads.map(
-            lambda row, code, stubbed: score_program(stubbed, tests_of(row, code), Limits(cpu_s=60)),
+            lambda row, code, stubbed: score_program(stubbed, tests_of(row, code, 1), Limits(cpu_s=60)),
             rows,
             programs,
             stubs,

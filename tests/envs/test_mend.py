@@ -11,7 +11,7 @@ import sympy
 
 from benchmarks.mend_by_sympy import regrade
 from envs import Message, Split, make
-from envs.tasks.mend import NOTATIONS, Mend, compact, mended, of_toy, sides, written
+from envs.tasks.mend import NOTATIONS, Mend, mended, of_toy, sides, written
 from experiments.mending_corpus import MendCorpus
 from rewards import Verdict
 from rewards.answers import in_form
@@ -47,7 +47,7 @@ def test_verdicts_sides_and_feedback_are_what_sympy_computes_from_the_text_of_th
         for number in dict.fromkeys([*near, *NUMBERS]):
             response, value = respond(mend, task, number), sympy.Rational(number)
             score, both = mend.verify(task, response), [Fraction(str(side.subs(x, value))) for side in (left, right)]
-            assert sides(compact(task.info["equation"].replace("x", number))) == tuple(both), response
+            assert sides(task.info["equation"].replace("x", number)) == tuple(both), response
             readable = mend._notation != "toy" or re.fullmatch(r"\d", number) is not None
             holds = readable and value == solution
             assert (score.verdict == Verdict.CORRECT, score.value) == (holds, float(holds)), response
@@ -218,6 +218,14 @@ TERMS = (3, 2, -5, 28)
         ("3((9) + 2) - 5 = 28", 1.0),
         ("3(18/2 + 2) - 5 = 28", 1.0),  # a fraction counts as a number, as everywhere in rewards.math
         ("3(4+5 + 2) - 5 = 28", 0.0),  # a sum does not count as a number
+        (r"3\left(\frac{18}{2} + 2\right) - 5 = 28", 1.0),
+        ("3({9} + 2) - 5 = 28", 1.0),
+        ("3 \N{MULTIPLICATION SIGN} (9+2)-5=28", 1.0),
+        ("3((9 + 2) - 5 = 28", 0.0),  # a bracket too many
+        ("3(9) + 2) - 5 = 28", 0.0),
+        ("3(8 2/2 + 2) - 5 = 28", 0.0),  # a mixed number or a product, and not 82 halves
+        ("3(9 9 + 2) - 5 = 28", 0.0),
+        ("3(9/0 + 2) - 5 = 28", 0.0),
         ("3(8 + 2) - 5 = 25", 0.0),
         ("3(x + 2) - 5 = 28", 0.0),
         ("33 - 5 = 28", 0.0),
@@ -226,9 +234,13 @@ TERMS = (3, 2, -5, 28)
     ],
 )
 def test_an_equation_counts_by_what_it_says_not_by_how_it_is_set(equation, value):
-    mend = Mend(**SIZES, notation="plain")
-    task = replace(mend.load(Split.TEST)[0], gold="9", info={"terms": TERMS, "equation": written(TERMS, "x", "plain")})
-    assert mend.verify(task, f"So \\boxed{{{equation}}}.").value == value
+    for notation in ("plain", "latex"):
+        mend = Mend(**SIZES, notation=notation)
+        info = {"terms": TERMS, "equation": written(TERMS, "x", notation)}
+        task = replace(mend.load(Split.TEST)[0], gold="9", info=info)
+        score = mend.verify(task, f"So \\boxed{{{equation}}}.")
+        assert score.value == value
+        assert not value or (score.public, score.observation) == (True, "The left side is 28, the right side is 28.")
 
 
 def test_two_different_equations_are_ambiguous_and_one_twice_is_not():
@@ -240,9 +252,23 @@ def test_two_different_equations_are_ambiguous_and_one_twice_is_not():
 
 
 def test_sides_are_exact_and_refuse_what_is_no_equation_of_numbers():
-    assert sides(compact("1/3 + 1/6 = 0.5")) == (Fraction(1, 2), Fraction(1, 2))
-    for text in ("", "3", "x=3", "1=2=3", "1/0=3", "2=" + "9" * 300, "9^9^9^9=1", "3%=3"):
-        assert sides(compact(text)) is None
+    assert sides("1/3 + 1/6 = 0.5") == (Fraction(1, 2), Fraction(1, 2))
+    assert sides(r"2\left(\frac{42}{2} + 1\right) = 4^{2} \cdot 3") == (Fraction(44), Fraction(48))
+    for text in (
+        "",
+        "3",
+        "x=3",
+        "(2 = 2",
+        "1 4/2 = 7",
+        "2 1 = 21",
+        "4^{2}5 = 4",
+        "1=2=3",
+        "1/0=3",
+        "2=" + "9" * 300,
+        "9^9^9^9=1",
+        "3%=3",
+    ):
+        assert sides(text) is None
 
 
 def test_options_that_cannot_be_are_refused():

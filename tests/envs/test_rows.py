@@ -359,12 +359,48 @@ def test_programs_are_run_on_the_tests_of_the_row(tmp_path, tests):
     assert (score.value, score.public) == (0.0, True)
 
 
-def test_whole_programs_are_run_on_inputs_and_outputs(tmp_path):
-    pairs = {"inputs": ["1\n", "5\n"], "outputs": ["2\n", "6\n"]}
+PROGRAM_TESTS = {
+    "asserts": (["assert f(1) == 2", "assert f(2) == 3", "assert f(5) == 6"], ["f(1)", "f(2)", "f(5)"]),
+    "text": ("import math\nassert f(1) == 2\nassert f(2) == math.sqrt(9)\nassert f(5) == 6", ["f(1)", "f(2)", "f(5)"]),
+    "named": (["x = f(1)\ny = f(2)", "assert (x, y) == (2, 3)", "assert f(5) == 6"], ["f(1)", "f(5)"]),
+}
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("name", PROGRAM_TESTS)
+def test_feedback_speaks_of_the_shown_tests_only(tmp_path, name, n):
+    tests, calls = PROGRAM_TESTS[name]
+    path = write(tmp_path, lines([{"question": f"Add one, {i}.", "tests": tests} for i in range(20)]))
+    options = {"path": str(path), "verify": "code", "verify_options": {"public": n}}
+    env = envs.make("errata/rows-v1", options=options, attempts=2)
+    messages, _ = env.reset(seed=0)
+    assert [call in messages[-1].content for call in calls] == [place < n for place in range(len(calls))]
+    assert ("import math" in messages[-1].content) == (name == "text" and n > 0)
+    for program, wrong in (("def f(x): return 0", calls[0]), ("def f(x): return 2", calls[1])):
+        env.reset(seed=0)
+        said, *_ = env.step(f"```python\n{program}\n```")
+        n_shown = 1 if wrong == calls[0] else 2
+        if name == "asserts":
+            assert (f"Input: {wrong}" in said[-1].content) == (n >= n_shown)
+        assert not any(call in said[-1].content for call in calls[n:])
+        assert "passes" not in said[-1].content or (name, n, wrong) == ("asserts", 1, calls[1])
+
+
+STREAMS = [
+    {"inputs": ["1\n", "5\n"], "outputs": ["2\n", "6\n"]},
+    {"inputs": [["1"], ["5"]], "outputs": [["2"], ["6"]]},
+    [{"input": 1, "output": 2}, {"input": "5", "output": ["6"]}],
+]
+
+
+@pytest.mark.parametrize("pairs", STREAMS)
+def test_whole_programs_are_run_on_inputs_and_outputs(tmp_path, pairs):
     rows = [{"question": f"Add one, {i}.", "input_output": json.dumps(pairs)} for i in range(9)]
     taskset = rows_of(write(tmp_path, lines(rows)), verify="code")
     task = taskset.load(Split.TRAIN)[0]
+    assert "[" not in task.question
     assert taskset.verify(task, "```python\nprint(int(input()) + 1)\n```").value == 1.0
+    assert taskset.verify(task, "```python\nprint(int(input()))\n```").value == 0.0
     assert envs.settings("errata/rows-v1", {"prompts": None, "feedback": None}, {"path": "x", "verify": "code"}) == {
         "prompts": "code-v1",
         "feedback": "execution",

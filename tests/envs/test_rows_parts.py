@@ -131,6 +131,13 @@ TESTS = [
     ({"inputs": ["1"], "outputs": ["2", "3"]}, "the tests have 1 input but 2 outputs"),
     ({"inputs": "1", "outputs": ["2"]}, "the inputs and the outputs of the tests must be lists"),
     ({"inputs": None, "outputs": None}, "the inputs and the outputs of the tests must be lists"),
+    ({"inputs": [None], "outputs": ["2"]}, "an input or output of the tests must be a text or .*None"),
+    ({"inputs": ["1"], "outputs": [None]}, "an input or output of the tests must be a text or .*None"),
+    ({"inputs": [[1, 2]], "outputs": [[3]]}, r"an input or output of the tests must be a text or .*\[1, 2\]"),
+    ([{"input": {"a": 1}, "output": "2"}], "an input or output of the tests must be a text or a list of lines"),
+    ({"inputs": ["1", "2"], "outputs": ["", "\n"]}, "all expected outputs of the tests are empty"),
+    ("def test_f():\n    assert f(1) == 2", "the tests would pay for any program: test_f is never called"),
+    (["f(1) == 2"], "the tests would pay for any program: 'f\\(1\\) == 2' tests nothing"),
 ]
 CHOICES = [
     ({"text": ["Rome", "Paris"], "label": ["A"]}, "the choices have 2 texts but 1 label"),

@@ -67,3 +67,26 @@ def test_the_episode_says_the_miss_between_attempts():
 def test_nonsense_is_refused(options):
     with pytest.raises(ValueError, match="needs n_terms >= 2"):
         Sums(**options)
+
+
+@pytest.mark.parametrize(
+    ("response", "before", "after"),
+    [
+        ("141", "", ""),
+        ("131 + 10 = 141", "131 + 10 = ", ""),
+        ("It is 141.", "It is ", "."),
+        ("1", "", ""),
+        ("-5", "", ""),
+    ],
+)
+def test_another_attempt_differs_in_its_last_number_alone(response, before, after):
+    sums = Sums(n_train=10, n_validation=5, n_test=5)
+    (task, *_) = sums.load(Split.TEST)
+    found = {sums.other_attempt(task, response, random.Random(seed)) for seed in range(50)}
+    assert len(found) > 3
+    assert response not in found
+    for other in found:
+        assert other.startswith(before)
+        assert other.endswith(after)
+        assert int(other.removeprefix(before).removesuffix(after)) > 0
+    assert sums.other_attempt(task, "no idea", random.Random(0)) is None

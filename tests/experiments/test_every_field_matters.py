@@ -15,6 +15,7 @@ import pytest
 
 from experiments import schema as entry_schema
 from experiments.arms import run_base, run_offline
+from experiments.base_schema import PretrainConfig
 from experiments.online import run_online
 from rl import config as schema
 from rl.config import (
@@ -194,7 +195,7 @@ def test_an_evaluation_reads_every_field(tmp_path):
     [
         (entry_schema.CompareConfig, "compare jobs arms online train cli executors"),
         (entry_schema.TuneConfig, "tune compare jobs arms online train cli executors"),
-        (entry_schema.PretrainConfig, "pretrain_tiny tiny_training"),
+        (PretrainConfig, "pretrain_tiny tiny_training"),
         (entry_schema.PlayConfig, "play"),
         (entry_schema.PushConfig, "push"),
         (entry_schema.WatchConfig, "watch"),

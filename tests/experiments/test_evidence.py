@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from experiments.evidence import build, ids
+from experiments.evidence.comparison import compare
 from experiments.evidence.draw import write
 from experiments.evidence.episodes import choose, pack
 from experiments.evidence.model import Absent, Figure, Table
 from experiments.evidence.sigmoid import Sigmoid, fit_sigmoid
 from experiments.evidence.store import Store
+from experiments.evidence.verdicts import verdicts
 from tests.conftest import ROOT
 
 DATA = ROOT / "tests" / "data"
@@ -180,3 +182,20 @@ def test_the_page_carries_as_many_episodes_as_it_is_told_evenly(stored):
     assert [len(turn[1]) for turn in turns] == [len(turn) for turn in advantages] or len(advantages) < len(turns)
     assert all(math.isfinite(value) for turn in advantages for value in turn)
     assert "9" in content.tokens.values(), "ids are spelt out"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [((0, 1), "every episode failed"), ((1,), "every episode of seed 1 failed")]
+)
+def test_an_arm_whose_episodes_all_failed_has_no_mean_and_the_others_keep_theirs(stored, tmp_path, seeds, said):
+    shutil.copytree(stored, tmp_path / "run")
+    for seed in seeds:
+        path = tmp_path / "run" / "arms" / "score" / f"seed_{seed}" / "rows.jsonl"
+        rows = [json.loads(line) | {"failed": True, "values": {}} for line in path.read_text().splitlines()]
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    comparison = compare(Store(tmp_path / "run"), "greedy")
+    sentences = [one for one in verdicts(comparison) if one.startswith("SCoRe: ")]
+    assert len(sentences) == 1
+    assert said in sentences[0]
+    assert any(one.startswith("SCoRe w/o shaping: answers better") for one in verdicts(comparison))
+    assert ("T5" in sentences[0]) == (len(seeds) == 1)

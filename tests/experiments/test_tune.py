@@ -126,6 +126,31 @@ def test_goes_on_where_it_stopped_and_may_be_given_more_trials(make, tmp_path):
     assert [t.drawn for one in found for t in one.trials] == [t.drawn for one in whole for t in one.trials]
 
 
+@pytest.mark.parametrize("n_startup", [1, 3])
+def test_a_trial_that_crashed_once_and_then_runs_leaves_the_others_as_they_were(make, tmp_path, monkeypatch, n_startup):
+    """A machine's fault, such as a full disk, is gone when the tuning is resumed; the trials after it are kept."""
+    given = ("include=[star]", f"+sampler_options.startup={n_startup}", "at_once=1")
+    submit = Pretend.submit
+
+    def without_trial_2(self, folders):
+        kept = [folder for folder in folders if folder.parent.name != "002"]
+        for folder in set(folders) - set(kept):
+            (folder / "error.txt").write_text("Traceback\nOSError: no space left")
+        submit(self, kept)
+        return [Ended() for _ in folders]
+
+    monkeypatch.setattr(Pretend, "submit", without_trial_2)
+    (first,) = tune(make("trials=6", *given), tmp_path)
+    retried = {f"star.{trial.number}" for trial in first.trials if math.isnan(trial.value("last_accuracy"))}
+    assert "star.2" in retried
+    monkeypatch.setattr(Pretend, "submit", submit)
+    STARTED.clear()
+    (again,) = tune(make("trials=8", *given), tmp_path)
+    assert [trial.drawn for trial in again.trials[:6]] == [trial.drawn for trial in first.trials]
+    assert {"star.2", "star.6", "star.7"} <= set(STARTED) <= {"star.6", "star.7"} | retried
+    assert not math.isnan(again.trials[2].value("last_accuracy"))
+
+
 def test_a_trial_that_crashes_costs_that_trial_and_stands_in_the_table(make, tmp_path):
     cfg = make("trials=4", "space.offline.optim.lr.low=1.9e-3", "include=[star]", "sampler=random")
     (study,) = tune(cfg, tmp_path)
@@ -346,6 +371,10 @@ def test_a_space_that_says_nothing_usable_is_refused(space, message):
         (["sampler_options.startups=3"], "did you mean 'startup'"),
         (["trials=0"], "trials"),
         (["objective=sampled_last_accuracy", "evaluation.samples_per_task=0"], "set evaluation.samples_per_task"),
+        (
+            ["evaluation.greedy=false", "evaluation.samples_per_task=1", "evaluation.controls=false"],
+            "greedy=false: of equal",
+        ),
         (["include=[scoer]"], "did you mean 'score'"),
     ],
 )
@@ -391,3 +420,21 @@ def test_a_real_tuning_of_two_arms(tmp_path):
     assert "| star | 1 |" in (folder / "trials.md").read_text()
     text = Path(tmp_path / "tuned.yaml").read_text()
     assert text.startswith("# @package _global_\n# Values that experiments.tune chose")
+
+
+def test_a_check_that_can_stop_no_arm_is_refused_and_the_others_reach_the_arms_that_they_can_stop(make, tmp_path):
+    stops = "training.stop_on=[clipped,gradient_spike,cut_off]"
+    small = ("env=modchain", "include=[star,score]")
+    jobs = plan(make(*small, "arms.score.epochs=2", stops, program="compare"), tmp_path)
+    given = {job.arm.name: getattr(job.arm.config, "training", None) for job in jobs}
+    assert given["base"] is None
+    assert given["star"].stop_on == ["cut_off"]
+    assert given["score"].stop_on == ["clipped", "gradient_spike", "cut_off"]
+    with pytest.raises(UserError, match=r"training\.stop_on=skipped_steps: would never end a run, because "):
+        plan(make(*small, "training.stop_on=[skipped_steps]", program="compare"), tmp_path)
+    for program, one in (("compare", plan), ("tune", studies)):
+        with pytest.raises(UserError, match=r"training\.stop_on=failed: would never end a run, because an offline"):
+            one(make("env=modchain", "include=[star]", "training.stop_on=[failed]", program=program), tmp_path)
+    # The untuned arm takes one optimiser step per batch, but some of its trials take more.
+    (_, score) = studies(make(*small, "training.stop_on=[clipped]"), tmp_path)
+    assert score.trials[0].jobs[0].arm.config.training.stop_on == []

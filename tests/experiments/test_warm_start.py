@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 from envs import Split
 from envs.tasks.mend import Mend
 from envs.tasks.sums import Sums
+from experiments.base_schema import WarmStartConfig
 from experiments.cli import console
 from experiments.demonstrations import DEMONSTRATIONS, Shares, mend, sums
 from experiments.progress import Display
-from experiments.schema import WarmStartConfig
 from experiments.warm_start import demonstrated, warm_start
 from rl.backends.sft import IGNORED
 from rl.config import EnvConfig, EvalConfig, ModelConfig, OptimConfig

@@ -164,7 +164,7 @@ def fib():
         "assert not V(0, 1) and V(1, 0)", "assert {V(1, 2): 3}[V(1, 2)] == 3", "assert V(1, 2)(10) == 11",
         "x, y = V(7, 8)\nassert (x, y) == (7, 8)", "a = V(1, 2)\na.x = 9\nassert a.x == 9", "assert V(1, 2) != 3",
         "try:\n    fail(0)\nexcept MyError as error:\n    assert str(error) == 'bad'\nelse:\n    assert False",
-        "try:\n    fail(1)\nexcept MyError:\n    pass", "try:\n    fail(0)\nexcept ValueError:\n    pass",
+        "try:\n    fail(1)\n    assert False\nexcept MyError:\n    pass", "try:\n    fail(0)\n    assert False\nexcept ValueError:\n    pass",
         "try:\n    fail(2)\nexcept MyError:\n    assert False\nexcept Other:\n    pass",
         "c = Context()\nwith c as d:\n    assert d == c\nassert c.log == ['in', 'out']",
         "with Context() as c:\n    1 / 0\nassert c.log == ['in', 'ZeroDivisionError']",

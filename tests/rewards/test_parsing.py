@@ -2,6 +2,8 @@
 
 import ast
 import gc
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,3 +43,15 @@ def test_what_is_no_program_is_a_syntax_error_and_leaves_the_lock():
     with pytest.raises(SyntaxError):
         parse("def f(:")
     assert parse("1 + 2", mode="eval").body.right.value == 2
+
+
+@pytest.mark.parametrize(
+    "program", [r"pattern = '\d'", "x = 1if True else 0"], ids=["invalid escape", "number before a word"]
+)
+def test_python_does_not_warn_of_what_a_model_wrote(program):
+    """pytest sets filters of its own, so another process parses, in which every other warning is an error."""
+    of_program = f"from rewards.parsing import parse; parse({program!r})"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", of_program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,13 +1,15 @@
-"""Cached verdicts are found by what was run, shared between processes, and not kept if the machine may be to blame."""
+"""Cached verdicts are found by what was run and shared by processes; what a machine may have caused is not kept."""
 
 import multiprocessing
+import sqlite3
 from dataclasses import replace
 
 import pytest
 
 from rewards import Score, Verdict
 from rewards.asserts import Case
-from rewards.code import FunctionTests, score_program
+from rewards.code import FunctionTests, ScriptTests, score_program
+from rewards.comparison import COMPARISONS
 from rewards.sandbox import Ending, Outcome
 from rewards.verdict_cache import VerdictCache
 
@@ -37,14 +39,14 @@ def test_the_second_look_is_read_and_says_so(tmp_path):
     ("program", "tests", "settings", "n_runs"),
     [
         ("x = 1", "t", "s", 1),
-        ("x  =  1  # with a comment", "t", "s", 1),
+        ("x = 1\n", "t", "s", 2),  # a traceback shows the lines of the text and their numbers
         ("x = 2", "t", "s", 2),
         ("x = 1", "other", "s", 2),
         ("x = 1", "t", "other", 2),
-        ("x = = 1", "t", "s", 2),  # the text is the key if it is not valid Python
+        ("x = = 1", "t", "s", 2),
     ],
 )
-def test_the_parsed_program_its_tests_and_its_limits_are_the_key(tmp_path, program, tests, settings, n_runs):
+def test_the_program_its_tests_and_its_limits_are_the_key(tmp_path, program, tests, settings, n_runs):
     cache = VerdictCache(tmp_path / "verdicts.sqlite")
     run, calls = counted()
     cache.score("x = 1", "t", "s", run)
@@ -76,6 +78,68 @@ def test_other_processes_read_the_same_file(tmp_path):
     process.start()
     assert queue.get(timeout=120) == ("tests, cached", 0)
     process.join()
+
+
+def _a_folder(path):
+    path.mkdir()
+
+
+def _below_a_file(path):
+    path.parent.rmdir()
+    path.parent.write_text("")
+
+
+def _full(path):
+    VerdictCache(path).score("y = 1", "t", "s", counted()[0])
+    with sqlite3.connect(path) as file:  # a trigger stands for a disk without room: reading works, writing fails
+        file.execute("CREATE TRIGGER full BEFORE INSERT ON verdicts BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda path: path.write_bytes(b"garbage" * 1000), _a_folder, _below_a_file, _full],
+    ids=lambda f: f.__name__,
+)
+def test_a_file_that_cannot_be_used_costs_no_score(tmp_path, caplog, spoil):
+    path = tmp_path / "cache" / "verdicts.sqlite"
+    path.parent.mkdir()
+    spoil(path)
+    cache = VerdictCache(path)
+    run, calls = counted()
+    assert [cache.score(program, "t", "s", run) for program in ("x = 1", "x = 2", "x = 1")] == [RIGHT] * 3
+    assert len(calls) == 3
+    (warning,) = caplog.messages
+    assert str(path) in warning
+    assert "sandbox.cache=false" in warning
+
+
+@COMPARISONS.register("test_never")
+def never(options):
+    return lambda expected, actual, _: False
+
+
+def test_what_another_module_compares_is_run_each_time(tmp_path):
+    """The code of such a comparison may have changed since a verdict was stored; a function's repr is an address."""
+
+    def within(tolerance):
+        return lambda expected, actual, _: abs(float(expected) - float(actual)) <= tolerance
+
+    cache = VerdictCache(tmp_path / "verdicts.sqlite")
+    found = [
+        score_program("print(8)", ScriptTests(hidden=(("", "7"),), compare=how), cache=cache).verdict
+        for how in (within(2.0), within(0.1), within(2.0), "test_never", "lines", "lines")
+    ]
+    assert found == [Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT, *[Verdict.WRONG] * 3]
+    assert cache.counts == {"read": 1, "run": 1}
+
+
+def test_feedback_shows_the_lines_of_the_program_that_was_written(tmp_path):
+    cache, tests = VerdictCache(tmp_path / "verdicts.sqlite"), FunctionTests((Case("f", (0,), 7),))
+    program = "def f(x):\n    return 7 // x"
+    for text in (program, f"# again\n\n{program}"):
+        alone, cached = (score_program(text, tests, cache=one) for one in (None, cache))
+        assert "ZeroDivisionError" in alone.observation
+        assert (cached.observation, cached.answer, cached.key) == (alone.observation, alone.answer, alone.key)
 
 
 class Answers:

@@ -8,6 +8,7 @@ import pytest
 
 from envs.between import BETWEEN
 from envs.self_correct import FEEDBACK, STOP_RULES
+from experiments import base_schema
 from experiments import schema as entry_schema
 from experiments.executors import EXECUTORS
 from experiments.planned import PlanConfig
@@ -53,6 +54,7 @@ MAY_BE_ZERO = {
     "RunConfig": "seed threads",
     "TrainConfig": "seed threads",
     "SFTConfig": "seed threads",
+    "OfflineConfig": "hold_first",
     "Discount": "turn_gamma",
     "GroupScale": "turn_gamma",
     "TurnLambda": "turn_gamma turn_lam",
@@ -76,7 +78,7 @@ MAY_BE_ZERO = {
 LOOKUPS = (ADVANTAGES, LOSSES, NORMALISERS, KLS, IMPORTANCE, TOKEN_MASKS, CURRICULA)
 LOOKUPS += (GROUP_REWARDS, KEEP_RULES, FEEDBACK, STOP_RULES, BETWEEN, EXECUTORS, SAMPLERS, OBJECTIVES)
 OPTIONS = {type(lookup.options(name, {})) for lookup in LOOKUPS for name in lookup if not name.startswith("test_")}
-CLASSES = [cls for module in (schema, entry_schema) for cls in vars(module).values() if is_dataclass(cls)]
+CLASSES = [cls for module in (schema, entry_schema, base_schema) for cls in vars(module).values() if is_dataclass(cls)]
 CLASSES = list(dict.fromkeys([*CLASSES, PlanConfig, SandboxOptions]))
 CLASSES.remove(entry_schema.ArmsConfig)  # a base class, whose fields are checked with those of each program
 # Sorted by module and name, since workers that run the tests in parallel must collect them in the same order.

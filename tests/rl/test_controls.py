@@ -16,10 +16,11 @@ from tests.engine_scripted import ScriptedEngine
 from tests.helpers import build_trainer, modchain_config
 
 
-def rows_of(script, n=10, names=(), feedback=None, **hooks):
+def rows_of(script, n=10, names=(), feedback=None, stop_rule="never", **hooks):
     """Episodes of a scripted policy on modchain, and its evaluation rows by control; the task set gets the hooks."""
     config = modchain_config()
-    _, bench = build_trainer(replace(config, env=replace(config.env, feedback=feedback or config.env.feedback)))
+    env = replace(config.env, feedback=feedback or config.env.feedback, stop_rule=stop_rule)
+    _, bench = build_trainer(replace(config, env=env))
     for name, hook in hooks.items():
         setattr(bench.taskset, name, hook)
     tokenizer, renderer = bench.tokenizer, bench.renderer
@@ -47,7 +48,7 @@ def test_each_control_changes_what_stands_before_the_second_attempt():
         def answer(request):
             text = prompt_of(request, tokenizer)
             if text.count("<|assistant|>") == 1:
-                return f": {len(seen) % 10}"
+                return f": {sum(map(ord, text)) % 10}"
             seen.append(text)
             return ": 1"
 
@@ -88,7 +89,7 @@ def test_a_policy_that_repeats_its_first_attempt_loses_it_with_it():
 
     episodes, rows = rows_of(script, n=20)
     own = [episode.turns[-1].reward == 1.0 for episode in episodes]
-    assert [row.correct[-1] for row in rows[OTHERS_FIRST]] == own  # all first attempts are equal
+    assert OTHERS_FIRST not in rows  # all first attempts are equal
     assert any(own)
     assert [row.correct[-1] for row in rows[WITHOUT_FIRST]] != own
 
@@ -117,12 +118,40 @@ def test_episodes_that_a_control_leaves_as_they_are_are_marked():
     }
     episodes, rows = rows_of(script, 20, feedback="verdict", **hooks)
     own, played = prompts[:20], prompts[20:]
-    assert list(rows) == list(CONTROLS)
+    assert list(rows) == [name for name in CONTROLS if name != TOLD_VERDICT]
     marked = [row.unchanged for found in rows.values() for row in found]
-    assert marked == [text == own[i % 20] for i, text in enumerate(played)]
+    assert played[40:60] == own  # so that C3 has no rows
+    assert marked == [text == own[i % 20] for i, text in enumerate(played[:40] + played[60:])]
     n = {name: sum(row.unchanged for row in found) for name, found in rows.items()}
-    assert n == {WITHOUT_FIRST: 0, OTHERS_FIRST: n[OTHERS_FIRST], TOLD_VERDICT: 20, OTHER_ERROR: 7, OTHER_ATTEMPT: 7}
+    assert n == {WITHOUT_FIRST: 0, OTHERS_FIRST: n[OTHERS_FIRST], OTHER_ERROR: 7, OTHER_ATTEMPT: 7}
     assert [row.unchanged for row in rows[OTHER_ERROR]] == [others[episode.task_id] for episode in episodes]
+
+
+@pytest.mark.parametrize("stop_rule", ["never", "on_correct"])
+def test_an_episode_that_ends_with_the_exchanged_attempt_counts_in_no_rate(stop_rule):
+    """The attempts at even tasks are right at the task where C2 shows them, and no second attempt is ever right."""
+    tasks = build_trainer(modchain_config())[1].tasks(Split.TEST)[:10]
+
+    def script(tokenizer):
+        def answer(request):
+            text = prompt_of(request, tokenizer)
+            (i,) = (i for i, task in enumerate(tasks) if tokenizer.decode(tokenizer.encode(task.question)) in text)
+            shown_at = tasks[(i + 5) % 10].gold if i % 2 == 0 else str((int(tasks[i].gold) + 1) % 10)
+            return f": {shown_at}" if text.count("<|assistant|>") == 1 else f": {(int(tasks[i].gold) + 1) % 10}"
+
+        return answer
+
+    episodes, rows = rows_of(script, stop_rule=stop_rule)
+    own = {episode.task_id for episode in episodes if episode.turns[0].correct}
+    found = {row.task_id: row for row in rows[OTHERS_FIRST]}
+    assert len(own) < 5
+    for i, task in enumerate(tasks):
+        row, shown = found[task.id], episodes[(i + 5) % 10].turns[0].text.strip()
+        ended = stop_rule == "on_correct" and shown == f": {task.gold}"
+        assert ended or i % 2 == 0 or stop_rule == "never"
+        assert row.failed == ended
+        assert ("control put there" in row.broken_by) == ended
+        assert row.correct == ((True,) if ended else (shown == f": {task.gold}", False))
 
 
 def test_a_control_of_ones_own_is_played_by_its_name():

@@ -8,8 +8,10 @@ import pytest
 import envs
 from envs import Split
 from experiments.arms import run_base, run_offline
+from experiments.base_schema import WarmStartConfig
 from experiments.evidence import load_rows
-from rl.config import OfflineConfig, OptimConfig, RunConfig, SFTConfig
+from experiments.schema import CompareConfig, TuneConfig
+from rl.config import OfflineConfig, OptimConfig, RunConfig, SFTConfig, TrainConfig
 from rl.recorded import read_conversations, replay
 from tests.helpers import modchain_config
 
@@ -132,6 +134,51 @@ def test_lines_that_cannot_be_used_are_named(env, tmp_path):
         read_conversations(str(tmp_path / "gone"), env, env.tasks)
 
 
+def test_a_task_id_that_asks_another_question_is_refused(env, tmp_path):
+    task, other = env.tasks[:2]
+    opening = env.reset(options={"task": task})[0][-1].content
+    again = {"messages": [{"role": "assistant", "content": right(task)}], "task_id": task.id}
+    fine = [
+        said(task, right(task), task_id=task.id),
+        said(task, right(task), task_id=task.id, question=f"  {task.question} "),
+        {**again, "question": opening},
+        {**again, "question": ""},
+        {**again, "messages": [{"role": "user", "content": "asked in other words"}, *again["messages"]]},
+    ]
+    found = read_conversations(write(tmp_path / "a.jsonl", fine), env, env.tasks)
+    assert [one.task for one in found] == [task] * len(fine)
+    shifted = [
+        said(task, right(task), task_id=other.id),
+        said(task, right(task), task_id=other.id, question=task.question),
+        {**again, "question": "What is 3 + 4?"},
+        {**again, "question": task.question[:-2]},
+        {**again, "question": f"{task.question}\n{task.question}"},
+    ]
+    with pytest.raises(ValueError, match="5 of 6 conversations cannot be used") as refused:
+        read_conversations(write(tmp_path / "b.jsonl", [fine[0], *shifted]), env, env.tasks)
+    assert str(refused.value).count("but it is about") == 5
+    assert f"line 2: its task_id {other.id!r} asks {other.question!r}" in str(refused.value)
+
+
+def test_choices_that_the_environment_adds_to_a_question_are_no_other_question(tmp_path):
+    rows = [{"question": f"Which, {i}?", "choices": ["a", "b"], "answer": "A"} for i in range(20)]
+    options = {"path": write(tmp_path / "my.jsonl", rows), "verify": "choice"}
+    choices = envs.make("errata/rows-v1", options=options)
+    row = {"messages": [{"role": "assistant", "content": "A"}], "task_id": choices.tasks[0].id}
+    for n, line in enumerate(choices.tasks[0].question.splitlines()):
+        assert n or read_conversations(write(tmp_path / "a.jsonl", [row | {"question": line}]), choices, choices.tasks)
+
+
+def test_more_attempts_than_the_environment_allows_are_refused(env, tmp_path):
+    task = env.tasks[0]
+    rows = [said(task, right(task)), said(task, *[wrong(task)] * 3, right(task))]
+    path = write(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ValueError, match=r"line 2: it holds 4 attempts, .*\.attempts=2; set env\.attempts=4"):
+        read_conversations(path, env, env.tasks)
+    longer = envs.make("errata/modchain-v1", OPTIONS, prompts="toy-v1", attempts=4)
+    assert [len(one.texts) for one in read_conversations(path, longer, longer.tasks)] == [1, 4]
+
+
 def test_offline_methods_learn_from_them_and_evaluate_reads_them(tmp_path):
     base = modchain_config()
     train, test = (envs.make(base.env.id, options=OPTIONS, split=split).tasks for split in (Split.TRAIN, Split.TEST))
@@ -142,17 +189,45 @@ def test_offline_methods_learn_from_them_and_evaluate_reads_them(tmp_path):
     offline = OfflineConfig(
         name="STaR", rule="star", conversations=learned, epochs=1, optim=OptimConfig(lr=1e-4, schedule="linear")
     )
-    cfg = SFTConfig(**shared, training=base.training, offline=offline, evaluation=evaluation)
+    own = {"training": base.training, "offline": offline}
+    cfg = SFTConfig(**shared, **own, evaluation=replace(base.evaluation, samples_per_task=0))
     (tmp_path / "sft").mkdir()
     result = run_offline(cfg, tmp_path / "sft", lambda *_: None)
     assert result.notes["rounds"][0]["kept"] == 8
-    assert result.sampled["accuracy_t1"] == 0.0
-    assert result.sampled["accuracy_t2"] == 1.0
-    frame = load_rows(tmp_path / "sft")
-    assert (frame["mode"] == "sampled").sum() == 40
     (tmp_path / "base").mkdir()
     result = run_base(RunConfig(**shared, evaluation=evaluation), tmp_path / "base", lambda *_: None)
     assert (result.sampled["n"], result.sampled["delta"], result.greedy) == (40.0, 1.0, {})
+    assert (result.sampled["accuracy_t1"], result.sampled["accuracy_t2"]) == (0.0, 1.0)
+    assert (load_rows(tmp_path / "base")["mode"] == "sampled").sum() == 40
+
+
+@pytest.mark.parametrize("n_single", [1, 20])
+def test_conversations_with_fewer_attempts_measure_no_later_attempt(tmp_path, n_single):
+    base = modchain_config()
+    test = envs.make(base.env.id, options=OPTIONS, split=Split.TEST).tasks
+    rows = [said(task, right(task)) for task in test[:n_single]]
+    rows += [said(task, wrong(task), right(task)) for task in test[n_single:]]
+    judged = write(tmp_path / "test.jsonl", rows)
+    shared = {name: getattr(base, name) for name in ("seed", "threads", "name", "model")}
+    evaluation = replace(base.evaluation, conversations=judged)
+    cfg = RunConfig(**shared, env=base.env, evaluation=evaluation)
+    with pytest.raises(ValueError, match=rf"{n_single} of 20 conversations hold fewer attempts than env\.attempts=2"):
+        run_base(cfg, tmp_path, lambda *_: None)
+    if n_single == len(test):
+        result = run_base(replace(cfg, env=replace(base.env, attempts=1)), tmp_path, lambda *_: None)
+        assert result.sampled["accuracy_t1"] == 1.0
+        assert "accuracy_t2" not in result.sampled
+
+
+def test_no_trained_policy_gets_the_rates_of_a_file():
+    base = modchain_config()
+    shared = {"name": "mine", "evaluation": replace(base.evaluation, conversations="x.jsonl")}
+    kinds = (TrainConfig, SFTConfig, CompareConfig, TuneConfig, WarmStartConfig)
+    for kind in kinds:
+        more = {"include": ["star"]} if kind in kinds[2:4] else {}
+        with pytest.raises(ValueError, match=r"evaluation\.conversations: .*experiments\.evaluate"):
+            kind(**shared, **more)
+    assert RunConfig(**shared).evaluation.conversations
 
 
 def test_more_than_one_round_of_the_same_conversations_is_refused():
