@@ -6,7 +6,12 @@ from types import TracebackType
 
 def _quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
-        print("interrupted while the program was loading; nothing was begun", file=sys.stderr)
+        begun = False  # whether a function of the program itself was running, so that more than imports was done
+        while trace is not None:
+            frame, trace = trace.tb_frame, trace.tb_next
+            begun |= frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name != "<module>"
+        said = "interrupted" if begun else "interrupted while the program was loading; nothing was begun"
+        print(said, file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

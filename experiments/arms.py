@@ -69,7 +69,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         report = stopping.asked_by(report)
         bench = Workbench.build(cfg)
         identify(cfg, "sft", folder, bench.distributed)
-        validation, health = Validation(bench, report), RunHealth(cfg.training, folder, 1, bench.distributed)
+        validation, health = Validation(bench, report), RunHealth(cfg.training, folder, (1,), bench.distributed)
         trainer = bench.offline_trainer(cfg, lambda what, share: report(what, share, {}))
         checkpoints = Checkpoints(folder, cfg.training.keep_last, bench.distributed)
         found = checkpoints.load(trainer) or {"rounds": [], "sizes": {"metrics": 0, "episodes": 0, "rounds": 0}}
@@ -81,6 +81,7 @@ def run_offline(cfg: SFTConfig, folder: Path, report: Report, arm: str | None = 
         try:
             if not rounds:
                 health.look(0, validation.log(tracker, 0, 0), 0.0)
+            health.stop(lambda: None)  # for a problem of the base, and one that a resumed run still has
             while trainer.round < cfg.offline.iterations:
                 started = time.perf_counter()
                 episodes = trainer.collect()

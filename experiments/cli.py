@@ -101,12 +101,17 @@ def register_schemas() -> None:
         store.store(name=f"{name}_schema", node=node)
 
 
-def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callable[[], None]]:
+def entry_point(config_name: str, runs: bool = True) -> Callable[[Callable[[Any], object]], Callable[[], None]]:
     """Turns a function that takes a typed config into a program.
 
     An unknown key or a wrong value ends the program with exit status 2 and a message that names the key; for an
     unknown key, the message also suggests the nearest known one. Ctrl-C ends the program with status 130. The function
     should import torch in its body, so that ``--help`` and errors in the config appear before torch is loaded.
+
+    Args:
+        config_name: Name of the config, in ``configs`` and among the schemas.
+        runs: Whether the program starts a run, which the same command starts over after an interruption. Other programs
+            only show something or make files of what is there.
     """
 
     def decorate(run: Callable[[Any], object]) -> Callable[[], None]:
@@ -133,7 +138,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[Any], object]], Callabl
                 with terminable():
                     program()
             except KeyboardInterrupt as error:  # its args, if any, tell where the run is kept and how to resume it
-                _say_interrupted(error)
+                _say_interrupted(error, ("the same command starts over",) if runs else ())
             except yaml.YAMLError as error:  # from a user's own config file, below --config-dir
                 fail(_no_yaml(error))
             except (HydraException, OmegaConfBaseException) as error:
@@ -157,12 +162,17 @@ class Terminated(KeyboardInterrupt):
     """Raised on a signal of the cluster or of ``kill``; ends a program as Ctrl-C does."""
 
 
-def _say_interrupted(error: KeyboardInterrupt) -> NoReturn:
-    """Ends a program after Ctrl-C or a signal; with several processes, only the one of rank 0 prints a message."""
+def _say_interrupted(error: KeyboardInterrupt, otherwise: Sequence[str]) -> NoReturn:
+    """Ends a program after Ctrl-C or a signal; with several processes, only the one of rank 0 prints a message.
+
+    Args:
+        error: Its arguments, if any, are what is printed.
+        otherwise: Printed if the error has no arguments.
+    """
     what, status = ("stopped by a signal", os.EX_TEMPFAIL) if isinstance(error, Terminated) else ("interrupted", 130)
     if os.environ.get("RANK", "0") == "0":
-        said = error.args or ("the same command starts over",)
-        console.print(f"[yellow]{what}[/]", *(f"[yellow];[/] {one}" for one in said), sep="", soft_wrap=True)
+        said = (f"[yellow];[/] {one}" for one in error.args or otherwise)
+        console.print(f"[yellow]{what}[/]", *said, sep="", soft_wrap=True)
     sys.exit(status)
 
 

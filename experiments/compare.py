@@ -28,6 +28,7 @@ from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
 from rewards.wording import counted
 from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
+from rl.health_needs import notes_on_stops, refuse_idle_stops, without_idle_stops
 from rl.tracking import describe_run
 
 BASE = "base"
@@ -53,6 +54,7 @@ def plan(cfg: CompareConfig, folder: Path, threads: int = 1) -> list[Job]:
     }
     for name in cfg.include:  # an arm that cannot be run is refused before any job starts
         refuse_arm(name, arms[name][1], cfg)
+    refuse_stops([arms[name][1] for name in cfg.include], cfg)
     jobs = []
     for seed in cfg.seeds:
         for name in (BASE, *cfg.include):
@@ -82,6 +84,14 @@ def refuse_arm(name: str, config: Any, cfg: ArmsConfig) -> None:
         raise UserError(of_arm(name, str(error)) + leave) from None
 
 
+def refuse_stops(configs: Sequence[Any], cfg: ArmsConfig) -> None:
+    """Raises UserError if ``training.stop_on`` names a check that can find nothing in any of the arms."""
+    try:
+        refuse_idle_stops(cfg.training.stop_on, [config for config in configs if hasattr(config, "training")])
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
 def shared_by_arms(cfg: ArmsConfig, threads: int) -> dict[str, Any]:
     """The fields that the configs of all arms share; ``threads`` is used if the config sets no number of threads."""
     shared: dict[str, Any] = {"runs_dir": cfg.runs_dir, "data_dir": cfg.data_dir, "plugins": cfg.plugins}
@@ -92,10 +102,12 @@ def shared_by_arms(cfg: ArmsConfig, threads: int) -> dict[str, Any]:
 def arm_config(name: str, entry: Any, cfg: ArmsConfig, shared: dict[str, Any]) -> tuple[str, Any, dict[str, Any]]:
     """An arm's kind (a name in ``ARMS``), config and further options, from its entry in the comparison's ``arms``."""
     if isinstance(entry, AlgorithmConfig):
-        return "online", TrainConfig(algorithm=entry, training=cfg.training, **shared), {}
+        config: Any = TrainConfig(algorithm=entry, training=cfg.training, **shared)
+        return "online", without_idle_stops(config), {}
     if isinstance(entry, OfflineConfig):
         budget = {item.name: getattr(cfg.training, item.name) for item in fields(BudgetConfig)}
-        return "offline", SFTConfig(offline=entry, training=BudgetConfig(**budget), **shared), {}
+        config = SFTConfig(offline=entry, training=BudgetConfig(**budget), **shared)
+        return "offline", without_idle_stops(config), {}
     if isinstance(entry, PromptingConfig):
         changed = _asked_otherwise(entry, cfg) if name in cfg.include else cfg.env
         return "as_it_is", RunConfig(**{**shared, "env": changed}), {}
@@ -202,6 +214,8 @@ def refuse_changed_config(job: Job) -> None:
     before = leaves(OmegaConf.load(job.folder / "config.yaml"))
     now = leaves(OmegaConf.create(resolved_yaml(job.arm.config)))
     changed = {key for key in now.keys() | before.keys() if now.get(key) != before.get(key)}
+    # A run's own resume lets these keys change, too: they decide what is said of a run, not what it learns.
+    changed = {key for key in changed if not key.startswith(("training.health", "training.stop_on"))}
     if changed := changed - {"threads", "runs_dir", "data_dir", "plugins"}:
         raise UserError(
             f"resume: {job.arm.name}, seed {job.seed} was run with another config; changed: "
@@ -249,6 +263,8 @@ def say_before(cfg: CompareConfig, jobs: Sequence[Job]) -> None:
     for name, config in {job.arm.name: job.arm.config for job in jobs}.items():
         for note in notes_of_arm(config) if isinstance(config, TrainConfig | SFTConfig) else ():
             console.print(f"[yellow]note:[/] {of_arm(name, note)}", highlight=False)
+    for note in notes_on_stops({job.arm.name: job.arm.config for job in jobs}, cfg.training.stop_on):
+        console.print(f"[yellow]note:[/] {note}", highlight=False)
     trained = list(dict.fromkeys(job.arm.name for job in jobs if job.kind != "as_it_is"))
     if cfg.tuning and (untuned := [arm for arm in trained if arm not in cfg.tuning]):
         console.print(f"[yellow]not tuned, unlike the other arms:[/] {', '.join(untuned)}", highlight=False)

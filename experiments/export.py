@@ -304,7 +304,7 @@ def _remove(path: Path) -> None:
     path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
-@entry_point("export")
+@entry_point("export", runs=False)
 def main(cfg: ExportConfig) -> None:
     """Exports a folder and prints the paths of the files written."""
     paths = export(Path(cfg.run), cfg.to, Path(cfg.out) if cfg.out else None)

@@ -90,7 +90,8 @@ class OnlineRun:
         sizes = found["sizes"] if found is not None else {"metrics": 0, "episodes": 0}
         mirror = Trackers(cfg.tracking, folder, identity.config) if distributed.is_main else None
         self._tracker = Tracker(folder, sizes, mirror) if distributed.is_main else None
-        self._health = RunHealth(cfg.training, folder, cfg.algorithm.group_size, distributed)
+        sizes_of_groups = [stage.group_size for stage in self.trainer.stages]
+        self._health = RunHealth(cfg.training, folder, sizes_of_groups, distributed)
         self._health.read(self.trainer.step, self.trainer.progress)
 
     def train(self) -> None:
@@ -98,6 +99,8 @@ class OnlineRun:
         if not self.resumed:  # Measures the base model, with which all later validations are compared.
             self._validate()
         try:
+            if self.resumed:
+                self._health.stop(lambda: None)
             while not self.trainer.is_done:
                 self._after_step(self.trainer.train_step(self._after_update))
         except BaseException as error:

@@ -98,7 +98,7 @@ def main() -> None:
 
     # ``entry_point`` reads the --help text, and the program's name for other processes, from the function's module.
     run.__module__ = __name__
-    entry_point(given[0])(run)()
+    entry_point(given[0], runs=False)(run)()
 
 
 def _print_help() -> None:

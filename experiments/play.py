@@ -21,7 +21,7 @@ def read_response() -> str:
     return "\n".join(lines)
 
 
-@entry_point("play")
+@entry_point("play", runs=False)
 def main(cfg: PlayConfig) -> None:
     """Plays episodes until the input ends; shows what the policy would see, and the verifier's verdicts."""
     hub.register()

@@ -139,7 +139,7 @@ def refuse_early(repo: str | None) -> None:
         raise UserError(str(error)) from error
 
 
-@entry_point("push")
+@entry_point("push", runs=False)
 def main(cfg: PushConfig) -> None:
     """Writes the model card and uploads it with the policy."""
     console.print(f"published as {push(Path(cfg.run), cfg.repo, cfg.private)}", highlight=False)

@@ -144,7 +144,7 @@ def _escaped(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[escape(cell) for cell in row] for row in rows]  # Otherwise rich reads an interval in brackets as markup.
 
 
-@entry_point("report")
+@entry_point("report", runs=False)
 def main(cfg: ReportConfig) -> None:
     """Writes the whole report, or only the tables and figures that ``only`` names."""
     folders = [str(one) for one in cfg.run] if isinstance(cfg.run, list) else str(cfg.run)

@@ -1,7 +1,7 @@
 """Applies the checks of :mod:`rl.health` to a run: after every log line; prints and records findings, stops the run."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,8 @@ from rich.markup import escape
 
 from experiments.cli import console
 from rl.config import BudgetConfig
-from rl.health import CHECKS, PAGE, VALIDATION, History
+from rl.health import CHECKS, PAGE
+from rl.health_log import VALIDATION, History
 from rl.tracking import read_jsonl, write_json
 
 if TYPE_CHECKING:  # Programs that only show findings must not load torch.
@@ -49,13 +50,13 @@ class Health:
 
     Args:
         checks: Options of each check that replace the defaults; ``None`` disables the check.
-        group_size: Number of episodes of a task that are compared with each other.
+        group_sizes: Number of episodes of a task that are compared with each other, by stage.
     """
 
-    def __init__(self, checks: Mapping[str, Any], group_size: int = 1) -> None:
+    def __init__(self, checks: Mapping[str, Any], group_sizes: Sequence[int] = (1,)) -> None:
         on = {name: checks.get(name, {}) for name in CHECKS}
         self._checks = {name: CHECKS.bind(name, given) for name, given in on.items() if given is not None}
-        self.history = History(group_size)
+        self.history = History(group_sizes)
         self.findings: list[Finding] = []
 
     def add(self, row: Mapping[str, Any], progress: float) -> tuple[list[Finding], list[Finding]]:
@@ -91,17 +92,21 @@ class RunHealth:
         budget: ``training`` of the config, with the options of the checks (``health``) and the checks that stop the run
             (``stop_on``).
         folder: Folder of the run; findings are written to its ``run.json``.
-        group_size: Number of episodes of a task that are compared with each other.
+        group_sizes: Number of episodes of a task that are compared with each other, by stage.
         distributed: Process group; the main process prints and writes, and all processes stop together.
     """
 
-    def __init__(self, budget: BudgetConfig, folder: Path, group_size: int, distributed: "Distributed") -> None:
-        self._health, self._stop_on = Health(budget.health, group_size), budget.stop_on
+    def __init__(
+        self, budget: BudgetConfig, folder: Path, group_sizes: Sequence[int], distributed: "Distributed"
+    ) -> None:
+        self._health, self._stop_on = Health(budget.health, group_sizes), budget.stop_on
         self._folder, self._distributed = folder, distributed
         self._stops: list[Finding] = []
 
     def read(self, step: int, progress: float) -> None:
         """Evaluates the checks on earlier log lines of a resumed run without printing; all processes must call it.
+
+        A problem of ``training.stop_on`` that still lasts ends the resumed run at the next call of :meth:`stop`.
 
         Args:
             step: Step at which the run resumes; later log lines are ignored.
@@ -114,6 +119,7 @@ class RunHealth:
         spent = max((row.get("rollout/episodes", 0) for row in rows), default=0) or 1
         for row in rows:
             self._health.add(row, progress * row.get("rollout/episodes", 0) / spent)
+        self._stops += [one for one in self._health.findings if one.ended is None and one.check in self._stop_on]
         self._write()
 
     def look(self, step: int, metrics: Mapping[str, float], progress: float) -> None:
@@ -145,7 +151,7 @@ class RunHealth:
         save()
         raise RunStoppedError(
             f"training.stop_on={self._stop_on}: {found} What is done is kept; to continue all the same, give "
-            f"resume={self._folder} training.stop_on=[]"
+            f"training.stop_on=[] and resume={self._folder}, or the folder of its comparison"
         )
 
     def _write(self) -> None:

@@ -56,7 +56,7 @@ SELF_CORRECTION = "self_correction"
 """Name under which the comparison is listed among the studies."""
 
 
-@entry_point("thesis")
+@entry_point("thesis", runs=False)
 def main(cfg: ThesisConfig) -> None:
     """Reads the results, writes the page, and prints the computed sentence."""
     found = read_studies(Path(cfg.studies), cfg.size)

@@ -26,6 +26,7 @@ from experiments.compare import (
     arm_config,
     refuse_arm,
     refuse_changed_config,
+    refuse_stops,
     refuse_unequal_budgets,
     run_jobs,
     shared_by_arms,
@@ -105,9 +106,10 @@ class ArmStudy:
         self.kind, *_ = arm_config(arm, cfg.arms[arm], cfg, self._shared)
         self.varied: dict[str, Dimension] = dimensions(cfg.space, self.kind, arm)
         self._as_it_is = at_hand(cfg.arms[arm], self.varied)
+        self.ends: list[Any] = []
         for path, one in self.varied.items():  # Refuses impossible values now, instead of hours later in a trial.
             for end in one.values or (one.low, one.high):
-                self._changed({path: end})
+                self.ends.append(arm_config(arm, self._changed({path: end})[1], cfg, self._shared)[1])
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = SAMPLERS.bind(cfg.sampler, cfg.sampler_options)(cfg.seed)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -207,6 +209,7 @@ def studies(cfg: TuneConfig, folder: Path, threads: int = 1) -> list[ArmStudy]:
     as_they_are = [job for one in found for job in one.ask(1)[0].jobs]
     for one in found:
         refuse_arm(one.arm, one.trials[0].jobs[0].arm.config, cfg)
+    refuse_stops([job.arm.config for job in as_they_are] + [end for one in found for end in one.ends], cfg)
     refuse_unequal_budgets(as_they_are, cfg.match)
     return found
 

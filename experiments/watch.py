@@ -204,7 +204,7 @@ def view(folder: Path, n_episodes: int) -> Group | Table:
     return run_view(folder, n_episodes) if is_run else runs_view(folder)
 
 
-@entry_point("watch")
+@entry_point("watch", runs=False)
 def main(cfg: WatchConfig) -> None:
     """Refreshes the view until Ctrl-C, or prints it once."""
     folder = Path(cfg.run)

@@ -1,89 +1,34 @@
 """Health checks on the metrics of a run's last steps, each with limits, a usual cause and a remedy.
 
 A check only reads the log and does not change training; ``training.stop_on`` may name checks that end the run. Another
-module can register a check before the run starts::
+module can register a check before the run starts; ``needs`` names what the check can find nothing without
+(:mod:`rl.health_needs`)::
 
-    @CHECKS.register("slow", options=limits(below=1.0), cause="the disk", remedy="another disk")
+    @CHECKS.register("slow", options=limits(below=1.0), needs="steps", cause="the disk", remedy="another disk")
     def slow(history, *, below):
         \"""Fewer episodes a second than a limit.\"""
         speed = history.mean("system/episodes_per_second", 3)
         return f"{speed:.2g} episodes a second" if speed is not None and speed < below else ""
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import field, make_dataclass
 from typing import Any
 
 from rewards.lookup import Lookup, nearest
 from rewards.wording import counted
 from rl.analysis.printing import fixed, percent
 from rl.config.checks import check_numbers
+from rl.health_log import VALIDATION, History, mean
 
 PAGE = "docs/troubleshooting.md"
 """Documentation page with a section on every check, under the check's name."""
-VALIDATION = "eval/validation/"
-
-
-@dataclass
-class History:
-    """What a run has logged so far, as input for its checks.
-
-    Args:
-        group_size: Number of episodes of a task that are compared with each other.
-        steps: Metrics of the training steps, the newest last.
-        validations: Metrics of the validations, the newest last.
-        progress: Spent fraction of the budget.
-    """
-
-    group_size: int = 1
-    steps: list[Mapping[str, Any]] = field(default_factory=list)
-    validations: list[Mapping[str, Any]] = field(default_factory=list)
-    progress: float = 0.0
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Adds a line of ``metrics.jsonl``."""
-        # Steps and validations share the file; each kind is recognised by a metric that only this kind has.
-        if "optim/lr" in row:
-            self.steps.append(row)
-        elif f"{VALIDATION}n" in row:
-            self.validations.append(row)
-
-    @property
-    def stage(self) -> list[Mapping[str, Any]]:
-        """The steps of the current stage only, since gradient norms of stages with another loss are not comparable."""
-        here = self.steps[-1].get("stage") if self.steps else None
-        return [step for step in self.steps if step.get("stage") == here]
-
-    def mean(self, name: str, n: int) -> float | None:
-        """A metric's mean over the last ``n`` steps; ``None`` if there are fewer steps or none of them has a value."""
-        return mean(self.steps[-n:], name) if len(self.steps) >= n else None
-
-    def attempts(self, name: str, n: int) -> list[tuple[int, float]]:
-        """Pairs of attempt and mean over the last ``n`` steps, for a metric that is logged for each attempt."""
-        found = ((k, self.mean(f"{name}_t{k}", n)) for k in range(1, self.n_attempts + 1))
-        return [(k, value) for k, value in found if value is not None]
-
-    @property
-    def n_attempts(self) -> int:
-        """Largest number of attempts for which the newest step has metrics."""
-        known = (name.rpartition("_t")[2] for name in (self.steps[-1] if self.steps else ()) if "accuracy_t" in name)
-        return max(map(int, known), default=0)
-
-    def validated(self, name: str) -> float | None:
-        """A rate of the newest validation; ``None`` if it is missing or ``nan``."""
-        value = self.validations[-1].get(VALIDATION + name) if self.validations else None
-        return value if value is not None and value == value else None
-
-
-def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Mean of a metric over the rows that have a value for it; ``None`` if no row has one."""
-    # nan (a mean over nothing) is unequal to itself; in metrics.jsonl it is null.
-    values = [value for row in rows if (value := row.get(name)) is not None and value == value]
-    return sum(values) / len(values) if values else None
 
 
 CHECKS: Lookup[Callable[..., str]] = Lookup("training.health")
-"""``(history, **limits) -> message``: what is wrong, or an empty text. An entry has the facts ``cause`` and ``remedy``.
+"""``(history, **limits) -> message``: what is wrong, or an empty text. An entry has the facts ``cause`` and ``remedy``,
+and ``needs`` if there are runs in which it finds nothing: names in :data:`rl.health_needs.NEEDS`, separated by spaces.
 """
 
 
@@ -167,6 +112,7 @@ def _share_of_responses(history: History, name: str, what: str, above: float, st
 @CHECKS.register(
     "longer",
     options=limits(above=3.0, tokens=32.0, steps=3),
+    needs="steps",
     cause="long answers cost nothing, or a loss that is averaged per answer favours long wrong ones",
     remedy="algorithm.normaliser=tokens, or a smaller env.max_new_tokens",
 )
@@ -183,6 +129,7 @@ def longer(history: History, *, above: float, tokens: float, steps: int) -> str:
 @CHECKS.register(
     "copied",
     options=limits(above=0.98, after=0.5, steps=3),
+    needs="steps attempts",
     cause="repeating the first attempt is safest, and no reward favours trying another (SCoRe, arXiv 2409.12917, calls "
     "this collapse)",
     remedy="algorithm=score, whose first stage keeps the first attempt near the base and whose bonus pays corrections",
@@ -199,21 +146,23 @@ def copied(history: History, *, above: float, after: float, steps: int) -> str:
 @CHECKS.register(
     "always_changed",
     options=limits(above=0.7, steps=5),
+    needs="attempts",
     cause="the policy has learned that the first attempt is always wrong, for example because changing an answer earns "
     "more than keeping a right one",
     remedy="reward_weights=[1,1] in the algorithm's stages, so that first attempts count; a smaller progress_alpha",
 )
 def always_changed(history: History, *, above: float, steps: int) -> str:
     """Second attempts turn a large fraction of right first attempts into wrong ones."""
-    broken, rewritten, kept = (
-        history.mean(f"data/{name}", steps) for name in ("c_to_i", "c_to_c_rewritten", "c_to_c_copied")
-    )
-    if broken is None or rewritten is None or kept is None:
+    if not history.steps:
+        share, right = history.trained("break_rate", steps), history.trained("accuracy_t1", steps)
+    else:
+        names = ("c_to_i", "c_to_c_rewritten", "c_to_c_copied")
+        kinds = [one for name in names if (one := history.mean(f"data/{name}", steps)) is not None]
+        right = sum(kinds) if len(kinds) == len(names) else None
+        share = kinds[0] / right if right else None
+    if share is None or right is None or right < 0.05 or share <= above:  # with few right ones it is too noisy
         return ""
-    right = broken + rewritten + kept
-    if right < 0.05 or broken / right <= above:  # with few right first attempts the fraction is too noisy
-        return ""
-    return f"{percent(broken / right, 0)} % of the right first attempts are made wrong by the second"
+    return f"{percent(share, 0)} % of the right first attempts are made wrong by the second"
 
 
 # ---------------------------------------------------------------- training data
@@ -222,6 +171,7 @@ def always_changed(history: History, *, above: float, steps: int) -> str:
 @CHECKS.register(
     "all_right",
     options=limits(above=0.9, steps=5),
+    needs="steps groups",
     cause="the tasks have become too easy, and groups of equal rewards have no gradient",
     remedy="harder tasks, training.curriculum=pass_rate, or fewer episodes",
 )
@@ -233,6 +183,7 @@ def all_right(history: History, *, above: float, steps: int) -> str:
 @CHECKS.register(
     "all_wrong",
     options=limits(above=0.9, steps=5),
+    needs="steps groups",
     cause="the tasks are too hard for the base, or the verifier does not read its answers",
     remedy="easier tasks, a larger algorithm.group_size, a warm start (experiments.warm_start)",
 )
@@ -251,6 +202,7 @@ def _without_signal(history: History, which: str, word: str, above: float, steps
 @CHECKS.register(
     "failed",
     options=limits(above=0.02, steps=1),
+    needs="steps",
     cause="the environment or a verifier raises, or prompts and answers do not fit the model's context",
     remedy="python -m experiments.check with the same env; the errors are in episodes.jsonl",
 )
@@ -263,6 +215,7 @@ def failed(history: History, *, above: float, steps: int) -> str:
 @CHECKS.register(
     "masked",
     options=limits(above=0.5, steps=3),
+    needs="steps",
     cause="rewards without information (timeouts, ambiguous answers), or algorithm.mask_cut_off",
     remedy="a longer time limit of the verifier; algorithm.mask_cut_off=false",
 )
@@ -277,13 +230,14 @@ def masked(history: History, *, above: float, steps: int) -> str:
 @CHECKS.register(
     "overfitting",
     options=limits(above=0.1),
+    needs="steps validations",
     cause="training tasks are learned by heart, or training rewards something that validation does not",
     remedy="more training tasks, fewer episodes, training.select=best, and a look at the rewards in episodes.jsonl",
 )
 def overfitting(history: History, *, above: float) -> str:
     """Accuracy rises in training but has fallen in validation."""
     name = f"accuracy_t{history.n_attempts}"
-    found = [row for row in history.validations if row.get(f"{VALIDATION}{name}") is not None]
+    found = [row for row in history.validations if mean([row], f"{VALIDATION}{name}") is not None]
     if len(found) < 3 or not history.n_attempts:
         return ""
     # Compare with the best validation so far. Training accuracy, averaged over the five steps before either validation,
@@ -306,6 +260,7 @@ def overfitting(history: History, *, above: float) -> str:
 @CHECKS.register(
     "entropy_collapse",
     options=limits(below=0.02, steps=5),
+    needs="steps",
     cause="the policy's samples are all alike, so nothing new is found",
     remedy="a smaller algorithm.optim.lr, larger kl_coefs in the stages, or algorithm.terms={entropy: {loss: entropy}}",
 )
@@ -321,6 +276,7 @@ def entropy_collapse(history: History, *, below: float, steps: int) -> str:
 @CHECKS.register(
     "entropy_explosion",
     options=limits(above=2.0, nats=0.5, steps=3),
+    needs="steps",
     cause="steps that are too large take the policy towards noise, or an entropy term is too strong",
     remedy="a smaller algorithm.optim.lr, or a smaller weight of the entropy term",
 )
@@ -335,6 +291,7 @@ def entropy_explosion(history: History, *, above: float, nats: float, steps: int
 @CHECKS.register(
     "far_from_reference",
     options=limits(above=100.0, steps=3),
+    needs="steps kl",
     cause="nothing holds the policy near the base, or the learning rate is too high",
     remedy="larger kl_coefs in the algorithm's stages, or a smaller algorithm.optim.lr",
 )
@@ -349,6 +306,7 @@ def far_from_reference(history: History, *, above: float, steps: int) -> str:
 @CHECKS.register(
     "clipped",
     options=limits(above=0.3, steps=3),
+    needs="steps updates",
     cause="many or large optimiser steps on one batch, after which most of its tokens have no gradient",
     remedy="fewer algorithm.epochs or algorithm.minibatches, or a smaller algorithm.optim.lr",
 )
@@ -361,6 +319,7 @@ def clipped(history: History, *, above: float, steps: int) -> str:
 @CHECKS.register(
     "sampler_gap",
     options=limits(above=0.05, steps=3),
+    needs="steps",
     cause="the engine samples with stale weights, in another precision, or at another temperature than is trained on",
     remedy="engine.dtype as in training, algorithm.importance=token",
 )
@@ -373,6 +332,7 @@ def sampler_gap(history: History, *, above: float, steps: int) -> str:
 @CHECKS.register(
     "gradient_spike",
     options=limits(above=100.0, steps=20),
+    needs="steps",
     cause="a batch unlike the others, rewards that are out of scale, or a learning rate at the edge of stability",
     remedy="a smaller algorithm.optim.lr or algorithm.optim.max_grad_norm, and a look at that step in episodes.jsonl",
 )
@@ -382,32 +342,47 @@ def gradient_spike(history: History, *, above: float, steps: int) -> str:
     Since gradients are clipped to ``max_grad_norm``, spikes may be harmless: in the first stage of good SCoRe runs a
     norm of 75 times the largest one before did no harm.
     """
-    norms = [step.get("optim/grad_norm") for step in history.stage[-steps - 1 :]]
-    norms = [norm for norm in norms if norm is not None and norm == norm]
-    # With fewer than five earlier steps, the largest norm is no reliable standard.
-    if len(norms) < 6 or norms[-1] <= above * max(norms[:-1]):
+    found = [step.get("optim/grad_norm") for step in history.stage[-steps - 1 :]]
+    norms = [norm for norm in found if norm is not None and math.isfinite(norm)]
+    # With fewer than five earlier steps, the largest norm is no reliable standard. A step without a finite norm is none
+    # to judge; `skipped_steps` reports it.
+    if len(norms) < 6 or norms[-1] != found[-1] or norms[-1] <= above * max(norms[:-1]):
         return ""
     return f"the gradient's norm is {norms[-1]:.3g}; the largest of the steps before was {max(norms[:-1]):.3g}"
+
+
+@CHECKS.register(
+    "skipped_steps",
+    options=limits(above=0.1, steps=3),
+    needs="steps skips",
+    cause="a reward or a log-prob is not finite, or steps were so large that the policy's outputs overflow",
+    remedy="training.nonfinite=stop, whose message names what is not finite; a smaller algorithm.optim.lr",
+)
+def skipped_steps(history: History, *, above: float, steps: int) -> str:
+    """A fraction of the optimiser steps is skipped, because loss or gradient is not finite."""
+    share = history.mean("optim/skipped", steps)
+    if share is None or share <= above:
+        return ""
+    return f"{percent(share, 0)} % of the optimiser steps are skipped, as loss or gradient is not finite"
 
 
 @CHECKS.register(
     "learning_rate",
     options=limits(above=0.5, accuracy=0.05, steps=3),
     cause="the learning rate is too high for this model, which unlearns what it could do",
-    remedy="algorithm.optim.lr=... ten times smaller, or more algorithm.optim.warmup_steps",
+    remedy="a learning rate (algorithm.optim.lr, offline.optim.lr) ten times smaller, or more warmup_steps",
 )
 def learning_rate(history: History, *, above: float, accuracy: float, steps: int) -> str:
-    """Accuracy at every attempt has lost a large fraction of its value in the first step."""
-    now = history.attempts("rollout/accuracy", steps)
-    first = [mean(history.steps[:1], f"rollout/accuracy_t{k}") for k, _ in now]
-    pairs = [(before, value) for before, (_, value) in zip(first, now, strict=True) if before is not None]
-    if len(history.steps) <= steps or not pairs or max(before for before, _ in pairs) < accuracy:
+    """Accuracy at every attempt has lost a large fraction of what it was in the first step (offline: of the base's)."""
+    pairs = history.accuracies(steps)
+    if not pairs or max(before for before, _ in pairs) < accuracy:
         return ""
     # Accuracy must have fallen at all attempts, since self-correction may trade one attempt's accuracy for another's.
-    if any(value >= (1 - above) * before for before, value in pairs):
+    if any(now >= (1 - above) * before for before, now in pairs):
         return ""
-    lost = ", ".join(f"{percent(before)} % to {percent(value)} %" for before, value in pairs)
-    return f"accuracy has fallen at every attempt since the first step, from {lost}"
+    lost = ", ".join(f"{percent(before)} % to {percent(now)} %" for before, now in pairs)
+    where = "the first step" if history.steps else "the base's validation"
+    return f"accuracy has fallen at every attempt since {where}, from {lost}"
 
 
 # ---------------------------------------------------------------- time
@@ -416,6 +391,7 @@ def learning_rate(history: History, *, above: float, accuracy: float, steps: int
 @CHECKS.register(
     "slow_verifier",
     options=limits(above=0.5, seconds=30.0, steps=3),
+    needs="steps",
     cause="a judge or a verifier that takes longer than sampling and learning together",
     remedy="a shorter time limit of the verifier, more sandboxes, a judge on another machine",
 )
@@ -431,6 +407,7 @@ def slow_verifier(history: History, *, above: float, seconds: float, steps: int)
 @CHECKS.register(
     "verifier_timeouts",
     options=limits(above=0.05, steps=3),
+    needs="steps",
     cause="programs that do not end, a time limit that is too short for this machine, or too many processes on it",
     remedy="a longer time limit of the verifier, or fewer jobs at once",
 )

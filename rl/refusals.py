@@ -14,6 +14,7 @@ from rl.budget import TOKEN_CHUNK, batches_bought, planned_steps, refuse_small_b
 from rl.config import SFTConfig, TrainConfig
 from rl.config.checks import changed
 from rl.config.idle import notes_on, refuse_unpaid
+from rl.health_needs import notes_on_health, refuse_idle_stops
 
 
 def refuse_config(config: TrainConfig, n_processes: int = 1) -> None:
@@ -53,6 +54,7 @@ def refuse_config(config: TrainConfig, n_processes: int = 1) -> None:
             )
     refuse_small_budget(config)
     _refuse_long_warmups(config)
+    refuse_idle_stops(config.training.stop_on, [config])
     if size % n_processes:
         raise ValueError(f"training.tasks_per_step={size}: {n_processes} processes need a multiple of {n_processes}")
 
@@ -163,6 +165,7 @@ def refuse_offline(config: SFTConfig) -> None:
             f"env.between={env.between} is for online training: offline rules learn attempts alone; "
             "set env.between=null"
         )
+    refuse_idle_stops(config.training.stop_on, [config])
 
 
 def refuse_run(config: Any, n_processes: int = 1) -> None:
@@ -177,6 +180,8 @@ def notes_of_arm(config: Any) -> list[str]:
     """Notes on settings of an online algorithm or offline method that have no effect or may not work as intended."""
     found, tokens = list[str](), getattr(getattr(config, "training", None), "tokens", 0)
     if_long = f"if every answer were as long as env.max_new_tokens={config.env.max_new_tokens}: "
+    if isinstance(config, TrainConfig | SFTConfig):
+        found += notes_on_health(config)
     if isinstance(config, TrainConfig):
         found += notes_on(config.algorithm)
         if not (config.training.save_every or config.training.save_every_updates):

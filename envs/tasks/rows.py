@@ -20,10 +20,11 @@ from envs.base import Split, Task
 from envs.published import Provenance
 from envs.rows import Fault, Row
 from envs.splits import normalise_question, splits_of
-from envs.tasks.columns import cell_at, choices_of, find_columns, letter_of, question_of
+from envs.tasks.choices import choices_of
+from envs.tasks.columns import UnfitError, cell_at, find_columns, question_of
 from envs.tasks.joined_columns import join_columns
 from envs.tasks.parts import SplitNames, read_parts, shares_of, split_name, split_sizes
-from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, MathAnswers, UnfitError, make_verifier
+from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, MathAnswers, make_verifier
 from rewards import Score, Verdict
 from rewards.math import unreadable
 from rewards.wording import counted
@@ -138,6 +139,7 @@ class Rows:
         self.observes_execution = getattr(self._verifier, "observes_execution", False)
         self.verifies_elsewhere = getattr(self._verifier, "verifies_elsewhere", False)
         self.partial_credit = getattr(self._verifier, "partial_credit", False)
+        self.has_answer_form = getattr(self._verifier, "has_answer_form", False)
         self._loaded: _Read | None = None
 
     @staticmethod
@@ -217,6 +219,8 @@ class Rows:
         given = self._names.found([*names, *(name for name in parts if name and "split" not in columns)])
         self._refuse_shares_of(given)
         n = len(rows) + len(faults) - sum(names[name] for name in left_out)
+        if "choices" in columns:
+            self._verifier.refuse_other_count(rows, columns)
         read = _Read(n, faults, names, left_out)
         for name, part in parts.items():
             for row in part:
@@ -260,7 +264,7 @@ class Rows:
         info = {name: value for name, value in row.values.items() if name not in used}
         if "choices" in columns:
             info["choices"] = choices_of(cell_at(row.values, columns["choices"]))
-            gold = letter_of(gold, info["choices"])
+            gold = self._verifier.letter(gold, info["choices"])
             question += "".join(f"\n{letter}. {text}" for letter, text in info["choices"].items())
         elif isinstance(self._verifier, ChoiceAnswers) and not re.fullmatch("[A-Z]", gold):
             raise UnfitError(
@@ -380,13 +384,14 @@ class Rows:
         listed = faults[:SHOWN]
         listed += [f"  and {len(read.faults) - SHOWN} more"] if len(read.faults) > SHOWN else []
         of = f"of {counted(read.rows, 'row')}"
+        remedy = "Correct them, or take another env.options.verify or other columns"
         if read.faults and not self._skips:
             raise BadRowsError(
                 "\n".join(
                     [
                         f"{self._path}: {len(faults)} {of} cannot be used:",
                         *listed,
-                        "Correct them, or set env.options.on_bad_rows=skip",
+                        "Correct them, or set env.options.on_bad_rows=skip" if any(read.tasks.values()) else remedy,
                     ]
                 )
             )

@@ -1,5 +1,6 @@
 """What a person reads in a terminal: tables that fit, notes on budgets and failures, and what to do after Ctrl-C."""
 
+import importlib
 import os
 import re
 import signal
@@ -209,6 +210,40 @@ def test_an_end_from_outside_says_where_the_run_is_and_how_it_goes_on(
     assert capsys.readouterr().out.replace("\n", "").startswith(said.format(found[0]))
     assert found[0].exists() == ("nothing" not in said)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("train", "interrupted; the same command starts over"),
+        ("pretrain_tiny", "interrupted; the same command starts over"),
+        *((name, "interrupted") for name in ("check", "play", "watch", "push", "report", "export", "thesis", "plan")),
+    ],
+)
+def test_only_a_program_that_starts_a_run_says_that_it_starts_over(program, said, tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    main = importlib.import_module(f"experiments.{program}").main
+    monkeypatch.setattr("experiments.cli.typed", stopped)  # Ctrl-C before a run has its folder
+    monkeypatch.setattr("sys.argv", [program, *(["train"] if program == "plan" else [])])
+    monkeypatch.chdir(tmp_path)
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().out.strip() == said
+
+
+def test_a_program_without_a_config_says_that_it_was_interrupted(tmp_path):
+    """``experiments.doctor`` and ``experiments.prepare_smollm2`` leave Ctrl-C to the hook of the package."""
+    code = "import experiments, sys\nsys.excepthook = experiments._quietly\n"
+    for rest, said in (
+        ("raise KeyboardInterrupt", "interrupted while the program was loading; nothing was begun\n"),
+        ("def main():\n    raise KeyboardInterrupt\nmain()", "interrupted\n"),
+    ):
+        done = subprocess.run([sys.executable, "-c", code + rest], capture_output=True, text=True, cwd=ROOT)
+        assert done.stderr == said
 
 
 def test_a_run_that_is_stopped_within_a_comparison_says_how_the_comparison_goes_on(tmp_path, monkeypatch, capsys):

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from experiments.arms import run_base
+from experiments.arms import run_base, run_offline
 from experiments.evidence.page import _health
 from experiments.online import run_online
-from experiments.run_health import News, findings
+from experiments.run_health import News, RunHealth, findings
 from experiments.watch import run_view, runs_view
-from rl.config import AlgorithmConfig, EvalConfig
+from rl.backends.distributed import Distributed
+from rl.config import AlgorithmConfig, BudgetConfig, EvalConfig, OfflineConfig, SFTConfig
 from rl.types import RunStoppedError
 from tests.helpers import modchain_config
 
@@ -60,9 +61,55 @@ def test_a_run_stops_on_a_check_only_if_it_is_told_to_and_goes_on_without(tmp_pa
         run_online(cut_off_run(stop_on=["cut_off"]), tmp_path, quiet)
     assert (tmp_path / "checkpoints").exists()  # the run can be resumed
     assert not (tmp_path / "result.json").exists()
-    before = findings(tmp_path)
+    before, log = findings(tmp_path), (tmp_path / "metrics.jsonl").read_text()
+    with pytest.raises(RunStoppedError, match="100 % of the attempts are cut off"):  # the problem still lasts
+        run_online(cut_off_run(stop_on=["failed", "cut_off"]), tmp_path, quiet)
+    assert (tmp_path / "metrics.jsonl").read_text() == log
     assert run_online(cut_off_run(), tmp_path, quiet).totals["episodes"] == 48
     assert findings(tmp_path)[: len(before)] == before  # earlier findings are kept as they were
+
+
+def row(step, check):
+    rates = {"rollout/truncated_t1": 0.9 * (check == "cut_off"), "rollout/failed_fraction": 0.3 * (check == "failed")}
+    return {"step": step, "optim/lr": 1e-5, "rollout/episodes": 8 * step, "rollout/accuracy_t1": 0.3} | rates
+
+
+@pytest.mark.parametrize(
+    ("logged", "stop_on", "stops"),
+    [
+        (["cut_off"] * 5, ["cut_off"], True),
+        (["failed"] * 5, ["cut_off", "failed"], True),
+        (["cut_off"] * 5, ["failed"], False),
+        (["cut_off"] * 5, [], False),
+        (["cut_off"] * 4 + [""] * 4, ["cut_off"], False),  # it was over before the run ended
+        (["cut_off"] * 4 + [""] * 4 + ["cut_off"] * 4, ["cut_off"], True),
+        ([""] * 5, ["cut_off", "failed"], False),
+    ],
+)
+def test_a_problem_that_lasts_stops_the_resumed_run(tmp_path, logged, stop_on, stops):
+    lines = [json.dumps(row(step, check)) for step, check in enumerate(logged, 1)]
+    after = json.dumps(row(len(logged) + 1, "cut_off"))  # after the checkpoint, so that it is not read
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, after]))
+    health = RunHealth(BudgetConfig(stop_on=stop_on), tmp_path, (1,), Distributed())
+    health.read(len(logged), 0.5)
+    saved = []
+    if stops:
+        with pytest.raises(RunStoppedError, match=r"training.stop_on=\['.*give training.stop_on=\[\] and resume="):
+            health.stop(lambda: saved.append(1))
+    else:
+        health.stop(lambda: saved.append(1))
+    assert len(saved) == stops
+
+
+def test_an_offline_method_stops_before_it_samples_where_the_base_has_the_problem(tmp_path):
+    cfg = cut_off_run()
+    budget = BudgetConfig(episodes=48, stop_on=["cut_off"])
+    method = OfflineConfig(name="star", rule="star", group_size=2, iterations=1)
+    shared = {"name": "x", "model": cfg.model, "env": cfg.env, "engine": cfg.engine, "evaluation": cfg.evaluation}
+    for _ in range(2):  # and again when it is resumed
+        with pytest.raises(RunStoppedError, match="100 % of the attempts are cut off"):
+            run_offline(SFTConfig(**shared, offline=method, training=budget), tmp_path, quiet)
+        assert not (tmp_path / "rounds.jsonl").read_text()
 
 
 def test_an_evaluation_says_what_its_rates_say(tmp_path):

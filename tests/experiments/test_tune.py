@@ -420,3 +420,21 @@ def test_a_real_tuning_of_two_arms(tmp_path):
     assert "| star | 1 |" in (folder / "trials.md").read_text()
     text = Path(tmp_path / "tuned.yaml").read_text()
     assert text.startswith("# @package _global_\n# Values that experiments.tune chose")
+
+
+def test_a_check_that_can_stop_no_arm_is_refused_and_the_others_reach_the_arms_that_they_can_stop(make, tmp_path):
+    stops = "training.stop_on=[clipped,gradient_spike,cut_off]"
+    small = ("env=modchain", "include=[star,score]")
+    jobs = plan(make(*small, "arms.score.epochs=2", stops, program="compare"), tmp_path)
+    given = {job.arm.name: getattr(job.arm.config, "training", None) for job in jobs}
+    assert given["base"] is None
+    assert given["star"].stop_on == ["cut_off"]
+    assert given["score"].stop_on == ["clipped", "gradient_spike", "cut_off"]
+    with pytest.raises(UserError, match=r"training\.stop_on=skipped_steps: would never end a run, because "):
+        plan(make(*small, "training.stop_on=[skipped_steps]", program="compare"), tmp_path)
+    for program, one in (("compare", plan), ("tune", studies)):
+        with pytest.raises(UserError, match=r"training\.stop_on=failed: would never end a run, because an offline"):
+            one(make("env=modchain", "include=[star]", "training.stop_on=[failed]", program=program), tmp_path)
+    # The untuned arm takes one optimiser step per batch, but some of its trials take more.
+    (_, score) = studies(make(*small, "training.stop_on=[clipped]"), tmp_path)
+    assert score.trials[0].jobs[0].arm.config.training.stop_on == []

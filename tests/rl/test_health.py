@@ -21,6 +21,7 @@ def step(i, **changes):
         "stage": 0,
         "optim/lr": 1e-4,
         "optim/grad_norm": 0.5 + 0.1 * (i % 3),
+        "optim/skipped": 0.0,
         "policy/entropy": 0.5 - 0.3 * risen,
         "policy/clip_fraction": 0.02,
         "policy/sampler_gap": 1e-4,
@@ -57,9 +58,9 @@ def validation(i, accuracy=None, **rates):
     return {"step": i, **{f"eval/validation/{name}": rate for name, rate in rates.items()}}
 
 
-def played(change, checks=None, group_size=8):
+def played(change, checks=None, group_sizes=(8,)):
     """Findings in a healthy run of which ``change(step)`` overrides metrics in steps 10 to 29."""
-    health = Health(checks or {}, group_size)
+    health = Health(checks or {}, group_sizes)
     for i in range(N):
         health.add(step(i, **(change(i) if 10 <= i < 30 else {})), i / N)
     return health.findings
@@ -81,6 +82,8 @@ SICK = {
     "clipped": lambda i: {"policy/clip_fraction": 0.7},
     "sampler_gap": lambda i: {"policy/sampler_gap": 0.1},
     "gradient_spike": lambda i: {"optim/grad_norm": 400.0} if i == 20 else {},
+    # A step without a finite norm is no spike, and none after it is judged by what came before it.
+    "skipped_steps": lambda i: {"optim/skipped": 0.5, "optim/grad_norm": float("nan")},
     "learning_rate": lambda i: {"rollout/accuracy_t1": 0.01, "rollout/accuracy_t2": 0.0},
     "slow_verifier": lambda i: {"time/verification": 300.0},
     "verifier_timeouts": lambda i: {"rollout/verifier_timeout_t2": 0.2},
@@ -122,14 +125,17 @@ def test_a_good_run_is_not_spoken_of():
     assert played(lambda i: {}) == []
     # Copies early in the run are no finding.
     assert played(lambda i: {"data/c_to_c_copied": 0.99, "data/i_to_i_copied": 0.0} if i < 15 else {}) == []
-    assert played(SICK["all_wrong"], group_size=1) == []  # nothing is compared, so no group lacks a signal
+    assert played(SICK["all_wrong"], group_sizes=(1,)) == []  # nothing is compared, so no group lacks a signal
+    assert played(lambda i: SICK["all_wrong"](i) | {"stage": 1}, group_sizes=(8, 1)) == []
+    (found,) = played(lambda i: SICK["all_wrong"](i) | {"stage": 1}, group_sizes=(1, 8))
+    assert found.check == "all_wrong"
     without = {name: float("nan") for name in step(0) if name not in ("step", "stage", "optim/lr")}
     assert played(lambda i: without) == []
     assert Health({}).add({"step": 0, "rollout/episodes": 3}, 0.0) == ([], [])
 
 
 def test_it_is_told_when_it_begins_and_when_it_is_over_and_again_if_it_comes_back():
-    health, told = Health({}, 8), []
+    health, told = Health({}, (8,)), []
     for i in range(30):
         sick = i in (5, 6, 15, 16)
         begun, over = health.add(step(i, **({"rollout/failed_fraction": 0.3} if sick else {})), 0.1)
@@ -139,7 +145,7 @@ def test_it_is_told_when_it_begins_and_when_it_is_over_and_again_if_it_comes_bac
 
 
 def test_a_stage_of_its_own_has_gradients_of_its_own():
-    health = Health({}, 8)
+    health = Health({}, (8,))
     for i in range(20):
         health.add(step(i, **({"stage": 1, "optim/grad_norm": 900.0} if i >= 10 else {})), 0.1)
     assert health.findings == []
@@ -152,6 +158,56 @@ def test_validations_are_looked_at_where_there_are_no_steps():
     _, over = health.add(validation(2, truncated_fraction=0.1, no_answer_fraction=0.9), 1.0)
     assert [one.check for one in over] == ["cut_off"]
     assert health.findings[-1].check == "no_answer"
+
+
+OFFLINE = {
+    "cut_off": {"truncated_fraction": 0.9},
+    "no_answer": {"no_answer_fraction": 0.9},
+    "always_changed": {"break_rate": 0.9},
+    "learning_rate": {"accuracy_t1": 0.1, "accuracy_t2": 0.0},
+}
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_an_offline_method_that_logs_only_validations_is_watched_too(name):
+    health = Health({})
+    for i in range(3):
+        begun, over = health.add(validation(i, 0.4, break_rate=0.1), i / 6)
+        assert (begun, over) == ([], [])
+    health.add(validation(3, **OFFLINE[name]), 0.5)  # a single round may fail, as methods that restart recover
+    for i in range(4, 10):
+        health.add(validation(i, **OFFLINE[name]), i / 10)
+    (found,) = health.findings
+    assert found.check == name
+    assert found.ended is None
+    early = Health({})
+    early.add(validation(0, 0.4, break_rate=0.1), 0.0)
+    (found,), _ = early.add(validation(1, **OFFLINE[name]), 1.0)
+    assert found.check == name  # the only round of a method that has one
+
+
+def test_one_evaluation_is_no_training_that_went_wrong():
+    assert Health({}).add(validation(0, 0.0, accuracy_t1=0.5, break_rate=1.0), 1.0) == ([], [])
+
+
+@pytest.mark.parametrize("norm", [float("nan"), float("inf"), None])
+def test_a_gradient_without_a_finite_norm_neither_is_a_spike_nor_hides_the_next_one(norm):
+    health = Health({}, (8,))
+    for i in range(10):
+        health.add(step(i), 0.1)
+    assert health.add(step(10, **{"optim/grad_norm": norm}), 0.1) == ([], [])
+    (found,), _ = health.add(step(11, **{"optim/grad_norm": 400.0}), 0.1)
+    assert found.check == "gradient_spike"
+    assert health.add(step(12, **{"optim/grad_norm": norm}), 0.1) == ([], [found])
+
+
+def test_a_validation_without_an_episode_is_not_the_best_one():
+    health = Health({})
+    for i, accuracy in enumerate((float("nan"), 0.6, 0.6, 0.3)):
+        for k in range(10):
+            health.add(step(10 * i + k), 0.1)
+        health.add(validation(10 * i + 9, accuracy), 0.1)
+    assert [one.check for one in health.findings] == ["overfitting"]
 
 
 def test_limits_are_chosen_and_switched_off():
