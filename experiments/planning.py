@@ -91,7 +91,7 @@ def _count_offline(config: SFTConfig, found: Estimate, tokens: int) -> None:
     else:
         found.episodes = -(-budget.tokens // tokens) if budget.tokens else budget.episodes // unit * unit
         found.responses, found.sampled_tokens = found.episodes * config.env.attempts, found.episodes * tokens
-    per_round = found.episodes / offline.iterations * (1 + offline.hold_first)
+    per_round = found.episodes / offline.iterations
     steps = budget.updates // offline.iterations or -(-per_round // offline.batch_size) * offline.epochs
     found.updates = steps * offline.iterations
     found.gradient_tokens = found.sampled_tokens * offline.epochs
