@@ -22,9 +22,10 @@ from envs.rows import Fault, Row
 from envs.splits import normalise_question, splits_of
 from envs.tasks.choices import choices_of
 from envs.tasks.columns import UnfitError, cell_at, find_columns, question_of
+from envs.tasks.joined_columns import join_columns
 from envs.tasks.parts import SplitNames, read_parts, shares_of, split_name, split_sizes
 from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, MathAnswers, make_verifier
-from rewards import Score
+from rewards import Score, Verdict
 from rewards.math import unreadable
 from rewards.wording import counted
 
@@ -211,7 +212,7 @@ class Rows:
             )
             raise ValueError(f"env.options.path={self._path}: no row could be read: {said}")
         needed = ("question", "tests" if self._is_code else "answer")
-        columns, found = find_columns(rows, self._named, needed, self._path)
+        columns, found = find_columns(rows, join_columns(rows, self._named), needed, self._path)
         names = split_sizes(parts, columns)
         left_out = self._names.left_out(names, self._path)
         # A file without rows is a split without tasks, not a split that is cut from other rows.
@@ -293,7 +294,12 @@ class Rows:
         """Raises ValueError if all ``n`` rows, and more than one, fail alike: that is the verifier's fault."""
         if len(alike) == n > 1:
             is_own = ":" in self._verify
-            remedy = "correct this function" if is_own else "take another verifier, other columns or verify_options"
+            remedy = "take another verifier, other columns or verify_options"
+            if is_own:
+                remedy = (
+                    "correct this function, or say what a right response looks like by "
+                    "env.options.verify_options.stated, as in 'Answer: {}'"
+                )
             raise ValueError(
                 f"env.options.verify={self._verify} {fails}: {remedy}. The first is {alike[0].where}: {alike[0].said}"
             )
@@ -336,6 +342,7 @@ class Rows:
             score = self.verify(task, response)
             if score.value != 1.0:
                 said, kind = f"graded {score.verdict}" + (f" ({score.reason})" if score.reason else ""), score.verdict
+                said += f" but earns {score.value:g}, not 1" if score.verdict is Verdict.CORRECT else ""
         except Exception as error:  # a user's verifier may raise anything; report it now, not during a run
             kind = type(error).__name__
             said = f"not graded: the verifier raises {kind}: {error}"

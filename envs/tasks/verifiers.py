@@ -394,6 +394,6 @@ def make_verifier(name: str, options: Mapping[str, Any]) -> RowVerifier:
     """
     if ":" not in name:
         return VERIFIERS.bind(name, options)()
-    if options:
-        raise ValueError(f"env.options.verify_options: {name} takes none")
-    return FunctionAnswers(name)
+    if other := sorted(options.keys() - {"stated"}):
+        raise ValueError(f"env.options.verify_options.{other[0]}: a function such as {name} takes only stated")
+    return FunctionAnswers(name, **options)
