@@ -8,8 +8,9 @@ from typing import Any
 
 from rewards.answers import without_drafts
 
-# A code block: its language, which may stand in front of the content, and its content.
-_BLOCK = re.compile(r"(```+|~~~+)[ \t]*([A-Za-z][\w+-]*(?=[\s{\[\"])|)(.*?)\1", re.DOTALL)
+# A code block: its language, which may stand in front of the content, and its content. The marks are of bounded length,
+# so that matching stays fast on a long row of them.
+_BLOCK = re.compile(r"(`{3,6}|~{3,6})[ \t]*([A-Za-z][\w+-]*(?=[\s{\[\"])|)(.*?)\1", re.DOTALL)
 MAX_STARTS = 1000
 """Brackets in prose at which a value is looked for; a response with more of them states none."""
 

@@ -180,6 +180,8 @@ def refuse_other_notation(text: str) -> None:
         raise ValueError(f"the answer {text[:40]!r} has points as thousands separators: write it as 1234.50")
 
 
+MAX_JOINED = 60
+"""Characters above which a text is no date, score or telephone number."""
 # Whole numbers joined by hyphens, or at least three joined by points or slashes: 2024-01-05, 3-2, 1.2.3, 12/05/2024.
 _JOINED = re.compile(r"[-+(]?\d+\)?(?:\s?-\s?\d+)+|[vV]?\d+(?:\.\d+){2,}\.?|\d+(?:\s?/\s?\d+){2,}")
 # Digits in groups as of a telephone number; groups of three are thousands.
@@ -193,6 +195,8 @@ def refuse_joined_digits(text: str) -> None:
     Mathematics would take 2024-01-05 for a calculation, so that 2018 and 2024-05-01 were right. A calculation that is
     meant as one, 10-5, is refused too: its value can be written instead.
     """
+    if len(text) > MAX_JOINED:
+        return
     plain = _TIME.sub("", re.sub(r"[\u2010-\u2013\u2212]", "-", text).strip().strip("$").strip())
     is_phone = _PHONE.fullmatch(plain) and not re.fullmatch(
         r"[-+]?(?:\d+|\d{1,3}(?:\s\d{3})+)(?:\s*[./]\s*\d+)?", plain

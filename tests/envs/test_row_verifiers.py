@@ -1,6 +1,7 @@
 """The verifiers of ``rows``: everyday forms of a right answer are right, and no wrong answer is."""
 
 import json
+import time
 
 import pytest
 
@@ -303,3 +304,10 @@ def test_skipping_is_not_advised_if_no_row_would_be_left(tmp_path):
 )  # fmt: skip
 def test_it_is_known_whether_the_form_of_answers_can_be_chosen(tmp_path, options, has):
     assert rows_of(tmp_path, **options).has_answer_form is has
+
+
+@pytest.mark.parametrize("text", ["`" * 200_000, "{" * 200_000, "[1," * 50_000, "```a " * 40_000, '{"a":' * 40_000])
+def test_long_responses_without_json_are_read_once(text):
+    started = time.process_time()
+    assert verdicts("json", {}, {"a": 1}, [text])[text] is not Verdict.CORRECT
+    assert time.process_time() - started < 20
