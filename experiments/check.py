@@ -5,6 +5,7 @@ the model's tokens, two episodes token by token, the verdicts and rewards of sam
 with an error if a run would go wrong.
 """
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,7 @@ def run(cfg: CheckConfig) -> None:
     check_lengths(bench, env, [task for part in tasks.values() for task in part], found)
     episodes = sample(bench, tasks[first], first, cfg.samples)
     show_episodes(bench, episodes[: cfg.shown])
-    check_samples(bench, episodes, found)
+    check_samples(bench, episodes, taskset, found)
     _conclude(found)
 
 
@@ -269,7 +270,7 @@ def _tokens(bench: "Workbench", ids: Sequence[int], style: str) -> Text:
     return Text("|".join(pieces) + "|" if pieces else "", style)
 
 
-def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", found: Findings) -> None:
+def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", taskset: Any, found: Findings) -> None:
     """Prints the verdicts of the sampled attempts, and what they mean for token limits, answer form and rewards."""
     _title(f"What {counted(len(episodes), 'sampled episode gets', 'sampled episodes get')}")
     # One row of the table per attempt.
@@ -309,10 +310,14 @@ def check_samples(bench: "Workbench", episodes: "Sequence[Episode]", found: Find
             f"try env.max_new_tokens=[{2 * limit}]"
         )
     if silent > 0.5 * n:
+        # env=rows says whether its verifier has the option; other task sets have it themselves or not at all.
+        own = "answer_form" in inspect.signature(type(taskset).__init__).parameters
+        has_form = getattr(taskset, "has_answer_form", own)
+        more = ", allow more forms (answer_form: [boxed,answer_line,last_number])" if has_form else ""
         found.better.append(
             f"{counted(silent, f'{of} gives', f'{of} give')} no answer in a form that is read: show the form with "
-            "examples (env=rows: env.options.few_shot=3), allow more forms (answer_form: "
-            "[boxed,answer_line,last_number]), or run python -m experiments.warm_start"
+            f"examples (env=rows: env.options.few_shot=3){more}, or run python -m "
+            "experiments.warm_start"
         )
     if scored and right in (0, n):
         what = "none" if not right else "every one"

@@ -5,7 +5,7 @@ again: the environment is built from the run's config and replays each episode, 
 scores instead of computing them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -275,6 +275,9 @@ def _of_run(run: Run, rows: list[EvalRow], store: Store, replays: dict[str, Repl
         return replays[key]
 
     of_mode = {mode: replay(mode) for mode in dict.fromkeys(row.mode for row in rows)}
+    for mode, one in of_mode.items():
+        if not mode.startswith(TRANSFER):
+            _refuse_changed_tasks(run.folder, one.tasks)
     for row in rows:
         yield from _told(row, of_mode[row.mode], run, store)
     if kept := store.episodes(run.arm, run.seed):
@@ -282,6 +285,20 @@ def _of_run(run: Run, rows: list[EvalRow], store: Store, replays: dict[str, Repl
         for episode in kept:
             row = training_row(episode, run.arm, run.seed)
             yield from _told(row, env, run, store, episode["step"], episode.get("advantages") or ())
+
+
+def _refuse_changed_tasks(folder: Path, tasks: Mapping[str, Task]) -> None:
+    """Raises UserError if ids that a run stored stand for other questions or answers now: the data were changed."""
+    if not (stored := folder / "tasks.jsonl").exists():  # a run of an older version
+        return
+    for told in read_jsonl(stored):
+        now = tasks.get(told["task_id"])
+        if now is not None and (now.question, str(now.gold)) != (told["question"], told["gold"]):
+            raise UserError(
+                f"{folder}: its task {told['task_id']!r} asked {told['question'][:60]!r} with the answer "
+                f"{told['gold'][:40]!r}, but now asks {now.question[:60]!r} with the answer {str(now.gold)[:40]!r}: "
+                "the data were changed after the run; put the old data back to export its conversations"
+            )
 
 
 def _told(
@@ -295,8 +312,9 @@ def _told(
     """Yields one conversation for each role of an episode."""
     columns = (row.rewards, row.verdicts, row.answers, row.n_tokens, row.truncated)
     scored: list[Any] = list(zip(*columns, strict=True))
+    parts = replay.play(row)
     task = replay.tasks[row.task_id]
-    for role, part in replay.play(row).items():
+    for role, part in parts.items():
         replies = []
         for one in part.spoken:
             values: Any = (row.said[one.index][2],) if one.is_other else scored[one.index]

@@ -17,6 +17,7 @@ from rl.backends.memory import Sizes, memory
 from rl.backends.policy import load_tokenizer
 from rl.budget import planned_steps, steps_of_stages
 from rl.config import SFTConfig, TrainConfig
+from rl.recorded import read_conversations
 from rl.rendering import Renderer
 from rl.workbench import make_env, make_taskset
 
@@ -85,13 +86,27 @@ def _count_online(config: TrainConfig, found: Estimate) -> None:
 def _count_offline(config: SFTConfig, found: Estimate, tokens: int) -> None:
     budget, offline = config.training, config.offline
     unit = offline.iterations * offline.group_size
-    found.episodes = -(-budget.tokens // tokens) if budget.tokens else budget.episodes // unit * unit
-    found.responses, found.sampled_tokens = found.episodes * config.env.attempts, found.episodes * tokens
-    per_round = found.episodes / offline.iterations * (1 + offline.hold_first)
+    if offline.conversations:
+        found.episodes, found.responses, found.sampled_tokens = _recorded(config)
+    else:
+        found.episodes = -(-budget.tokens // tokens) if budget.tokens else budget.episodes // unit * unit
+        found.responses, found.sampled_tokens = found.episodes * config.env.attempts, found.episodes * tokens
+    per_round = found.episodes / offline.iterations
     steps = budget.updates // offline.iterations or -(-per_round // offline.batch_size) * offline.epochs
     found.updates = steps * offline.iterations
     found.gradient_tokens = found.sampled_tokens * offline.epochs
     found.notes.append("how many rows offline.rule keeps is not known without sampling: all are counted")
+
+
+def _recorded(config: SFTConfig) -> tuple[int, int, int]:
+    """Number of conversations in ``offline.conversations``, of their attempts, and of the tokens of these."""
+    taskset, tokenizer = make_taskset(config.env), load_tokenizer(config.model)
+    env = make_env(config.env, taskset, Split.TRAIN)
+    told = read_conversations(config.offline.conversations, env, list(taskset.load(Split.TRAIN)))
+    texts = [text for one in told for text in one.texts]
+    # The end of a turn is one more token.
+    n_tokens = sum(len(tokenizer.encode(text, add_special_tokens=False)) + 1 for text in texts)
+    return len(told), len(texts), n_tokens
 
 
 def _lengths(config: Any) -> tuple[int, int, int]:

@@ -26,7 +26,19 @@ _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s+([^\s{}$\\]+)")
 # Base models that are prompted with examples often continue with further invented questions and their answers.
 _NEXT_QUESTION = re.compile(r"^[*#\s]*(?:Q|Question|Problem|Human|User)(?: \d+)?\**\s*:", re.MULTILINE)
-_NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?")
+# Digits with the marks between them are one number, so that the last number of "1{,}234" is not 234, nor that of 7e-05
+# the 5.
+_NUMBER = re.compile(
+    r"(?<![\w.])([-\u2212\u2010\u2011\u2013]?)"
+    r"((?:\d(?:\d|[.,:](?=\d)|(?:\{,\}|,?\\[,!]|['\u2019\u00a0\u2009\u202f])(?=\d{3}(?!\d)))*|\.\d+)(?:/\d+)?"
+    r"(?:[eE][-+]?\d+|\s?(?:\\times|\\cdot|[*\u00d7\u00b7])\s?10\^\{?[-\u2212]?\d+\}?)?(?: ?\\?%)?)"
+)
+# A sign that stands apart from its number; "- 12" at the beginning of a line is an item of a list.
+_SIGN_APART = re.compile(
+    r"(?:[=(:\u2248]|\b(?:is|are|be|equals|get|to))[ $]*(?:[-\u2212\u2013]|minus|negative) *$"
+    r"|^(?:\u2212|minus) +$|\bnegative +$|(?<![\w.])[-\u2212\u2013] ?\\?[$€£]$",
+    re.IGNORECASE | re.MULTILINE,
+)
 # "The answer is", "the answer (in cm) would be", "the answer to the question is therefore". Repetitions inside are
 # bounded, so that matching stays fast on long texts.
 _SENTENCE = re.compile(
@@ -122,7 +134,13 @@ def hash_line(text: str) -> list[str]:
 @ANSWER_FORMS.register("last_number")
 def last_number(text: str) -> list[str]:
     """The last number of the response; only suitable for tasks whose responses contain little else."""
-    return _NUMBER.findall(text)[-1:]
+    found = None
+    for found in _NUMBER.finditer(text):  # noqa: B007 - only the last one counts
+        pass
+    if found is None:
+        return []
+    is_negative = found[1] or _SIGN_APART.search(text[max(0, found.start() - 30) : found.start()])
+    return [("-" if is_negative else "") + found[2]]
 
 
 @ANSWER_FORMS.register("whole")
@@ -163,6 +181,14 @@ def in_form(answer: str, form: str | Sequence[str]) -> str:
     return STATED.get(form if isinstance(form, str) else form[0], "{}").format(answer)
 
 
+def without_drafts(text: str, reasoning: Sequence[tuple[str, str]] = REASONING) -> str:
+    """The text after a model's marked reasoning, and before reasoning that was cut off and so is never closed."""
+    text = final_part(text, reasoning)
+    for opening, _ in reasoning:
+        text = text.partition(opening)[0]
+    return text
+
+
 def final_part(text: str, reasoning: Sequence[tuple[str, str]] = REASONING) -> str:
     """The text after a model's marked reasoning; boxes inside the reasoning are drafts."""
     # After the last closing mark of any kind, since a model may think several times.
@@ -187,10 +213,7 @@ def candidates(
     if not isinstance(text, str):
         raise TypeError(f"a response must be text, got {text!r}")
     finders = answer_forms(form)
-    text = final_part(text, reasoning)
-    # An opening mark left in the final part is never closed: the response was cut off while the model still reasoned.
-    for opening, _ in reasoning:
-        text = text.partition(opening)[0]
+    text = without_drafts(text, reasoning)
     starts = [0, *(match.start() for match in _NEXT_QUESTION.finditer(text)), len(text)]
     # The first form that finds an answer counts, and in that form the first part, from one question to the next.
     for find in finders:

@@ -67,6 +67,7 @@ _BIG_FACTORIAL = re.compile(r"\d{3,}[)}]*!(?!=)")
 _CHOICE = re.compile(r"(?:\(? ?([A-J]) ?\)?|\( ?([A-J]) ?\)(.+)|([A-J])[.:)](.+))")
 _OTHER_CHOICE = re.compile(r"(?<![a-zA-Z\\])[A-J](?![a-zA-Z])")
 _LETTER = re.compile(r"(.*\S) ?([a-zA-Z](?:\^\{?[23]\}?)?)")
+_PROGRAM_NUMBER = re.compile(r"^([-+]?\d+\.?\d*)e([-+]?(?:[4-9]|\d{2,3}))$")
 _CACHE = 65536
 _FAILURES = (UndecidedError, ArithmeticError, ValueError, RecursionError)
 
@@ -255,7 +256,9 @@ def _decide(answer: str, gold: str) -> tuple[bool | None, str]:
 
     # Exact numbers, which need no expression tree. Percent, am and pm change the value and are handled in _by_kind.
     if not units & {"%", "am", "pm"} and (right := literal(theirs.text)) is not None:
-        left = literal(ours.text)
+        # Beside a plain number 5e-5, which programs write for 0.00005, is not the difference of 5e and 5: that would be
+        # refused as unevaluated. Programs write smaller exponents out, so that 2e-1 stays this difference.
+        left = literal(_PROGRAM_NUMBER.sub(r"\1\\times10^{\2}", ours.text))
         if left is not None:
             return left == right, "rational"
 

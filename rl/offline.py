@@ -215,17 +215,6 @@ def prefer(episodes: Sequence[Episode], seed: int, encode: Encode, *, per_task: 
     return rows
 
 
-def first_attempts(episodes: Sequence[Episode], share: float, seed: int) -> list[SFTRow]:
-    """A random share of the first attempts of all episodes, right or wrong, as rows to learn.
-
-    The policy learns what it would have written itself. In expectation the gradient of this loss at the weights that
-    sampled the attempts is 0, and away from them it is that of KL(these weights || policy) over first attempts.
-    """
-    rng = random.Random(seed)
-    firsts = [episode.turns[0] for episode in _finished(episodes)]
-    return [SFTRow.from_turn(turn.prompt_ids, turn.action_ids) for turn in firsts if rng.random() < share]
-
-
 def needed_attempts(rule: str, options: Mapping[str, Any]) -> int:
     """Number of attempts without which a rule keeps nothing of an episode."""
     needed: Any = KEEP_RULES.fact(rule, "attempts") or 1
@@ -336,10 +325,9 @@ class OfflineTrainer:
 
         Returns:
             The results of :func:`rl.backends.sft.fine_tune` (or of its counterpart for preference pairs) and:
-            ``kept``, the number of learned rows, ``held``, how many of them only hold the first attempt, and
-            ``kept_fraction``, the other rows per episode; ``data/<kind>``, the fraction of each kind of revision;
-            ``edits``, their edit-ratio histograms; and ``errors``, the number of revised wrong attempts by kind of
-            error.
+            ``kept`` and ``kept_fraction``, the number of rows and rows per episode; ``data/<kind>``, the fraction of
+            each kind of revision among the rows; ``edits``, their edit-ratio histograms; and ``errors``, the number of
+            revised wrong attempts by kind of error.
 
         Raises:
             NothingKeptError: If the rule kept nothing.
@@ -358,18 +346,13 @@ class OfflineTrainer:
             raise NothingKeptError(
                 f"{self._offline.name}: none of {counted(len(episodes), 'episode')} passes the rule; {hint}"
             )
-        held = []
-        if self._offline.hold_first:
-            held = first_attempts(
-                episodes, self._offline.hold_first, derive_seed(self._config.seed, "hold", self.round)
-            )
         # Restore the base only here: until now the model had to keep the weights that sampled these episodes.
         if self._offline.restart:
             self._model.load_state_dict(self._base)
         outcome = self._learn(
             self._model,
             self._tokenizer,
-            [*rows, *held],
+            rows,
             self._offline,
             derive_seed(self._config.seed, "sft", self.round),
             self._config.training.updates // self._offline.iterations,
@@ -384,7 +367,7 @@ class OfflineTrainer:
         self._on_update(self.round)
         revisions = [row.revision for row in rows if row.revision is not None]
         shares = {name: ratio.value for name, ratio in kind_shares(revisions).items()} if revisions else {}
-        kept = {"kept": len(rows) + len(held), "held": len(held), "kept_fraction": len(rows) / len(episodes)}
+        kept = {"kept": len(rows), "kept_fraction": len(rows) / len(episodes)}
         return kept | outcome | shares | {"edits": edit_histogram(revisions), "errors": draft_errors(revisions)}
 
     def state(self) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """Finds the columns of a user's file by their usual names or by given names, and reads their cells."""
 
-import json
 import re
-import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from envs.rows import Row
 from rewards import nearest
-from rewards.wording import counted
 
 NAMES = {
     "question": ("question", "prompt", "problem", "input", "query", "instruction"),
@@ -20,6 +18,10 @@ NAMES = {
     "split": ("split",),
 }
 """Usual names of columns in order of preference; case is ignored, and a column may be nested (``extra.answer``)."""
+
+
+class UnfitError(ValueError):
+    """An answer is of a kind that the verifier does not grade; if all are, another verifier is meant."""
 
 
 def find_columns(
@@ -129,6 +131,11 @@ def text_of(cell: Any) -> str:
     """
     if isinstance(cell, list) and len(cell) == 1:
         cell = cell[0]
+    if isinstance(cell, bytes):  # as in a Parquet column without a type
+        try:
+            cell = cell.decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"the answer is {str(cell)[:60]}, bytes that are no text in UTF-8") from None
     if cell is None or (isinstance(cell, str) and not cell.strip()):
         raise ValueError("the answer is empty")
     if isinstance(cell, bool):
@@ -136,7 +143,10 @@ def text_of(cell: Any) -> str:
     if isinstance(cell, int | float):
         if cell != cell or cell in (float("inf"), float("-inf")):
             raise ValueError(f"the answer is {cell}, which is no number")
-        return str(int(cell)) if cell == int(cell) and abs(cell) < 2**53 else repr(cell)
+        if isinstance(cell, int) or (cell == int(cell) and abs(cell) < 2**53):
+            return str(int(cell))
+        # 6.02e+23 and 5e-05 are written out; only numbers with very many digits keep their exponent.
+        return format(Decimal(repr(cell)), "f") if 1e-20 < abs(cell) < 1e30 else repr(cell)
     if isinstance(cell, Mapping | list | tuple):
         raise ValueError(
             f"the answer is nested ({str(cell)[:60]}){_part_of('answer', cell)}, or use env.options.verify=json"
@@ -164,61 +174,35 @@ def _whole(what: str, text: str) -> str:
     return text
 
 
-def number(text: str) -> float | None:
-    """The number that a text states, or ``None``; thousands commas and a currency sign in front are ignored."""
-    digits = r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d+)"  # 1,234,567 and 12,34,567, but not 1,5
-    found = re.fullmatch(
-        rf"[$€£]?\s*([+-]?(?:{digits}\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(%?)\.?",
-        text.strip().replace("\N{MINUS SIGN}", "-"),
-    )
-    if found is None:
-        return None
-    return float(found[1].replace(",", "")) / (100 if found[2] else 1)
-
-
 def refuse_other_notation(text: str) -> None:
     """Raises ValueError for a gold such as 1.234,50, which would be misread, so that no response would be right."""
     if re.fullmatch(r"[+-]?\d{1,3}(\.\d{3})+,\d+|[+-]?\d{1,3}(\.\d{3}){2,}", text.strip()):
         raise ValueError(f"the answer {text[:40]!r} has points as thousands separators: write it as 1234.50")
 
 
-def choices_of(cell: Any) -> dict[str, str]:
-    """Choices by letter from a cell: a list, ``{text: [...], label: [...]}``, ``{A: ..., B: ...}``, or JSON of one."""
-    if isinstance(cell, str):
-        try:
-            cell = json.loads(cell)
-        except ValueError:
-            raise ValueError(f"the choices must be a list; this is {cell[:60]}") from None
-    if isinstance(cell, Mapping) and {"text", "label"} <= cell.keys():
-        return _labelled(cell["label"], cell["text"])
-    if isinstance(cell, Mapping) and cell:
-        return {str(letter): str(text) for letter, text in cell.items()}
-    if not isinstance(cell, list) or not 2 <= len(cell) <= len(string.ascii_uppercase):
-        raise ValueError(f"the choices must be a list of at least two; this is {str(cell)[:60]}")
-    return dict(zip(string.ascii_uppercase, map(str, cell), strict=False))
+MAX_JOINED = 60
+"""Characters above which a text is no date, score or telephone number."""
+# Whole numbers joined by hyphens, or at least three joined by points or slashes: 2024-01-05, 3-2, 1.2.3, 12/05/2024.
+_JOINED = re.compile(r"[-+(]?\d+\)?(?:\s?-\s?\d+)+|[vV]?\d+(?:\.\d+){2,}\.?|\d+(?:\s?/\s?\d+){2,}")
+# Digits in groups as of a telephone number; groups of three are thousands.
+_PHONE = re.compile(r"(?=(?:\D*\d){7})[+(]?\d+\)?(?:(?:[\s/.-]+\(?|(?<=\)))\d+\)?)+")
+_TIME = re.compile(r"[T\s]+\d{1,2}:\d\d(?::\d\d)?(?:\.\d+)?\s?(?:Z|[AaPp]\.?[Mm]\.?|[+-]\d\d:?\d\d)?$")
 
 
-def _labelled(labels: Any, texts: Any) -> dict[str, str]:
-    if not isinstance(labels, list) or not isinstance(texts, list):
-        raise ValueError("the texts and the labels of the choices must be lists")
-    if len(labels) != len(texts):
-        raise ValueError(f"the choices have {counted(len(texts), 'text')} but {counted(len(labels), 'label')}")
-    if len(set(map(str, labels))) < len(labels):
-        raise ValueError(f"two choices have the same label, of {', '.join(map(str, labels))}")
-    return {str(letter): str(text) for letter, text in zip(labels, texts, strict=True)}
+def refuse_joined_digits(text: str) -> None:
+    """Raises UnfitError for a gold such as a date, a score, a version or a telephone number.
 
-
-def letter_of(gold: str, choices: Mapping[str, str]) -> str:
-    """The letter of the right choice, which the gold states as a letter, as an index from 0, or as the choice's text.
-
-    Raises:
-        ValueError: If the gold is none of the choices.
+    Mathematics would take 2024-01-05 for a calculation, so that 2018 and 2024-05-01 were right. A calculation that is
+    meant as one, 10-5, is refused too: its value can be written instead.
     """
-    if gold in choices:
-        return gold
-    if gold.isdigit() and int(gold) < len(choices):
-        return list(choices)[int(gold)]
-    same = [letter for letter, text in choices.items() if text.strip().casefold() == gold.strip().casefold()]
-    if len(same) != 1:
-        raise ValueError(f"the answer {gold[:40]!r} is not among the choices {', '.join(choices)}")
-    return same[0]
+    if len(text) > MAX_JOINED:
+        return
+    plain = _TIME.sub("", re.sub(r"[\u2010-\u2013\u2212]", "-", text).strip().strip("$").strip())
+    is_phone = _PHONE.fullmatch(plain) and not re.fullmatch(
+        r"[-+]?(?:\d+|\d{1,3}(?:\s\d{3})+)(?:\s*[./]\s*\d+)?", plain
+    )
+    if _JOINED.fullmatch(re.sub(r"\s(?!pi$)[A-Za-z]{2,}$", "", plain)) or is_phone:
+        raise UnfitError(
+            f"the answer {text[:40]!r} looks like a date, a score, a range or a telephone number, with which "
+            "mathematics would calculate: take env.options.verify=exact (or write the value, if a calculation is meant)"
+        )

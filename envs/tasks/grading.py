@@ -20,7 +20,7 @@ class MathGrading:
     and a closing mark; text between the two marks is a draft, in which no answer is read.
     """
 
-    verifies_elsewhere = True
+    verifies_elsewhere = has_answer_form = True
 
     def _grade_by(
         self,

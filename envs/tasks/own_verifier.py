@@ -13,13 +13,21 @@ from rewards.answers import STATED
 class FunctionAnswers:
     """A user's function ``(task, response) -> Score``; columns that have no other use are in ``task.info``.
 
+    Args:
+        name: The function, ``package.module:function``.
+        stated: Template of a right response, with ``{}`` for the answer; empty tries the usual answer forms.
+
     Raises:
-        ValueError: If there is no such function, or it cannot be called with a task and a response.
+        ValueError: If there is no such function, it cannot be called with a task and a response, or the template has
+            no place for the answer.
     """
 
     prompts = "plain-v1"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, stated: str = "") -> None:
+        if stated and (not isinstance(stated, str) or "{}" not in stated):
+            raise ValueError(f"env.options.verify_options.stated={stated}: a text with {{}} for the answer is needed")
+        self._stated = stated
         module, _, function = name.partition(":")
         try:
             self._function = getattr(importlib.import_module(module), function)
@@ -61,6 +69,8 @@ class FunctionAnswers:
         return score
 
     def gold_response(self, task: Task) -> str:
-        """The gold in the first of the usual answer forms that the function accepts; else the gold itself."""
+        """The gold in the stated form, or in the first of the usual forms that the function accepts; else alone."""
+        if self._stated:
+            return self._stated.replace("{}", task.gold)
         stated = [task.gold, *(form.format(task.gold) for form in STATED.values())]
         return next((one for one in stated if self.verify(task, one).value == 1.0), task.gold)

@@ -20,10 +20,12 @@ from envs.base import Split, Task
 from envs.published import Provenance
 from envs.rows import Fault, Row
 from envs.splits import normalise_question, splits_of
-from envs.tasks.columns import cell_at, choices_of, find_columns, letter_of, question_of
+from envs.tasks.choices import choices_of
+from envs.tasks.columns import UnfitError, cell_at, find_columns, question_of
+from envs.tasks.joined_columns import join_columns
 from envs.tasks.parts import SplitNames, read_parts, shares_of, split_name, split_sizes
-from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, MathAnswers, UnfitError, make_verifier
-from rewards import Score
+from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, MathAnswers, make_verifier
+from rewards import Score, Verdict
 from rewards.math import unreadable
 from rewards.wording import counted
 
@@ -137,6 +139,7 @@ class Rows:
         self.observes_execution = getattr(self._verifier, "observes_execution", False)
         self.verifies_elsewhere = getattr(self._verifier, "verifies_elsewhere", False)
         self.partial_credit = getattr(self._verifier, "partial_credit", False)
+        self.has_answer_form = getattr(self._verifier, "has_answer_form", False)
         self._loaded: _Read | None = None
 
     @staticmethod
@@ -209,13 +212,15 @@ class Rows:
             )
             raise ValueError(f"env.options.path={self._path}: no row could be read: {said}")
         needed = ("question", "tests" if self._is_code else "answer")
-        columns, found = find_columns(rows, self._named, needed, self._path)
+        columns, found = find_columns(rows, join_columns(rows, self._named), needed, self._path)
         names = split_sizes(parts, columns)
         left_out = self._names.left_out(names, self._path)
         # A file without rows is a split without tasks, not a split that is cut from other rows.
         given = self._names.found([*names, *(name for name in parts if name and "split" not in columns)])
         self._refuse_shares_of(given)
         n = len(rows) + len(faults) - sum(names[name] for name in left_out)
+        if "choices" in columns:
+            self._verifier.refuse_other_count(rows, columns)
         read = _Read(n, faults, names, left_out)
         for name, part in parts.items():
             for row in part:
@@ -259,7 +264,7 @@ class Rows:
         info = {name: value for name, value in row.values.items() if name not in used}
         if "choices" in columns:
             info["choices"] = choices_of(cell_at(row.values, columns["choices"]))
-            gold = letter_of(gold, info["choices"])
+            gold = self._verifier.letter(gold, info["choices"])
             question += "".join(f"\n{letter}. {text}" for letter, text in info["choices"].items())
         elif isinstance(self._verifier, ChoiceAnswers) and not re.fullmatch("[A-Z]", gold):
             raise UnfitError(
@@ -289,7 +294,12 @@ class Rows:
         """Raises ValueError if all ``n`` rows, and more than one, fail alike: that is the verifier's fault."""
         if len(alike) == n > 1:
             is_own = ":" in self._verify
-            remedy = "correct this function" if is_own else "take another verifier, other columns or verify_options"
+            remedy = "take another verifier, other columns or verify_options"
+            if is_own:
+                remedy = (
+                    "correct this function, or say what a right response looks like by "
+                    "env.options.verify_options.stated, as in 'Answer: {}'"
+                )
             raise ValueError(
                 f"env.options.verify={self._verify} {fails}: {remedy}. The first is {alike[0].where}: {alike[0].said}"
             )
@@ -332,6 +342,7 @@ class Rows:
             score = self.verify(task, response)
             if score.value != 1.0:
                 said, kind = f"graded {score.verdict}" + (f" ({score.reason})" if score.reason else ""), score.verdict
+                said += f" but earns {score.value:g}, not 1" if score.verdict is Verdict.CORRECT else ""
         except Exception as error:  # a user's verifier may raise anything; report it now, not during a run
             kind = type(error).__name__
             said = f"not graded: the verifier raises {kind}: {error}"
@@ -373,13 +384,14 @@ class Rows:
         listed = faults[:SHOWN]
         listed += [f"  and {len(read.faults) - SHOWN} more"] if len(read.faults) > SHOWN else []
         of = f"of {counted(read.rows, 'row')}"
+        remedy = "Correct them, or take another env.options.verify or other columns"
         if read.faults and not self._skips:
             raise BadRowsError(
                 "\n".join(
                     [
                         f"{self._path}: {len(faults)} {of} cannot be used:",
                         *listed,
-                        "Correct them, or set env.options.on_bad_rows=skip",
+                        "Correct them, or set env.options.on_bad_rows=skip" if any(read.tasks.values()) else remedy,
                     ]
                 )
             )

@@ -8,32 +8,33 @@ function with the signature of ``TaskSet.verify`` needs no registration: ``verif
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Any, Protocol
 
 from envs.base import Task
+from envs.rows import Row
+from envs.tasks.choices import ANSWERS_AS, choice_said, choices_of, letter_of, refuse_places_from_1
 from envs.tasks.code import CodeTasks
-from envs.tasks.columns import number, refuse_other_notation, text_of
+from envs.tasks.columns import UnfitError, cell_at, refuse_joined_digits, refuse_other_notation, text_of
 from envs.tasks.grading import MathGrading
 from envs.tasks.mbpp import tests_of
 from envs.tasks.own_verifier import FunctionAnswers
+from envs.tasks.text_verifiers import JsonAnswers, JsonOptions, RegexAnswers, RegexOptions
 from rewards import Lookup, Score, Verdict
 from rewards.answers import answer_forms, boxed, candidates, in_form
 from rewards.asserting import pieces
 from rewards.code import ScriptTests
-from rewards.comparison import Tolerance
 from rewards.math import DEADLINE_S
+from rewards.numbers import stated_number, within_rounding
 from rewards.parsing import parse
 from rewards.wording import counted
 
 _FORM_PROMPTS = {"boxed": "math-v1", "tagged": "short-v1", "answer_line": "line-v1"}
 """The prompts that ask for each answer form; other forms get ``plain-v1``, and the question must ask for the form."""
-
-
-class UnfitError(ValueError):
-    """An answer is of a kind that the verifier does not grade; if all are, another verifier is meant."""
 
 
 class RowVerifier(Protocol):
@@ -73,6 +74,8 @@ class FormOptions:
 class _InForm:
     """Base class of verifiers that read a response's only answer in a given form."""
 
+    has_answer_form = True
+
     def __init__(self, answer_form: str | Sequence[str]) -> None:
         answer_forms(answer_form)
         self._form = answer_form
@@ -87,12 +90,18 @@ class _InForm:
     def verify(self, task: Task, response: str) -> Score:
         # A repeated answer counts once. Two different answers are a hedge and earn 0, even if one of them is right;
         # otherwise a policy could earn rewards by listing several answers.
-        offered = list(dict.fromkeys(self._read(task, one) for one in candidates(response, self._form)))
-        if not offered or offered == [""]:
+        read = [self._read(task, one) for one in candidates(response, self._form)]
+        offered = {self._key(one): one for one in read}
+        if not offered or read == [""]:
             return Score(0.0, Verdict.NO_ANSWER)
         if len(offered) > 1:
-            return Score(0.0, Verdict.AMBIGUOUS, offered[-1])
-        return Score.of(self._equal(offered[0], task), offered[0])
+            return Score(0.0, Verdict.AMBIGUOUS, read[-1])
+        (key, answer), *_ = offered.items()
+        return replace(Score.of(self._equal(answer, task), answer), key=key)
+
+    def _key(self, answer: str) -> str:
+        """The key that equal answers share."""
+        return answer
 
     def _read(self, task: Task, offered: str) -> str:
         return offered
@@ -124,12 +133,16 @@ class MathAnswers(MathGrading):
         """The answer in the cell; of a whole solution the text after ``####``, or the content of its only box."""
         text = text_of(cell)
         refuse_other_notation(text)
-        if "####" in text:
-            return text.rpartition("####")[2].strip()
         found = boxed(text)
-        if len(found) > 1:
+        if "####" in text:
+            text = text.rpartition("####")[2].strip()
+        elif len(found) > 1:
             raise ValueError(f"the answer holds {len(found)} boxes; leave only the one that counts")
-        return found[0] if found else text
+        elif found:
+            text = found[0]
+        refuse_joined_digits(text)
+        # In a file 5e-05 and 6.02e+23 are numbers; in a formula a small e would be Euler's number.
+        return re.sub(r"^([-+]?\d+\.?\d*)e([-+]?\d+)$", r"\1E\2", text)
 
 
 @dataclass(frozen=True)
@@ -155,20 +168,36 @@ class ExactAnswers(_InForm):
         self._ignore_case, self._ignore_space = ignore_case, ignore_space
 
     def _read(self, task: Task, offered: str) -> str:
-        text = " ".join(offered.split()) if self._ignore_space else offered
-        return text.casefold() if self._ignore_case else text
+        # Letters with marks have two encodings, as one character or as several, which look the same.
+        text = unicodedata.normalize("NFC", " ".join(offered.split()) if self._ignore_space else offered)
+        # JSON writes true where Python and prose write True.
+        is_truth = task.gold in ("true", "false")
+        return text.casefold() if self._ignore_case or (is_truth and text.casefold() in ("true", "false")) else text
 
 
 @dataclass(frozen=True)
-class NumberOptions(FormOptions, Tolerance):
-    """Options of ``number``: the tolerance, and the form of the answer in a response."""
+class NumberOptions(FormOptions):
+    """Options of ``number``. Without a tolerance, only rounding is forgiven: see :func:`within_rounding`.
+
+    Args:
+        absolute: Largest difference allowed.
+        relative: Largest difference allowed, as a share of the gold; it is enough to be within one of the two.
+    """
+
+    absolute: float | None = None
+    relative: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("absolute", "relative"):
+            if (given := getattr(self, name)) is not None and not 0 <= given < float("inf"):
+                raise ValueError(f"env.options.verify_options.{name}={given}: a number from 0 on is needed")
 
 
 @VERIFIERS.register("number", options=NumberOptions)
 class NumberAnswers(_InForm):
-    """A number within a tolerance of the gold: ``1,234.50`` is read as 1234.5, ``50%`` as 0.5."""
+    """The same number: ``1,234.50`` is 1234.5, ``50%`` is 0.5; a unit may be added, but not replaced by another."""
 
-    def __init__(self, *, answer_form: str | Sequence[str], absolute: float, relative: float) -> None:
+    def __init__(self, *, answer_form: str | Sequence[str], absolute: float | None, relative: float | None) -> None:
         super().__init__(answer_form)
         self._absolute, self._relative = absolute, relative
 
@@ -176,145 +205,75 @@ class NumberAnswers(_InForm):
         """The text of the cell, unchanged; raises ValueError if it is not a number."""
         text = text_of(cell)
         refuse_other_notation(text)
-        if number(text) is None:
+        if stated_number(text) is None:
             raise UnfitError(f"the answer {text[:40]!r} is no number")
         return text
 
+    def _key(self, answer: str) -> str:
+        number = stated_number(answer)
+        return answer if number is None else f"{number.value}"
+
     def _equal(self, answer: str, task: Task) -> bool:
-        given, wanted = number(answer), number(task.gold)
-        if given is None or wanted is None:
+        given, wanted = stated_number(answer), stated_number(task.gold)
+        if given is None or wanted is None or (given.unit and wanted.unit and given.unit != wanted.unit):
             return False
-        return abs(given - wanted) <= max(self._absolute, self._relative * abs(wanted))
+        if self._absolute is None and self._relative is None:
+            return within_rounding(given.value, wanted.value)
+        allowed = Fraction(self._absolute or 0), Fraction(self._relative or 0) * abs(wanted.value)
+        return abs(given.value - wanted.value) <= max(allowed)
 
 
-@VERIFIERS.register("choice", options=FormOptions)
+@dataclass(frozen=True)
+class ChoiceOptions(FormOptions):
+    """Options of ``choice``.
+
+    Args:
+        answers_as: What the answer column holds, one of :data:`envs.tasks.choices.ANSWERS_AS`.
+    """
+
+    answers_as: str = "any"
+
+    def __post_init__(self) -> None:
+        if self.answers_as not in ANSWERS_AS:
+            raise ValueError(
+                f"env.options.verify_options.answers_as={self.answers_as}: one of {', '.join(ANSWERS_AS)} is needed"
+            )
+
+
+@VERIFIERS.register("choice", options=ChoiceOptions)
 class ChoiceAnswers(_InForm):
     """The letter of the right choice; the choices are in their own column, or the question already shows them."""
+
+    def __init__(self, *, answer_form: str | Sequence[str], answers_as: str) -> None:
+        super().__init__(answer_form)
+        self._answers_as = answers_as
 
     def gold(self, cell: Any) -> str:
         """The letter of a cell such as ``(b)`` or ``B.``; else the cell's text, which must be one of the choices."""
         found = re.fullmatch(r"\(?([A-Za-z])\)?[.:]?", text_of(cell).strip())
         return found[1].upper() if found else text_of(cell).strip()
 
+    def letter(self, gold: str, choices: Mapping[str, str]) -> str:
+        """The letter of the right choice; see :func:`envs.tasks.choices.letter_of`."""
+        return letter_of(gold, choices, self._answers_as)
+
+    def refuse_other_count(self, rows: Iterable[Row], columns: Mapping[str, str]) -> None:
+        """Raises ValueError if the answers are places that seem to be counted from 1, not from 0."""
+        if self._answers_as in ("any", "place0"):
+            refuse_places_from_1(self._stated_in(rows, columns))
+
+    def _stated_in(self, rows: Iterable[Row], columns: Mapping[str, str]) -> Iterator[tuple[str, str, dict[str, str]]]:
+        for row in rows:
+            with suppress(ValueError):  # rows that cannot be used are reported later
+                choices = choices_of(cell_at(row.values, columns["choices"]))
+                yield row.where, self.gold(cell_at(row.values, columns["answer"])), choices
+
     def _read(self, task: Task, offered: str) -> str:
-        """The letter of an answer: ``B`` for ``(b)``, ``B.``, ``B) text``, or the text of choice B."""
-        choices: Mapping[str, str] = task.info.get("choices") or {}
-        said = " ".join(re.sub(r"\\text\{(.*)\}", r"\1", offered).split())
-        # Texts of choices are compared before letters, because the text of another choice may be "B".
-        for letter, text in choices.items():
-            if said.casefold() == " ".join(text.split()).casefold():
-                return letter
-        found = re.fullmatch(r"\(?\s*(\w)\s*(?:[).:].*)?", said)
-        return found[1].upper() if found else said
+        return choice_said(offered, task.info.get("choices") or {})
 
 
-@dataclass(frozen=True)
-class RegexOptions:
-    """Options of ``regex``.
-
-    Args:
-        pattern: Regular expression whose last match in a response is the answer: its only group, or else all of it.
-        stated: Template of a right response, with ``{}`` for the answer.
-        ignore_case: Whether upper and lower case count as equal when the answer is compared.
-    """
-
-    pattern: str
-    stated: str = "{}"
-    ignore_case: bool = False
-
-    def __post_init__(self) -> None:
-        try:
-            groups = re.compile(self.pattern).groups
-        except re.error as error:
-            raise ValueError(
-                f"env.options.verify_options.pattern={self.pattern}: no regular expression ({error})"
-            ) from None
-        if groups > 1 or "{}" not in self.stated:
-            raise ValueError("env.options.verify_options: pattern may have one group at most; stated must contain {}")
-
-
-@VERIFIERS.register("regex", options=RegexOptions)
-class RegexAnswers:
-    """The last match of a regular expression is the answer: ``{pattern: 'Answer: (.*)', stated: 'Answer: {}'}``."""
-
-    prompts = "plain-v1"
-
-    def __init__(self, *, pattern: str, stated: str, ignore_case: bool) -> None:
-        self._pattern, self._stated, self._fold = re.compile(pattern), stated, str.casefold if ignore_case else str
-
-    def gold(self, cell: Any) -> str:
-        """The answer text that the pattern must find in a right response."""
-        return text_of(cell).strip()
-
-    def verify(self, task: Task, response: str) -> Score:
-        """1 if the last match is the gold."""
-        found = self._pattern.findall(response)
-        if not found:
-            return Score(0.0, Verdict.NO_ANSWER)
-        answer = found[-1].strip()
-        return Score.of(self._fold(answer) == self._fold(task.gold), answer)
-
-    def gold_response(self, task: Task) -> str:
-        """The template ``stated`` with the gold filled in."""
-        return self._stated.replace("{}", task.gold)
-
-
-@dataclass(frozen=True)
-class JsonOptions:
-    """Options of ``json``.
-
-    Args:
-        keys: Keys of an object that are compared; empty compares all keys.
-    """
-
-    keys: Sequence[str] = field(default_factory=tuple)
-
-
-@VERIFIERS.register("json", options=JsonOptions)
-class JsonAnswers:
-    """The same JSON value as the gold, in any order of keys; the response is JSON alone or has JSON in a code block."""
-
-    prompts = "json-v1"
-
-    def __init__(self, *, keys: Sequence[str]) -> None:
-        self._keys = list(keys)
-
-    def gold(self, cell: Any) -> str:
-        """The cell's value as JSON; a text that is itself JSON, as in a CSV file, is parsed first."""
-        if cell is None or cell == "":
-            raise ValueError("the answer is empty")
-        if isinstance(cell, str):
-            with suppress(ValueError):
-                cell = json.loads(cell)
-        return json.dumps(cell, ensure_ascii=False, sort_keys=True, default=str)
-
-    def verify(self, task: Task, response: str) -> Score:
-        """1 if the last code block, or without code blocks the whole response, is the same JSON value as the gold."""
-        blocks = re.findall(r"```(?:json)?\s*\n(.*?)```", response, re.DOTALL)
-        try:
-            value = json.loads(blocks[-1] if blocks else response)
-        except (ValueError, RecursionError):
-            return Score(0.0, Verdict.NO_ANSWER)
-        given, gold = self._part(value), self._part(json.loads(task.gold))
-        return Score.of(_same(given, gold), json.dumps(given, ensure_ascii=False, sort_keys=True))
-
-    def gold_response(self, task: Task) -> str:
-        """The gold in a code block."""
-        return f"```json\n{task.gold}\n```"
-
-    def _part(self, value: Any) -> Any:
-        if not self._keys or not isinstance(value, dict):
-            return value
-        return {key: value.get(key) for key in self._keys}
-
-
-def _same(left: Any, right: Any) -> bool:
-    """Equality of JSON values: 1 equals 1.0, but not true."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
-    if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(_same, left, right))
-    return isinstance(left, bool) == isinstance(right, bool) and left == right
+VERIFIERS.register("regex", options=RegexOptions)(RegexAnswers)
+VERIFIERS.register("json", options=JsonOptions)(JsonAnswers)
 
 
 @dataclass(frozen=True)
@@ -435,6 +394,6 @@ def make_verifier(name: str, options: Mapping[str, Any]) -> RowVerifier:
     """
     if ":" not in name:
         return VERIFIERS.bind(name, options)()
-    if options:
-        raise ValueError(f"env.options.verify_options: {name} takes none")
-    return FunctionAnswers(name)
+    if other := sorted(options.keys() - {"stated"}):
+        raise ValueError(f"env.options.verify_options.{other[0]}: a function such as {name} takes only stated")
+    return FunctionAnswers(name, **options)

@@ -18,9 +18,6 @@ class OfflineConfig:
         rule: Which episodes are kept for training: a name in :data:`rl.offline.KEEP_RULES`.
         rule_options: Options of the rule.
         iterations: Rounds of sampling from the current model, each followed by fine-tuning.
-        hold_first: Share of all sampled first attempts, right or wrong, that are learned beside the kept rows. They
-            hold the first attempt where the policy that sampled them has it, as a KL penalty does in online RL; without
-            them it may drift, because no rule keeps wrong first attempts. 0 learns the kept rows alone.
         restart: Every round fine-tunes the *base* model, as STaR does to avoid overfitting; otherwise the current
             model.
         group_size: Episodes per task and round.
@@ -36,7 +33,6 @@ class OfflineConfig:
     name: str = MISSING
     rule: str = MISSING
     rule_options: dict[str, Any] = field(default_factory=dict)
-    hold_first: float = 0.0
     iterations: int = 1
     restart: bool = True
     group_size: int = 8
@@ -52,16 +48,10 @@ class OfflineConfig:
             self,
             "offline",
             positive="iterations group_size temperature epochs batch_size beta",
-            fraction="hold_first",
         )
         refuse(
             bool(self.conversations) and self.iterations > 1,
             "offline.conversations: recorded conversations are the same in every round; set offline.iterations=1",
-        )
-        refuse(
-            bool(self.conversations and self.hold_first),
-            f"offline.hold_first={self.hold_first}: recorded first attempts need not be the policy's own, so learning "
-            "them would not hold it where it is; leave one of offline.hold_first and offline.conversations out",
         )
         if self.rule == MISSING:
             return
@@ -73,7 +63,5 @@ class OfflineConfig:
             rounds is not None and self.iterations > rounds,
             f"offline.iterations={self.iterations}: {self.rule} builds on the base's own attempts; set {rounds}",
         )
-        if KEEP_RULES.fact(self.rule, "preferences"):
-            refuse_idle(self, "offline", "hold_first", f"offline.rule={self.rule} keeps preferences")
-        else:
+        if not KEEP_RULES.fact(self.rule, "preferences"):
             refuse_idle(self, "offline", "beta", f"offline.rule={self.rule} keeps no preferences")

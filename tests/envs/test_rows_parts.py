@@ -8,7 +8,7 @@ import pytest
 
 import envs
 from envs import Split, published
-from rewards import Score
+from rewards import Score, Verdict
 from rl.backends import hub
 from tests.envs.test_rows import ROWS, all_of, lines, rows_of, write
 
@@ -202,3 +202,84 @@ def test_an_empty_file_of_a_split_is_not_filled_from_other_rows(tmp_path):
     write(tmp_path, lines(ROWS[30:]), "dev.jsonl")
     write(tmp_path, "", "test.jsonl")
     assert [len(rows_of(tmp_path).load(split)) for split in Split] == [30, 10, 0]
+
+
+LETTERS = [
+    (["A", "B", "C", "D"], {}, "A. Paris\nB. Rome\nC. Berlin\nD. Bonn"),
+    (["option_a", "option_b", "option_c"], {}, "A. Paris\nB. Rome\nC. Berlin"),
+    (["opa", "opb", "opc", "opd"], {}, "A. Paris\nB. Rome\nC. Berlin\nD. Bonn"),
+    (["Choice A", "Choice B", "Choice C"], {"Choice C": ""}, "A. Paris\nB. Rome"),
+]
+
+
+@pytest.mark.parametrize(("columns", "changed", "shown"), LETTERS)
+def test_choices_in_columns_of_their_own_are_shown(tmp_path, capsys, columns, changed, shown):
+    row = dict(zip(columns, ["Paris", "Rome", "Berlin", "Bonn"], strict=False)) | changed
+    rows = [{"question": f"Which is in Italy, {i}?", **row, "answer": "B" if i % 2 else "Rome"} for i in range(40)]
+    write(tmp_path, pandas.DataFrame(rows).to_csv(index=False), "my.csv")
+    tasks = all_of(rows_of(tmp_path / "my.csv", verify="choice"))
+    assert len(tasks) == 40
+    for task in tasks:
+        assert task.question.endswith(f"?\n{shown}")
+        assert (task.gold, task.info.keys()) == ("B", {"choices"})
+    assert f"choices from '{', '.join(columns)}'" in capsys.readouterr().err
+
+
+def test_a_choice_that_is_missing_between_others_is_a_fault(tmp_path):
+    rows = [
+        {"question": f"Which, {i}?", "A": "a", "B": "" if i == 3 else "b", "C": "c", "answer": "C"} for i in range(9)
+    ]
+    with pytest.raises(ValueError, match="1 of 9 rows cannot be used:\n  line 4: the choices"):
+        all_of(rows_of(write(tmp_path, lines(rows)), verify="choice"))
+
+
+ALPACA = {"instruction": "Add the numbers.", "input": "0, 2", "output": "2"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "question"),
+    [
+        ({}, {}, "Add the numbers.\n\n0, 2"),
+        ({"input": ""}, {}, "Add the numbers."),
+        ({"input": None}, {}, "Add the numbers."),
+        ({"instruction": " "}, {}, "0, 2"),
+        ({"prompt": "Add 0 and 2."}, {}, "Add 0 and 2."),
+        ({}, {"question": "input"}, "0, 2"),
+    ],
+)
+def test_an_instruction_and_its_input_are_one_question(tmp_path, changed, options, question):
+    path = write(tmp_path, lines([ALPACA | changed]))
+    assert [task.question for task in all_of(rows_of(path, **options))] == [question]
+    other = {"instruction": "Add the numbers.", "input": "1, 2", "output": "3"}
+    assert len(all_of(rows_of(write(tmp_path, lines([ALPACA, other]))))) == 2
+
+
+def test_an_instruction_without_words_is_an_empty_question(tmp_path):
+    with pytest.raises(ValueError, match="line 1: the question is empty"):
+        all_of(rows_of(write(tmp_path, lines([ALPACA | {"instruction": "", "input": ""}]))))
+
+
+def reads_result(task, response):
+    return Score.of(f"Result = {task.gold}." in response)
+
+
+def pays_most_of_it(task, response):
+    return Score(0.9 * (task.gold in response), Verdict.CORRECT)
+
+
+def test_an_own_function_may_read_a_form_of_its_own(tmp_path):
+    path, name = write(tmp_path, lines(ROWS)), f"{__name__}:reads_result"
+    taskset = rows_of(path, verify=name, verify_options={"stated": "Result = {}."})
+    tasks = all_of(taskset)
+    assert len(tasks) == 40
+    assert taskset.gold_response(tasks[0]) == f"Result = {tasks[0].gold}."
+    refused = [
+        ({}, name, r"correct this function, or say .* by env\.options\.verify_options\.stated"),
+        ({"stated": "Result: {}."}, name, "grades none of the 40 own answers right.*Result: "),
+        ({"stated": "Result"}, name, r"stated=Result: a text with \{\} for the answer is needed"),
+        ({"form": "x"}, name, r"verify_options\.form: a function such as .* takes only stated"),
+        ({}, f"{__name__}:pays_most_of_it", r"graded correct.* but earns 0\.9, not 1"),
+    ]
+    for options, verify, message in refused:
+        with pytest.raises(ValueError, match=message):
+            all_of(rows_of(path, verify=verify, verify_options=options))

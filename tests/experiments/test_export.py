@@ -3,9 +3,11 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 
+from experiments.arms import write_jsonl
 from experiments.cli import UserError
 from experiments.conversations import conversations
 from experiments.evidence.store import Store
@@ -139,6 +141,24 @@ def test_what_cannot_be_exported_is_refused(small, tmp_path, stored):  # noqa: F
     (moved / "config.yaml").write_text(config)
     with pytest.raises(UserError, match="cannot be built here"):
         list(conversations(moved))
+
+
+@pytest.mark.parametrize("what", ["question", "gold", "gone"])
+def test_tasks_that_changed_since_the_run_are_named(stored, tmp_path, what):  # noqa: F811
+    run = tmp_path / "arms" / "star" / "seed_0"
+    shutil.copytree(stored / "arms" / "star" / "seed_0", run)
+    shutil.copy(stored / "config.yaml", tmp_path)
+    one = next(conversations(tmp_path))
+    old, asked = one.task_id, {"task_id": one.task_id, "question": one.question, "gold": one.gold}
+    write_jsonl(run / "tasks.jsonl", [asked])
+    assert next(conversations(tmp_path)) == one
+    write_jsonl(run / "tasks.jsonl", [asked | {what: "another one"}])
+    if what == "gone":
+        (run / "rows.jsonl").write_text((run / "rows.jsonl").read_text().replace(json.dumps(old), '"a lost task"'))
+    message = "'a lost task' of these runs is not in" if what == "gone" else "another one.*changed after the run"
+    with pytest.raises(UserError, match=message) as refused:
+        list(conversations(tmp_path))
+    assert what == "gone" or repr(old) in str(refused.value)
 
 
 def test_a_format_of_ones_own(small, tmp_path):

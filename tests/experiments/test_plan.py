@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from envs import Split
 from experiments import planned
 from experiments.arms import run_offline
 from experiments.calibration import STARTING, calibrate, longest
@@ -24,6 +25,7 @@ from rl.backends.sft import LARGE_HEAD
 from rl.config import AlgorithmConfig, EvalConfig, ModelConfig, OfflineConfig, OptimConfig, SFTConfig, StageConfig
 from rl.config.run import BudgetConfig
 from rl.types import Request
+from rl.workbench import make_taskset
 from tests import programs
 from tests.conftest import ROOT
 from tests.helpers import modchain_config
@@ -125,6 +127,21 @@ def test_counting_alone_takes_answers_as_long_as_they_may_be(tmp_path):
     assert not found.costs
     found = counted(replace(offline(tmp_path), env=offline(tmp_path).env.settled()), PlanConfig(calibrate=False))
     assert (found.episodes, found.sampled_tokens, found.gradient_tokens) == (128, 1280, 2560)
+
+
+def test_recorded_conversations_are_counted_instead_of_the_budget(tmp_path):
+    cfg = offline(tmp_path)
+    cfg = replace(cfg, env=cfg.env.settled())
+    tasks = make_taskset(cfg.env).load(Split.TRAIN)[:12]
+    told = [{"messages": [{"role": "assistant", "content": ": 1"}] * (1 + i % 2)} for i in range(12)]
+    path = tmp_path / "theirs.jsonl"
+    lines = (json.dumps(one | {"task_id": task.id}) for one, task in zip(told, tasks, strict=True))
+    path.write_text("\n".join(lines))
+    method = replace(cfg.offline, conversations=str(path), iterations=1)
+    found = counted(replace(cfg, offline=method), PlanConfig(calibrate=False))
+    # 18 attempts of two tokens and the end of the turn each; two epochs of 12 conversations in batches of 8.
+    assert (found.episodes, found.responses, found.sampled_tokens) == (12, 18, 54)
+    assert (found.updates, found.gradient_tokens) == (4, 108)
 
 
 SIZES = Sizes(1000, 0, 8, 32, 2, 8, 100, 4)

@@ -54,7 +54,6 @@ MAY_BE_ZERO = {
     "RunConfig": "seed threads",
     "TrainConfig": "seed threads",
     "SFTConfig": "seed threads",
-    "OfflineConfig": "hold_first",
     "Discount": "turn_gamma",
     "GroupScale": "turn_gamma",
     "TurnLambda": "turn_gamma turn_lam",

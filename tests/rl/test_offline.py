@@ -10,15 +10,7 @@ from envs import Split
 from rl.backends import sft
 from rl.backends.sft import IGNORED, SFTRow, fine_tune, shared_arguments
 from rl.config import OfflineConfig, OptimConfig, SFTConfig
-from rl.offline import (
-    KEEP_RULES,
-    NothingKeptError,
-    OfflineTrainer,
-    first_attempts,
-    keep_pairs,
-    keep_relabelled,
-    keep_star,
-)
+from rl.offline import KEEP_RULES, NothingKeptError, OfflineTrainer, keep_pairs, keep_relabelled, keep_star
 from rl.workbench import Workbench
 from tests.helpers import episode, modchain_config
 
@@ -84,17 +76,6 @@ def test_right_first_attempts_that_end_an_episode_answer_for_others(name, option
     """Episodes that end with a right first attempt, as with ``stop_rule=on_correct``, still provide right answers."""
     episodes = [episode((1.0,))] * 3 + [episode((0.0, 1.0)), episode((0.0, 0.0))]
     assert len(KEEP_RULES.bind(name, options)(episodes, 0, list)) == expected
-
-
-def test_first_attempts_are_held_whether_right_or_wrong():
-    episodes = [episode((0.0, 1.0)), episode((1.0,)), episode(error="x")] * 500
-    rows = first_attempts(episodes, 1.0, 0)
-    assert {row.input_ids for row in rows} == {(1, 2, 10, 20)}
-    assert {row.labels for row in rows} == {(IGNORED, IGNORED, 10, 20)}
-    assert len(rows) == 1000
-    some = first_attempts(episodes, 0.3, 0)
-    assert 240 < len(some) < 360
-    assert some == first_attempts(episodes, 0.3, 0)
 
 
 def fast(lr=1e-2):
@@ -211,31 +192,8 @@ def test_iterated_fine_tuning_goes_on_from_the_current_model():
         assert not torch.equal(after_one["lm_head.weight"], bench.model.state_dict()["lm_head.weight"])
 
 
-def test_held_first_attempts_stay_closer_to_the_base():
-    """Fine-tuning on wrong->right traces alone makes the base's own first attempts less likely than with them."""
-    likely = {}
-    for share in (0.0, 1.0):
-        cfg = sft_config(rule="star", hold_first=share, group_size=4, epochs=2, batch_size=16, optim=fast(3e-3))
-        cfg.training.episodes = 256
-        bench = Workbench.build(cfg)
-        trainer = offline_trainer(cfg, bench, bench.publish)
-        episodes = trainer.collect()
-        outcome = trainer.train_round(episodes)
-        assert outcome["held"] == share * len(episodes)
-        assert outcome["kept"] == outcome["held"] + round(outcome["kept_fraction"] * len(episodes))
-        turns = [one.turns[0] for one in episodes]
-        with torch.no_grad():
-            logits = [bench.model(input_ids=torch.tensor([one.prompt_ids + one.action_ids])).logits[0] for one in turns]
-        likely[share] = sum(
-            found[len(one.prompt_ids) - 1 : -1].log_softmax(-1)[range(len(one.action_ids)), list(one.action_ids)].sum()
-            for found, one in zip(logits, turns, strict=True)
-        ) / len(turns)
-    assert likely[1.0] > likely[0.0] + 0.1
-
-
-@pytest.mark.parametrize("hold_first", [0.0, 1.0])
-def test_a_rule_that_keeps_nothing_says_so(hold_first):
-    cfg = sft_config(rule="star", hold_first=hold_first)
+def test_a_rule_that_keeps_nothing_says_so():
+    cfg = sft_config(rule="star")
     bench = Workbench.build(cfg)
     trainer = offline_trainer(cfg, bench, lambda _: None)
     with pytest.raises(NothingKeptError, match="none of 1 episode passes"):
@@ -280,9 +238,6 @@ def test_a_rule_of_another_module_trains():
         ({"rule": "dpo", "rule_options": {"per_task": 0}}, r"offline\.rule_options\.per_task=0"),
         ({"rule": "star", "beta": 0.5}, r"offline\.beta=0\.5: has no effect"),
         ({"rule": "pair", "iterations": 3}, r"offline\.iterations"),
-        ({"rule": "dpo", "hold_first": 0.5}, r"offline\.hold_first=0\.5: has no effect"),
-        ({"rule": "star", "hold_first": 1.5}, r"offline\.hold_first=1\.5: must be in \[0, 1\]"),
-        ({"rule": "star", "hold_first": 0.5, "conversations": "x.jsonl"}, r"offline\.hold_first=0\.5: recorded"),
     ],
 )
 def test_what_a_rule_cannot_use_is_refused(changes, message):
