@@ -4,6 +4,7 @@ Each worker has one thread and one fork server and runs one program at a time. T
 process or in the process of a judge; the process of a candidate receives only its program and the arguments of calls.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import math
