@@ -16,6 +16,8 @@ _PREPARES = (
     ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign,
     ast.AugAssign,
 )  # fmt: skip
+_LOADS = ("loadTestsFromTestCase", "loadTestsFromModule", "loadTestsFromName", "loadTestsFromNames", "makeSuite")
+"""Functions of unittest after which a runner calls test functions; whether its result is asserted counts elsewhere."""
 _CATCHES = ("AssertionError", "Exception", "BaseException")
 
 
@@ -188,6 +190,8 @@ class _Executed(ast.NodeVisitor):
         return any(name in self._names or not hasattr(builtins, name) for name in names)
 
     def _enter(self, name: str) -> None:
+        if name in _LOADS:
+            self.entered.update(one for one in self.functions if one.startswith("test"))
         for function in self.functions.get(name, ()):
             if (key := (id(function), self._caught)) not in self._visited:
                 self._visited.add(key)

@@ -259,7 +259,7 @@ SAID = {
     ),
     "a learning rate that is a hundred times too large": (
         lambda folder: [*SHORT, "training.episodes=512", "algorithm.optim.lr=0.3", "training.validate_every=0"],
-        "Try algorithm.optim.lr=... ten times smaller",
+        "Try a learning rate (algorithm.optim.lr, offline.optim.lr) ten times smaller",
     ),
 }
 

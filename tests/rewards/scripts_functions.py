@@ -151,13 +151,19 @@ FUNCTIONS = {
         "def f(x): raise ValueError('no')",
         "try:\n    f(1)\n    assert False, 'no error'\nexcept ValueError as e:\n    assert str(e) == 'no'",
     ),
-    "raises another": ("def f(x): raise KeyError(x)", "try:\n    f(1)\nexcept ValueError:\n    pass"),
-    "raises a subclass": ("def f(x): raise ZeroDivisionError", "try:\n    f(1)\nexcept ArithmeticError:\n    pass"),
+    "raises another": ("def f(x): raise KeyError(x)", "try:\n    f(1)\n    assert False\nexcept ValueError:\n    pass"),
+    "raises a subclass": (
+        "def f(x): raise ZeroDivisionError",
+        "try:\n    f(1)\n    assert False\nexcept ArithmeticError:\n    pass",
+    ),
     "raises its own": (
         "class E(Exception): pass\ndef f(): raise E('x')",
         "try:\n    f()\nexcept E as e:\n    assert str(e) == 'x'",
     ),
-    "natural exceptions": ("def f(xs): return xs[5]", "try:\n    f([])\nexcept IndexError:\n    pass"),
+    "natural exceptions": (
+        "def f(xs): return xs[5]",
+        "try:\n    f([])\n    assert False\nexcept IndexError:\n    pass",
+    ),
     "exits": ("import sys\ndef f(): sys.exit(0)", "assert f() is None"),
     "prints": ("def f(x):\n    print('debug', x)\n    return x", "assert f(1) == 1"),
     "prints to stderr": (

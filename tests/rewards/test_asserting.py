@@ -15,6 +15,10 @@ IDLE = [
     (UNITTEST, "test_a is never called"),
     (f"{UNITTEST}if __name__ == '__main__':\n    u.main()", "test_a is never called"),
     (f"{UNITTEST}u.TextTestRunner().run(T('test_a'))", "test_a is never called"),
+    (
+        f"{UNITTEST}l = unittest.defaultTestLoader.loadTestsFromTestCase(T)\nunittest.TextTestRunner().run(l)",
+        "never assert",
+    ),
     ("assert add(2, 2) == 4\ndef test_b():\n    assert add(1, 3) == 4", "test_b is never called"),
     ("def check(f):\n    assert f(2, 2) == 4\nprint(add)", "check is never called"),
     ("add(2, 2) == 4", "write assert in front"),
@@ -38,6 +42,8 @@ IDLE = [
     ("import contextlib\nwith contextlib.suppress(Exception):\n    assert add(2, 2) == 4", "never assert anything"),
 ]
 FAIL = [
+    f"{UNITTEST}l = unittest.defaultTestLoader.loadTestsFromTestCase(T)\n"
+    "assert unittest.TextTestRunner().run(l).wasSuccessful()",
     "assert add(2, 2) == 4",
     "assert not add(2, 2) == 0, add(2, 2)",
     "assert add(2, 2) == 4, 'a message'",

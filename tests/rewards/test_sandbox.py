@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -396,7 +397,8 @@ def test_the_strict_mode_has_the_parts_of_a_package_that_are_imported_late():
     program = "import numpy as np\n" + "".join(f"def f{i}():\n    return {use}\n" for i, use in enumerate(uses))
     refused = "def g():\n    try:\n        import scipy\n    except ImportError as error:\n        return str(error)\n"
     with Sandbox(n_workers=1, mode=Mode.STRICT, modules=("numpy",)) as sandbox:
-        assert sandbox.settings == ("STRICT", 2**30, ("numpy",))  # part of the key of a cached verdict
+        # Part of the key of a cached verdict.
+        assert sandbox.settings == ("STRICT", 2**30, (("numpy", (version("numpy"),)),))
         assert score_program(program, tests, Limits(cpu_s=5.0), sandbox=sandbox).verdict == "correct"
         shown = FunctionTests(public=(Case("g", (), ""),))
         assert "isolation strict opens no file" in score_program(refused, shown, sandbox=sandbox).observation
