@@ -232,7 +232,8 @@ class Mend:
         else:
             found = candidates(response, self._form)
         texts = (tidy(equation[: MAX_CHARACTERS + 1]) for equation in found)
-        return list({compact(text): text for text in texts}.values())
+        # Equations of one compact form that are read differently, as "1 4/2" and "14/2", are two.
+        return list({(compact(text), sides(text)): text for text in texts}.values())
 
 
 def written(terms: Sequence[int], unknown: str, notation: str = "toy") -> str:

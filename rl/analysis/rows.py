@@ -49,7 +49,8 @@ class EvalRow:
         n_tokens: Number of sampled tokens of each attempt.
         truncated: Whether the token limit cut off each attempt.
         stop_reason: Why the episode ended.
-        failed: Whether the episode was aborted by a fault; such rows count in no rate.
+        failed: Whether the episode was aborted by a fault, or ended with the attempt that a control put there; such
+            rows count in no rate.
         values: The episode's value of every rate in :data:`rl.analysis.rates.RATES` that is defined for it.
         answer_keys: Normal forms of the answers, equal for equivalent answers; the answers themselves if not given.
         said: Turns of other roles between the attempts, each as role, text and reward.

@@ -249,6 +249,8 @@ def test_two_different_equations_are_ambiguous_and_one_twice_is_not():
     right, wrong = mend.gold_response(task), respond(mend, task, int(task.gold) + 1)
     assert mend.verify(task, f"{wrong} or {right}").verdict == "ambiguous"
     assert mend.verify(task, f"{right}, that is {right.replace(' ', '')}").value == 1.0
+    whole, mixed = (respond(mend, task, number) for number in (f"1{2 * int(task.gold)}/2", f"1 {2 * int(task.gold)}/2"))
+    assert mend.verify(task, f"{mixed} or {whole}").verdict == "ambiguous"
 
 
 def test_sides_are_exact_and_refuse_what_is_no_equation_of_numbers():
