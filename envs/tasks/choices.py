@@ -66,7 +66,10 @@ def letter_of(gold: str, choices: Mapping[str, str], answers_as: str = "any") ->
                 f"choice {letter} has the text {text!r}, which is also the letter of another choice: a response "
                 f"{text!r} could mean either. Give the choices other labels, {{text: [...], label: [...]}}"
             )
-    as_letter, as_text = _one_of(gold, {one: one for one in choices}), _one_of(gold, choices)
+    labels = {one: one for one in choices}
+    as_letter, as_text = _one_of(gold, labels), _one_of(gold, choices)
+    if as_letter is None and as_text is None:  # the name of the choice's own column, such as option_b or choice1
+        as_letter = _one_of(re.sub(r"^(?:option|choice|opt|op|ending|sol)[ _]?", "", gold, flags=re.IGNORECASE), labels)
     first = 1 if answers_as == "place1" else 0
     place = int(gold) - first if re.fullmatch(r"\d{1,3}", gold, re.ASCII) else -1
     as_place = list(choices)[place] if 0 <= place < len(choices) else None
@@ -87,14 +90,28 @@ def letter_of(gold: str, choices: Mapping[str, str], answers_as: str = "any") ->
     return found
 
 
-def refuse_places_from_1(rows: Iterable[tuple[str, str, Mapping[str, str]]]) -> None:
-    """Raises ValueError if answers are places that seem to be counted from 1: one is the last, and none is 0.
+def refuse_other_count(rows: Iterable[tuple[str, str, Mapping[str, str]]], answers_as: str) -> None:
+    """Raises ValueError if answers are places that seem to be counted otherwise than they would be read.
+
+    They seem to be counted from 1 if one is the last place and none is 0, and from 0 if one is 0 while the choices are
+    labelled from 1 on.
 
     Args:
         rows: Of each row its place in the data, what its answer column says, and its choices.
+        answers_as: How they would be read, one of :data:`ANSWERS_AS`.
     """
     last = ""
     for where, gold, choices in rows:
+        if (
+            answers_as == "any"
+            and gold == "0"
+            and {"1", "2"} <= choices.keys()
+            and "0" not in (*choices, *choices.values())
+        ):
+            raise ValueError(
+                f"the answers seem to be places counted from 0 ({where} answers 0, and the choices are labelled "
+                f"{', '.join(choices)}): set env.options.verify_options.answers_as=place0"
+            )
         if not gold.isdigit() or _one_of(gold, {one: one for one in choices}) or _one_of(gold, choices):
             continue
         if int(gold) == 0:

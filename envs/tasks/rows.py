@@ -219,7 +219,7 @@ class Rows:
         given = self._names.found([*names, *(name for name in parts if name and "split" not in columns)])
         self._refuse_shares_of(given)
         n = len(rows) + len(faults) - sum(names[name] for name in left_out)
-        if "choices" in columns:
+        if isinstance(self._verifier, ChoiceAnswers):
             self._verifier.refuse_other_count(rows, columns)
         read = _Read(n, faults, names, left_out)
         for name, part in parts.items():

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from envs.base import Task
 from envs.rows import Row
-from envs.tasks.choices import ANSWERS_AS, choice_said, choices_of, letter_of, refuse_places_from_1
+from envs.tasks.choices import ANSWERS_AS, choice_said, choices_of, letter_of, refuse_other_count
 from envs.tasks.code import CodeTasks
 from envs.tasks.columns import UnfitError, cell_at, refuse_joined_digits, refuse_other_notation, text_of
 from envs.tasks.grading import MathGrading
@@ -258,9 +258,14 @@ class ChoiceAnswers(_InForm):
         return letter_of(gold, choices, self._answers_as)
 
     def refuse_other_count(self, rows: Iterable[Row], columns: Mapping[str, str]) -> None:
-        """Raises ValueError if the answers are places that seem to be counted from 1, not from 0."""
-        if self._answers_as in ("any", "place0"):
-            refuse_places_from_1(self._stated_in(rows, columns))
+        """Raises ValueError if the answers are places that seem to be counted otherwise than ``answers_as`` says."""
+        if "choices" not in columns and self._answers_as not in ("any", "letter"):
+            raise ValueError(
+                f"env.options.verify_options.answers_as={self._answers_as}: has no effect, because no column of "
+                "choices was found; name it by env.options.choices=<column>"
+            )
+        if "choices" in columns and self._answers_as in ("any", "place0"):
+            refuse_other_count(self._stated_in(rows, columns), self._answers_as)
 
     def _stated_in(self, rows: Iterable[Row], columns: Mapping[str, str]) -> Iterator[tuple[str, str, dict[str, str]]]:
         for row in rows:

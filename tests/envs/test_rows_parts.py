@@ -225,6 +225,38 @@ def test_choices_in_columns_of_their_own_are_shown(tmp_path, capsys, columns, ch
     assert f"choices from '{', '.join(columns)}'" in capsys.readouterr().err
 
 
+NUMBERED = [
+    (["choice1", "choice2"], ["1", "2", "choice2", "Rome"], {}, "1. Paris\n2. Rome", "1222"),
+    (["choice1", "choice2"], ["0", "1", "0", "1"], {"answers_as": "place0"}, "1. Paris\n2. Rome", "1212"),
+    (["option_1", "option_2", "option_3"], [1, 2, 3, 2], {}, "1. Paris\n2. Rome\n3. Berlin", "1232"),
+    (["ending0", "ending1", "ending2"], [0, 1, 2, 1], {}, "0. Paris\n1. Rome\n2. Berlin", "0121"),
+    (["option_a", "option_b"], ["option_b", "A", "Paris", "b"], {}, "A. Paris\nB. Rome", "BAAB"),
+]
+
+
+@pytest.mark.parametrize(("columns", "answers", "options", "shown", "golds"), NUMBERED)
+def test_labels_of_numbered_choices_are_their_numbers(tmp_path, columns, answers, options, shown, golds):
+    choices = dict(zip(columns, ["Paris", "Rome", "Berlin"], strict=False))
+    write(tmp_path, lines([{"question": f"Which, {i}?", **choices, "label": a} for i, a in enumerate(answers)]))
+    tasks = all_of(rows_of(tmp_path, verify="choice", verify_options=options))
+    assert "".join(task.gold for task in sorted(tasks, key=lambda task: task.question)) == golds
+    assert all(task.question.endswith(f"?\n{shown}") for task in tasks)
+
+
+def test_answers_counted_otherwise_than_numbered_choices_are_refused(tmp_path):
+    rows = [{"question": f"Which, {i}?", "choice1": "Paris", "choice2": "Rome", "label": i % 2} for i in range(4)]
+    with pytest.raises(ValueError, match=r"line 1 answers 0, and the choices are labelled 1, 2\): set .*=place0"):
+        all_of(rows_of(write(tmp_path, lines(rows)), verify="choice"))
+
+
+def test_a_way_to_read_answers_without_choices_is_refused(tmp_path):
+    rows = [{"question": f"Which, {i}? A. Paris B. Rome", "answer": "AB"[i % 2]} for i in range(4)]
+    path = write(tmp_path, lines(rows))
+    assert len(all_of(rows_of(path, verify="choice", verify_options={"answers_as": "letter"}))) == 4
+    with pytest.raises(ValueError, match="answers_as=place1: has no effect, because no column of choices was found"):
+        all_of(rows_of(path, verify="choice", verify_options={"answers_as": "place1"}))
+
+
 def test_a_choice_that_is_missing_between_others_is_a_fault(tmp_path):
     rows = [
         {"question": f"Which, {i}?", "A": "a", "B": "" if i == 3 else "b", "C": "c", "answer": "C"} for i in range(9)
