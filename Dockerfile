@@ -3,8 +3,9 @@
 # sandbox falls back to weaker layers, or says that it cannot isolate (python -m experiments.doctor).
 FROM python:3.11.13-slim-bookworm
 
+# gcc is for pycosat, on which reasoning-gym depends and of which there is no wheel.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends git make chromium chromium-driver \
+ && apt-get install -y --no-install-recommends git make gcc libc6-dev chromium chromium-driver \
  && rm -rf /var/lib/apt/lists/*
 
 # Where packages come from, if not from pip's own choice; an index with CPU builds of torch saves gigabytes.

@@ -43,7 +43,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@# torch first: with a CPU build in place nothing else asks for a CUDA build.
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[dev,docs,lora,sweep,slurm,tracking]'
+	@# There is no wheel of pycosat, on which reasoning-gym depends.
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs,lora,sweep,slurm,tracking]' || { \
+	echo "error: if gcc or Python.h is missing above, install a C compiler and Python's headers (gcc, python3-dev)" >&2; exit 1; }
 	@touch $(STAMP)
 
 setup: $(STAMP)
