@@ -399,6 +399,8 @@ def make_verifier(name: str, options: Mapping[str, Any]) -> RowVerifier:
     """
     if ":" not in name:
         return VERIFIERS.bind(name, options)()
-    if other := sorted(options.keys() - {"stated"}):
-        raise ValueError(f"env.options.verify_options.{other[0]}: a function such as {name} takes only stated")
+    if other := sorted(options.keys() - {"stated", "partial_credit"}):
+        raise ValueError(
+            f"env.options.verify_options.{other[0]}: a function such as {name} takes only stated and partial_credit"
+        )
     return FunctionAnswers(name, **options)

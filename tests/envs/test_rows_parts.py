@@ -299,6 +299,23 @@ def pays_most_of_it(task, response):
     return Score(0.9 * (task.gold in response), Verdict.CORRECT)
 
 
+def pays_part_of_it(task, response):
+    return Score.of(True) if response == task.gold else Score(0.5, Verdict.WRONG)
+
+
+def test_an_own_function_gives_partial_credit_where_this_is_said(tmp_path):
+    path, name = write(tmp_path, lines(ROWS)), f"{__name__}:pays_part_of_it"
+    taskset = rows_of(path, verify=name, verify_options={"partial_credit": True})
+    tasks = all_of(taskset)
+    assert taskset.partial_credit
+    assert taskset.verify(tasks[0], "no").value == 0.5
+    assert not rows_of(path, verify=name).partial_credit
+    with pytest.raises(ValueError, match=r"is wrong 0\.5: allow this by .*partial_credit=true"):
+        rows_of(path, verify=name).verify(tasks[0], "no")
+    with pytest.raises(ValueError, match="partial_credit=half: true or false is needed"):
+        rows_of(path, verify=name, verify_options={"partial_credit": "half"})
+
+
 def test_an_own_function_may_read_a_form_of_its_own(tmp_path):
     path, name = write(tmp_path, lines(ROWS)), f"{__name__}:reads_result"
     taskset = rows_of(path, verify=name, verify_options={"stated": "Result = {}."})
@@ -309,7 +326,7 @@ def test_an_own_function_may_read_a_form_of_its_own(tmp_path):
         ({}, name, r"correct this function, or say .* by env\.options\.verify_options\.stated"),
         ({"stated": "Result: {}."}, name, "grades none of the 40 own answers right.*Result: "),
         ({"stated": "Result"}, name, r"stated=Result: a text with \{\} for the answer is needed"),
-        ({"form": "x"}, name, r"verify_options\.form: a function such as .* takes only stated"),
+        ({"form": "x"}, name, r"verify_options\.form: a function such as .* takes only stated and partial_credit"),
         ({}, f"{__name__}:pays_most_of_it", r"graded correct.* but earns 0\.9, not 1"),
     ]
     for options, verify, message in refused:
