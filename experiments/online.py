@@ -98,6 +98,7 @@ class OnlineRun:
         """Trains until the budget is spent."""
         if not self.resumed:  # Measures the base model, with which all later validations are compared.
             self._validate()
+            self._stopping.check(lambda: None)  # Before the first step there is nothing to save.
         try:
             if self.resumed:
                 self._health.stop(lambda: None)
