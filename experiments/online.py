@@ -98,8 +98,8 @@ class OnlineRun:
         """Trains until the budget is spent."""
         if not self.resumed:  # Measures the base model, with which all later validations are compared.
             self._validate()
-            self._stopping.check(lambda: None)  # Before the first step there is nothing to save.
         try:
+            self._stopping.check(lambda: None)  # Since the last checkpoint, if there is one, nothing was learned.
             if self.resumed:
                 self._health.stop(lambda: None)
             while not self.trainer.is_done:
