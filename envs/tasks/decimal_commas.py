@@ -1,0 +1,60 @@
+"""Golds with decimal commas, such as 0,5, which mathematics would read as the two numbers 0 and 5."""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+
+from envs.rows import Row
+from envs.tasks.columns import cell_at
+
+_SINGLE = re.compile(r"[+-]?\d+,\d+")
+_THOUSAND = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+# 3,05, 12,50 and a currency or a percentage: not two numbers, as there is none that begins with 0, and one unit alone.
+_CLEAR = re.compile(
+    r"[+-]?\d+,0\d+|(?:\\?\$|[€£])\s*[+-]?\d+,\d+|[+-]?\d+,\d+\s*(?:\\?%|[€£]|EUR|euros?|percent)", re.IGNORECASE
+)
+# 1,234,567 or 12,34,567 or 1,234.5, in which commas separate thousands.
+_THOUSANDS = re.compile(r"(?<!\d)\d{1,3}(?:(?:,\d{2,3})+,\d{3}(?!\d)|(?:,\d{3})+\.\d+)")
+# (1,2), [0,1) or \{1,2\}, in which commas separate numbers.
+_LISTED = re.compile(r"\\\{[^{}]*\\\}|[(\[][^()\[\]]*[)\]]")
+# LaTeX writes 0{,}5 for a decimal comma, and 1{,}500 for thousands.
+_LATEX = re.compile(r"(?<=\d)(?:\{,\}|,\\!)(?=\d)(?!\d{3}(?!\d))")
+
+
+def has_decimal_commas(rows: Sequence[Row], column: str) -> bool:
+    """Whether one of the answers has a decimal comma beyond doubt, so that the others have decimal commas too.
+
+    Beyond doubt is 0,5 where semicolons separate the cells; elsewhere it may be two numbers, but 3,05 or 0,5 % may not.
+    """
+    for row in rows:
+        cell = None
+        with suppress(ValueError):  # a row without an answer is reported later
+            cell = cell_at(row.values, column)
+        text = cell.rpartition("####")[2].strip() if isinstance(cell, str) else ""
+        text = text[1:-1] if re.fullmatch(r"\$[^$]+\$", text) else text
+        is_single = row.semicolons and _SINGLE.fullmatch(text) and not _THOUSAND.fullmatch(text)
+        is_clear = _CLEAR.fullmatch(text) and not _THOUSAND.search(text)
+        if is_single or is_clear or _LATEX.search(text):
+            return True
+    return False
+
+
+def refuse_decimal_comma(gold: str, has_others: bool) -> None:
+    """Raises ValueError for a gold such as 0,5 or 1,500, in a file where a comma may be the decimal mark.
+
+    Args:
+        gold: The gold, which mathematics would read as two numbers, or as 1500.
+        has_others: Whether the file has decimal commas beyond doubt, so that points as in 1.500 separate thousands.
+    """
+    found = re.search(r"\d+,\d+", _THOUSANDS.sub("0", _LISTED.sub("", _LATEX.sub(",", gold))))
+    if found:
+        one, two = found[0].replace(",", "."), found[0].replace(",", ", ")
+        raise ValueError(
+            f"the answer {gold[:40]!r} has a comma that may be a decimal mark: write {one!r} for one number, or "
+            f"{two!r} for two"
+        )
+    if has_others and re.fullmatch(r"[+-]?[1-9]\d{0,2}\.\d{3}", gold.strip()):
+        raise ValueError(
+            f"the answer {gold[:40]!r} has a point that may separate thousands, as other answers have decimal commas: "
+            f"write {gold.strip().replace('.', '')!r} or {gold.strip() + '0'!r}"
+        )
