@@ -48,10 +48,11 @@ def refuse_decimal_comma(gold: str, has_others: bool) -> None:
     """
     found = re.search(r"\d+,\d+", _THOUSANDS.sub("0", _LISTED.sub("", _LATEX.sub(",", gold))))
     if found:
-        one, two = found[0].replace(",", "."), found[0].replace(",", ", ")
+        one, two = repr(found[0].replace(",", ".")), found[0].replace(",", ", ")
+        one += f" or {found[0].replace(',', '')!r}" if _THOUSAND.fullmatch(found[0]) else ""
         raise ValueError(
-            f"the answer {gold[:40]!r} has a comma that may be a decimal mark: write {one!r} for one number, or "
-            f"{two!r} for two"
+            f"the answer {gold[:40]!r} has a comma that may be a decimal mark: write {one} for one number, or {two!r} "
+            "for two"
         )
     if has_others and re.fullmatch(r"[+-]?[1-9]\d{0,2}\.\d{3}", gold.strip()):
         raise ValueError(

@@ -293,7 +293,7 @@ def semicolons(golds):
     return "question;answer\n" + "".join(f"q{i};{gold}\n" for i, gold in enumerate(golds))
 
 
-IN_SEMICOLONS = [("0,5", "0.5"), ("-12,50", "12.50"), ("1,500", "1.500"), ("2,3 km", "2.3"), ("x = 0,5", "0.5"),
+IN_SEMICOLONS = [("0,5", "0.5"), ("-12,50", "12.50"), ("1,500", "1.500' or '1500"), ("2,3 km", "2.3"), ("x = 0,5", "0.5"),
                  ("1,2,3", "1.2"), ("0,05", "0.05")]  # fmt: skip
 ELSEWHERE = ["3,05", "0,05", "12,50 €", "$12,50", r"\$12,50", "0,5%", r"0,5\%", "0{,}5", "1{,}25", "$3,05$"]
 POINT = r"'1\.500' has a point that may separate thousands.*write '1500' or '1\.5000'"
