@@ -44,10 +44,10 @@ def choices_of(cell: Any) -> dict[str, str]:
     if not isinstance(cell, Mapping):
         raise ValueError(f"the choices must be a list of at least two; this is {str(cell)[:60]}")
     texts = {str(label): _text(label, text) for label, text in cell.items()}
-    while texts and not texts[last := next(reversed(texts))]:
-        del texts[last]
+    while texts and not texts[next(reversed(texts))]:
+        texts.popitem()
     if empty := [label for label, text in texts.items() if not text]:
-        raise ValueError(f"the choices have no text for {empty[0]}, but one for {last}")
+        raise ValueError(f"the choices have no text for {empty[0]}, but one for {next(reversed(texts))}")
     if len(texts) < 2:
         raise ValueError(f"the choices must be at least two; this row has {counted(len(texts), 'choice')}")
     return texts

@@ -6,19 +6,21 @@ from contextlib import suppress
 
 from envs.rows import Row
 from envs.tasks.columns import cell_at
+from rewards.answers import boxed
 
 _SINGLE = re.compile(r"[+-]?\d+,\d+")
-_THOUSAND = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-# 3,05, 12,50 and a currency or a percentage: not two numbers, as there is none that begins with 0, and one unit alone.
+_THOUSAND = re.compile(r"[1-9]\d{0,2},\d{3}")
+# These are not two numbers: in 3,05 the second would begin with 0, in 1,50 € both would have one unit, and LaTeX writes
+# 0{,}5 for one number.
 _CLEAR = re.compile(
-    r"[+-]?\d+,0\d+|(?:\\?\$|[€£])\s*[+-]?\d+,\d+|[+-]?\d+,\d+\s*(?:\\?%|[€£]|EUR|euros?|percent)", re.IGNORECASE
+    r"[+-]?\d+,0\d+|(?:\\?\$|[€£])\s*[+-]?\d+,\d+|[+-]?\d+,\d+\s*(?:\\?%|[€£]|EUR|euros?|percent)|[+-]?\d+\{,\}\d+",
+    re.IGNORECASE,
 )
 # 1,234,567 or 12,34,567 or 1,234.5, in which commas separate thousands.
 _THOUSANDS = re.compile(r"(?<!\d)\d{1,3}(?:(?:,\d{2,3})+,\d{3}(?!\d)|(?:,\d{3})+\.\d+)")
 # (1,2), [0,1) or \{1,2\}, in which commas separate numbers.
 _LISTED = re.compile(r"\\\{[^{}]*\\\}|[(\[][^()\[\]]*[)\]]")
-# LaTeX writes 0{,}5 for a decimal comma, and 1{,}500 for thousands.
-_LATEX = re.compile(r"(?<=\d)(?:\{,\}|,\\!)(?=\d)(?!\d{3}(?!\d))")
+_LATEX = re.compile(r"(?<=\d)\{,\}(?=\d)(?!\d{3}(?!\d))")
 
 
 def has_decimal_commas(rows: Sequence[Row], column: str) -> bool:
@@ -31,10 +33,10 @@ def has_decimal_commas(rows: Sequence[Row], column: str) -> bool:
         with suppress(ValueError):  # a row without an answer is reported later
             cell = cell_at(row.values, column)
         text = cell.rpartition("####")[2].strip() if isinstance(cell, str) else ""
+        text = found[0] if len(found := boxed(text)) == 1 else text
         text = text[1:-1] if re.fullmatch(r"\$[^$]+\$", text) else text
-        is_single = row.semicolons and _SINGLE.fullmatch(text) and not _THOUSAND.fullmatch(text)
-        is_clear = _CLEAR.fullmatch(text) and not _THOUSAND.search(text)
-        if is_single or is_clear or _LATEX.search(text):
+        is_decimal = _CLEAR.fullmatch(text) or (row.semicolons and _SINGLE.fullmatch(text))
+        if is_decimal and not _THOUSAND.fullmatch(re.sub(r"[^\d,]", "", text)):
             return True
     return False
 

@@ -293,8 +293,8 @@ def semicolons(golds):
     return "question;answer\n" + "".join(f"q{i};{gold}\n" for i, gold in enumerate(golds))
 
 
-IN_SEMICOLONS = [("0,5", "0.5"), ("-12,50", "12.50"), ("1,500", "1.500' or '1500"), ("2,3 km", "2.3"), ("x = 0,5", "0.5"),
-                 ("1,2,3", "1.2"), ("0,05", "0.05")]  # fmt: skip
+IN_SEMICOLONS = [("0,5", "0.5"), ("-12,50", "12.50"), ("1,500", "1.500' or '1500"), ("2,3 km", "2.3"),
+                 ("x = 0,5", "0.5"), ("1,2,3", "1.2"), ("0,05", "0.05")]  # fmt: skip
 ELSEWHERE = ["3,05", "0,05", "12,50 €", "$12,50", r"\$12,50", "0,5%", r"0,5\%", "0{,}5", "1{,}25", "$3,05$"]
 POINT = r"'1\.500' has a point that may separate thousands.*write '1500' or '1\.5000'"
 COMMAS = [
@@ -332,6 +332,15 @@ def test_a_decimal_comma_of_a_whole_solution_is_refused(tmp_path):
     path = write(tmp_path, semicolons(["So it is #### 0,5", r"So \boxed{1,5}."]), "my.csv")
     with pytest.raises(ValueError, match=r"2 of 2 rows .*\n.*'0,5' has a comma .*\n.*'1,5' has a comma"):
         all_of(rows_of(path))
+    boxes = [{"question": f"q{gold}", "answer": rf"So \boxed{{{gold}}}."} for gold in ("3,05", "1,2")]
+    with pytest.raises(ValueError, match="2 of 2 rows"):
+        all_of(rows_of(write(tmp_path, lines(boxes))))
+
+
+def test_one_comma_in_a_solution_does_not_make_the_others_decimal(tmp_path):
+    solutions = [r"Of 3,05 m or $0{,}5$, $(1,\!2)$, \boxed{7}", r"\boxed{1,2}", r"\boxed{1{,}000}", r"\boxed{(1,\!2)}"]
+    path = write(tmp_path, lines([{"question": f"q{i}", "answer": one} for i, one in enumerate(solutions)]))
+    assert sorted(task.gold for task in all_of(rows_of(path))) == [r"(1,\!2)", "1,2", "1{,}000", "7"]
 
 
 def test_texts_with_commas_may_be_compared_in_any_file(tmp_path):
