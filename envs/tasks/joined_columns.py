@@ -32,25 +32,33 @@ def join_columns(rows: Sequence[Row], named: Mapping[str, str | None]) -> dict[s
         ValueError: If several groups of columns may be the choices, or one column of such a group is missing.
     """
     there = {path.rpartition(".")[2].lower() for row in rows for path in paths(row.values)}
-    own = {str(name).lower(): str(name) for row in rows for name in row.values}
+    names = list(dict.fromkeys(str(name) for row in rows for name in row.values))
+    own = {name.lower(): name for name in names}
     found = dict(named)
     parts = [own[name] for name in ("instruction", "input") if name in own]
     texts = all(isinstance(row.values.get(part), str | int | float | None) for row in rows for part in parts)
     is_usual = len(parts) == 2 and texts and not there & {"question", "prompt", "problem"}
-    if parts := _named_parts(named["question"], own) or (parts if is_usual and named["question"] is None else []):
+    if parts := _named_parts(named["question"], names) or (parts if is_usual and named["question"] is None else []):
         found["question"] = _join(rows, parts, _as_text)
-    parts = _named_parts(named.get("choices"), own)
+    parts = _named_parts(named.get("choices"), names)
     if named.get("choices", "") is None and not there & set(NAMES["choices"]):
         parts = _parts_of_choices(own)
+        alike = [[name for name in names if name.lower() == part.lower()] for part in parts]
+        if twice := next((found for found in alike if len(found) > 1), []):
+            raise ValueError(
+                f"of the columns of choices, {' and '.join(twice)} differ in case alone: name those that are meant, as "
+                f"in env.options.choices='{', '.join(map(min, alike))}'"
+            )
     if parts:
         found["choices"] = _join(rows, parts, partial(_labelled, labels=_labels_of(parts)))
     return found
 
 
-def _named_parts(name: str | None, own: Mapping[str, str]) -> list[str]:
+def _named_parts(name: str | None, names: Sequence[str]) -> list[str]:
     """The columns that a name such as ``A, B, C`` lists; none if it is a column itself, or lists anything else."""
-    parts = [own.get(part.strip().lower(), "") for part in (name or "").split(",")]
-    return parts if len(parts) > 1 and all(parts) and str(name).lower() not in own else []
+    own = {one.lower(): one for one in names} | {one: one for one in names}
+    parts = [own.get(part.strip(), own.get(part.strip().lower(), "")) for part in (name or "").split(",")]
+    return parts if len(parts) > 1 and all(parts) and name not in own else []
 
 
 def _parts_of_choices(own: Mapping[str, str]) -> list[str]:

@@ -316,6 +316,8 @@ def test_columns_that_only_later_rows_have_are_found(tmp_path):
 
 GROUPS = [
     (["a", "b", "option1", "option2"], r"may be in a, b or in option1, option2: name them.*choices='option1, option2'"),
+    (["a", "b", "A", "B"], "of the columns of choices, a and A differ in case alone: name those that are meant"),
+    (["a", "A", "C", "B"], "a and A differ in case alone.*choices='A, B, C'"),
     (["A", "B", "C", "E"], "choices are in A, B, C, and there is E, but none between C and E: rename"),
     (["option_a", "option_b", "option_d"], "and there is option_d, but none between option_b and option_d"),
     (["ending0", "ending1", "ending3"], "and there is ending3, but none between ending1 and ending3"),
@@ -330,7 +332,7 @@ def test_columns_that_may_be_other_choices_are_named_by_the_config(tmp_path, col
         all_of(rows_of(path, verify="choice"))
     named = str(raised.value).partition("choices='")[2].rstrip("'")
     for task in all_of(rows_of(path, verify="choice", choices=named)):
-        assert task.question.endswith(f"\n{task.gold}. {row[columns[-1]]}")
+        assert f"\n{task.gold}. {row[columns[-1]]}" in task.question
         assert task.info["choices"].keys() == {name[-1].upper() for name in named.split(", ")}
 
 
