@@ -267,7 +267,7 @@ def _of_run(run: Run, rows: list[EvalRow], store: Store, replays: dict[str, Repl
     def replay(mode: str) -> Replay:
         split, changes = Split(settings.get("split", Split.TEST)), {}
         if mode.startswith(TRANSFER):
-            split, changes = Split.TEST, settings["transfer"][mode.removeprefix(TRANSFER)]
+            changes = settings["transfer"][mode.removeprefix(TRANSFER)]
         env = OmegaConf.merge(config.env, changes)
         split = Split.TRAIN if mode == TRAINING else split
         key = f"{split.value} {OmegaConf.to_yaml(env)}"

@@ -203,14 +203,19 @@ class Workbench:
             n_envs,
         )
 
-    def recorded(self, path: str, split: Split) -> list[Episode]:
+    def recorded(self, path: str, split: Split, one_origin: bool = False) -> list[Episode]:
         """Reads a file of conversations as episodes on tasks of a split; see :mod:`rl.recorded`.
+
+        Args:
+            path: The file, or a folder that ``datasets`` saved.
+            split: Split of the tasks that the conversations are about.
+            one_origin: Whether to refuse an export that holds several runs or modes.
 
         Raises:
             ValueError: If rows of the file cannot be used, or a conversation does not fit into the context.
         """
         env, config = make_env(self.config.env, self.taskset, split), self.config.env
-        found = read_conversations(path, env, self.tasks(split))
+        found = read_conversations(path, env, self.tasks(split), one_origin)
         make = partial(make_env, config, self.taskset, split)
         episodes = list(replay(found, make, self.renderer, self.context_length))
         # The verdict belongs to the whole answer, so it must not be used to train on a part of the answer.

@@ -105,13 +105,16 @@ def _json(path: Path) -> Any:
 
 
 def _episodes(store: Store) -> Iterator[dict[str, Any]]:
+    # A control plays again what was played greedily, so one with other first attempts put them there. Where the other
+    # attempt happens to have the same text, its row is treated alike: these few rows would give a rate of their own.
     own = {(row.arm, row.seed, row.task_id): row.texts[:1] for row in store.rows if row.mode == "greedy"}
+    controls = [row for row in store.rows if row.mode in CONTROLS]
+    put = {row.mode for row in controls if row.texts[:1] != own.get((row.arm, row.seed, row.task_id), row.texts[:1])}
     asked = {key: asked_in(store, *key) for key in {(row.arm, row.seed, row.mode) for row in store.rows}}
     for row in store.rows:
         place = store.runs[row.arm, row.seed].folder
         record = _record(row, {"run": _below(place, store.folder)}, asked[row.arm, row.seed, row.mode])
-        # A control plays again what was played greedily, so a first attempt with another text is not the policy's own.
-        if row.mode in CONTROLS and row.texts[:1] != own.get((row.arm, row.seed, row.task_id), row.texts[:1]):
+        if row.mode in put:
             record |= dict.fromkeys(f"{name}_1" for name in _OF_ATTEMPTS.values() if name != "text")
             record["values"] = {name: value for name, value in row.values.items() if _LATER.fullmatch(name)}
         yield record
