@@ -235,12 +235,13 @@ def _tex(cell: str) -> str:
     return value + "".join(rf" {{\scriptsize [{one}]}}" for one in below)
 
 
-def tables(folder: Path) -> Iterator[tuple[str, Table]]:
+def tables(folder: Path | str) -> Iterator[tuple[str, Table]]:
     """Every table below a folder, with a name for its file: the tables that studies wrote, then those of the runs.
 
     Raises:
         FileNotFoundError: If the folder holds neither finished runs nor a finished study.
     """
+    folder = Path(folder)
     studies = sorted(path.parent for path in files_below(folder, "study.json"))
     for study in studies:
         name = json.loads((study / "study.json").read_text(encoding="utf-8"))["study"]
@@ -260,7 +261,7 @@ def tables(folder: Path) -> Iterator[tuple[str, Table]]:
             yield exhibit.id, exhibit
 
 
-def export(folder: Path, to: str, out: Path | None = None) -> list[Path]:
+def export(folder: Path | str, to: str, out: Path | str | None = None) -> list[Path]:
     """Exports the runs below a folder in a format, and returns the files written.
 
     Args:
@@ -274,7 +275,8 @@ def export(folder: Path, to: str, out: Path | None = None) -> list[Path]:
         FileNotFoundError: If there is no such folder, or it holds no finished run or study.
         FileExistsError: If ``out`` is not empty and no export has written to it.
     """
-    write, place = FORMATS[to], out or folder / "export" / to
+    folder = Path(folder)
+    write, place = FORMATS[to], Path(out) if out else folder / "export" / to
     if not folder.is_dir():
         raise FileNotFoundError(f"run={folder}: there is no such folder; use runs/<name>/<time>")
     # The mark file lists what the last export wrote, so that a new export removes nothing else. A folder without the
@@ -307,7 +309,7 @@ def _remove(path: Path) -> None:
 @entry_point("export", runs=False)
 def main(cfg: ExportConfig) -> None:
     """Exports a folder and prints the paths of the files written."""
-    paths = export(Path(cfg.run), cfg.to, Path(cfg.out) if cfg.out else None)
+    paths = export(cfg.run, cfg.to, cfg.out)
     for path in paths:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
 

@@ -12,6 +12,7 @@ import torch
 
 import envs
 from envs import Split, Task, TaskSet, TextEnv
+from rewards.lookup import fits
 from rewards.wording import counted
 from rl.backends import hub
 from rl.backends.distributed import Distributed
@@ -153,12 +154,12 @@ class Workbench:
         """The first ``n`` tasks of a split; ``n=0`` returns all.
 
         Raises:
-            ValueError: If there is no such split, ``n`` is negative, or the split has fewer than ``n`` tasks, or none
-                (a pure test set has no training tasks).
+            ValueError: If there is no such split, ``n`` is negative or no whole number, or the split has fewer than
+                ``n`` tasks, or none (a pure test set has no training tasks).
         """
         split = Split(split)
-        if n < 0:
-            raise ValueError(f"n={n}: give the number of tasks, or 0 for all")
+        if not fits(int, n) or n < 0:
+            raise ValueError(f"n={n!r}: give the number of tasks, or 0 for all")
         if split not in self.loaded:
             self.loaded[split] = list(self.taskset.load(split))
         tasks = self.loaded[split]
@@ -190,8 +191,8 @@ class Workbench:
         """
         split = Split(split)
         for name, value in (("attempts", attempts), ("n_envs", n_envs)):
-            if value < 0:
-                raise ValueError(f"{name}={value}: must be at least 0")
+            if not fits(int, value) or value < 0:
+                raise ValueError(f"{name}={value!r}: a whole number is needed here, at least 0")
         if feedback is not None:
             envs.FEEDBACK[feedback]  # Raises for an unknown name now, not at the first episode.
         return Rollout(

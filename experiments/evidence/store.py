@@ -89,11 +89,14 @@ class Store:
             ends in the letter of its folder: ``SCoRe (A)`` is from the first folder.
 
     Raises:
+        TypeError: If ``folder`` is neither a path nor a list of paths, or an empty list.
         FileNotFoundError: If one of the folders does not exist, is a file, or holds no finished run.
     """
 
     def __init__(self, folder: Path | str | Sequence[Path | str]) -> None:
         several = [folder] if isinstance(folder, Path | str) else folder
+        if not (isinstance(several, Sequence) and several and all(isinstance(one, Path | str) for one in several)):
+            raise TypeError(f"a report takes a folder of runs, or a list of folders, not {folder!r:.100}")
         self.folders = [Path(one) for one in several]
         self.folder = self.folders[0] if len(self.folders) == 1 else _beside(self.folders)
         """Folder that the report is written to; for several folders, a new folder beside them."""
