@@ -24,6 +24,7 @@ from experiments.conversations import SOLVER, Conversation, Reply, conversations
 from experiments.evidence import build, ids, load_rows
 from experiments.evidence.draw import in_lines
 from experiments.evidence.frames import study_seeds
+from experiments.evidence.latex import tabulars, tex
 from experiments.evidence.model import Table
 from experiments.evidence.store import Store
 from experiments.schema import ExportConfig
@@ -195,44 +196,12 @@ def to_latex(folder: Path, out: Path) -> list[Path]:
     r"""Every table as ``<id>.tex``, to be read by ``\input``; the document needs ``\usepackage{booktabs}``."""
     paths = []
     for name, table in tables(folder):
-        header, found = table.flat()
-        rows = [" & ".join(map(_tex, row)) + r" \\" for row in (header, *found)]
-        caption = rf"\caption{{{_tex(table.title)}. {_tex(table.caption)}}}"
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            caption,
-            rf"\label{{tab:{name}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-            r"\toprule",
-            rows[0],
-            r"\midrule",
-            *rows[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
+        parts = r"\par\bigskip".join(f"\n{one}\n" for one in tabulars(table)).strip("\n")
+        caption = rf"\caption{{{tex(table.title)}. {tex(table.caption)}}}"
+        lines = [r"\begin{table}", r"\centering", caption, rf"\label{{tab:{name}}}", parts, r"\end{table}"]
         paths.append(out / f"{name}.tex")
         write_text(paths[-1], "\n".join(lines) + "\n")
     return paths
-
-
-_TEX = {one: f"\\{one}" for one in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "→": r"$\to$",
-    "±": r"$\pm$",
-    "\u2212": "--",
-}
-
-
-def _tex(cell: str) -> str:
-    """A cell as LaTeX; further lines of the cell, such as an interval, follow the value in small type and brackets."""
-    value, *below = ("".join(_TEX.get(one, one) for one in line) for line in str(cell).split("\n"))
-    return value + "".join(rf" {{\scriptsize [{one}]}}" for one in below)
 
 
 def tables(folder: Path | str) -> Iterator[tuple[str, Table]]:

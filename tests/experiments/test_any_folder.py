@@ -171,6 +171,7 @@ def test_tasks_of_one_id_that_ask_something_else_are_not_paired(tmp_path, change
             build(Store(several), only)
     with pytest.raises(UserError, match=said):
         write_report(several)
+    assert {path.name for path in tmp_path.iterdir()} == {"RLOO", "STaR"}, "no folder is left of what was refused"
     if not together:
         frame = load_rows(tmp_path)
         for folder in (old, new):
