@@ -188,7 +188,7 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     ) -> tuple[tuple[Message, ...], dict[str, Any]]:
         """Starts an episode on ``options["task"]``, or on a task of the split drawn with ``seed``.
 
-        A task of one's own making is taken as well, if the task set can verify answers to it.
+        A task of one's own making is taken as well, if the task set can verify answers to it; a seed is refused.
         """
         super().reset(seed=seed)
         if options is not None and not isinstance(options, Mapping):
@@ -200,6 +200,11 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             task = options["task"]
             if not isinstance(task, Task):
                 raise TypeError(f"reset(options={{'task': ...}}) takes an envs.Task, got {task!r:.200}")
+            if task.seed is not None:
+                raise ValueError(
+                    f"task {task.id!r:.80} is a seed for an environment that draws its own tasks, and "
+                    f"{type(self.taskset).__name__} does not; take one of env.tasks"
+                )
         else:
             task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
         self._task, self._scores, self._over, self._asked = task, [], False, False

@@ -183,6 +183,7 @@ def test_a_conversation_that_does_not_fit_the_shared_memory_says_so():
         (lambda: make(render_mode="human"), "render_mode=human: use ansi"),
         (lambda: make().reset(options={"tsk": 1}), r"reset\(options=.*did you mean 'task'"),
         (lambda: make().reset(options={"task": "1"}), "takes an envs.Task, got '1'"),
+        (lambda: make().reset(options={"task": envs.Task("seed-3", "x", "", seed=3)}), "'seed-3' is a seed for an env"),
         (lambda: make().reset(options=["task"]), r"reset\(options=\['task'\]\): a mapping is needed"),
         (lambda: envs.make("errata/modchain-v1", options=[1]), r"options=\[1\]: a mapping is needed"),
         (lambda: make(attempts="2"), "attempts='2': a whole number is needed here"),
