@@ -57,9 +57,14 @@ def find(env_id: str) -> str:
     """The id without its module; the module of ``module:id`` is imported first, as gymnasium does.
 
     Raises:
+        TypeError: If the id is no text.
         ImportError: If the module cannot be imported.
         UnknownNameError: If neither this registry nor gymnasium knows the id; the message names the nearest known id.
     """
+    if not isinstance(env_id, str):
+        raise TypeError(
+            f"an environment's id is a text, as 'errata/repair-v1', not {env_id!r:.80}; envs.specs() lists all"
+        )
     module, _, env_id = env_id.rpartition(":")
     if module:
         importlib.import_module(module)

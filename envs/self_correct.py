@@ -186,7 +186,10 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[tuple[Message, ...], dict[str, Any]]:
-        """Starts an episode on ``options["task"]``, or on a task of the split drawn with ``seed``."""
+        """Starts an episode on ``options["task"]``, or on a task of the split drawn with ``seed``.
+
+        A task of one's own making is taken as well, if the task set can verify answers to it; a seed is refused.
+        """
         super().reset(seed=seed)
         if options is not None and not isinstance(options, Mapping):
             raise TypeError(f"reset(options={options!r:.200}): a mapping is needed, {{'task': <an envs.Task>}}")
@@ -197,6 +200,11 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             task = options["task"]
             if not isinstance(task, Task):
                 raise TypeError(f"reset(options={{'task': ...}}) takes an envs.Task, got {task!r:.200}")
+            if task.seed is not None:
+                raise ValueError(
+                    f"task {task.id!r:.80} is a seed for an environment that draws its own tasks, and "
+                    f"{type(self.taskset).__name__} does not; take one of env.tasks"
+                )
         else:
             task = self.tasks[int(self.np_random.integers(len(self.tasks)))]
         self._task, self._scores, self._over, self._asked = task, [], False, False
@@ -222,7 +230,11 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
             raise TypeError(f"a response must be text, got {action!r:.100}")
         if self._asked:
             return self._hear(action)
-        score = self.taskset.verify(self._task, action)
+        try:
+            score = self.taskset.verify(self._task, action)
+        except Exception as error:
+            self._refuse_other_kind_of_task(self._task, error)
+            raise
         self._scores.append(score)
         info: dict[str, Any] = {"task_id": self._task.id, "score": score}
         self._talk.append(Message("assistant", action))
@@ -248,6 +260,15 @@ class SelfCorrectEnv(gymnasium.Env[tuple[Message, ...], str]):
         info |= {"max_new_tokens": self._said_tokens} if self._said_tokens else {}
         asked = self._asks.format(question=self._task.question, observation=score.observation)
         return (*self._talk, Message("user", asked)), score.value, False, False, info
+
+    def _refuse_other_kind_of_task(self, task: Task, error: Exception) -> None:
+        """Raises ValueError from an error of ``verify`` if a task lacks data that this task set's own tasks have."""
+        own = next(iter(self._tasks or self.taskset.load(self.split)), task)
+        if lacking := [name for name in own.info if name not in task.info]:
+            raise ValueError(
+                f"task {task.id!r:.80} has no {', '.join(map(repr, lacking))} in its info, so it is no task of this "
+                f"environment, and {type(self.taskset).__name__} cannot verify an answer to it; take one of env.tasks"
+            ) from error
 
     def request(self, task: Task, response: str, score: Score) -> str | None:
         """The feedback that follows an attempt with this score; ``None`` if a role speaks between attempts."""

@@ -264,7 +264,8 @@ def _recorded(
     """Rows for those conversations of ``evaluation.conversations`` that are about the given tasks, verified here."""
     config, own, seen = bench.config.evaluation, {task.id for task in tasks}, Counter[str]()
     rows, attempts = [], bench.config.env.attempts
-    episodes = [one for one in bench.recorded(config.conversations, Split(config.split)) if one.task_id in own]
+    read = bench.recorded(config.conversations, Split(config.split), one_origin=True)
+    episodes = [one for one in read if one.task_id in own]
     # An episode that the environment ended early keeps its last answer. One whose texts ran out has no later answer.
     short = [one for one in episodes if one.stop_reason is StopReason.ENDED and len(one.attempts) < attempts]
     if short:

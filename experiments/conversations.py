@@ -205,7 +205,7 @@ class Replay:
             yield Score(min(max(reward, 0.0), 1.0), Verdict(verdict), answer, observation=observation) if told else None
 
 
-def conversations(folder: Path) -> Iterator[Conversation]:
+def conversations(folder: Path | str) -> Iterator[Conversation]:
     """Yields the conversations below a folder: evaluated episodes, stored training episodes, samples of studies.
 
     Episodes of controls are left out: a control exchanges what the policy reads, and this is not stored.
@@ -214,6 +214,7 @@ def conversations(folder: Path) -> Iterator[Conversation]:
         FileNotFoundError: If the folder holds neither a finished run nor a study.
         UserError: If an environment cannot be built on this machine, or its tasks have changed since the run.
     """
+    folder = Path(folder)
     seeds = study_seeds(folder)
     for seed in seeds:
         for line, sample in enumerate(read_jsonl(seed / "rows.jsonl")):
@@ -267,7 +268,7 @@ def _of_run(run: Run, rows: list[EvalRow], store: Store, replays: dict[str, Repl
     def replay(mode: str) -> Replay:
         split, changes = Split(settings.get("split", Split.TEST)), {}
         if mode.startswith(TRANSFER):
-            split, changes = Split.TEST, settings["transfer"][mode.removeprefix(TRANSFER)]
+            changes = settings["transfer"][mode.removeprefix(TRANSFER)]
         env = OmegaConf.merge(config.env, changes)
         split = Split.TRAIN if mode == TRAINING else split
         key = f"{split.value} {OmegaConf.to_yaml(env)}"

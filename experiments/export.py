@@ -24,6 +24,7 @@ from experiments.conversations import SOLVER, Conversation, Reply, conversations
 from experiments.evidence import build, ids, load_rows
 from experiments.evidence.draw import in_lines
 from experiments.evidence.frames import study_seeds
+from experiments.evidence.latex import tabulars, tex
 from experiments.evidence.model import Table
 from experiments.evidence.store import Store
 from experiments.schema import ExportConfig
@@ -195,52 +196,21 @@ def to_latex(folder: Path, out: Path) -> list[Path]:
     r"""Every table as ``<id>.tex``, to be read by ``\input``; the document needs ``\usepackage{booktabs}``."""
     paths = []
     for name, table in tables(folder):
-        header, found = table.flat()
-        rows = [" & ".join(map(_tex, row)) + r" \\" for row in (header, *found)]
-        caption = rf"\caption{{{_tex(table.title)}. {_tex(table.caption)}}}"
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            caption,
-            rf"\label{{tab:{name}}}",
-            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-            r"\toprule",
-            rows[0],
-            r"\midrule",
-            *rows[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
+        parts = r"\par\bigskip".join(f"\n{one}\n" for one in tabulars(table)).strip("\n")
+        caption = rf"\caption{{{tex(table.title)}. {tex(table.caption)}}}"
+        lines = [r"\begin{table}", r"\centering", caption, rf"\label{{tab:{name}}}", parts, r"\end{table}"]
         paths.append(out / f"{name}.tex")
         write_text(paths[-1], "\n".join(lines) + "\n")
     return paths
 
 
-_TEX = {one: f"\\{one}" for one in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "→": r"$\to$",
-    "±": r"$\pm$",
-    "\u2212": "--",
-}
-
-
-def _tex(cell: str) -> str:
-    """A cell as LaTeX; further lines of the cell, such as an interval, follow the value in small type and brackets."""
-    value, *below = ("".join(_TEX.get(one, one) for one in line) for line in str(cell).split("\n"))
-    return value + "".join(rf" {{\scriptsize [{one}]}}" for one in below)
-
-
-def tables(folder: Path) -> Iterator[tuple[str, Table]]:
+def tables(folder: Path | str) -> Iterator[tuple[str, Table]]:
     """Every table below a folder, with a name for its file: the tables that studies wrote, then those of the runs.
 
     Raises:
         FileNotFoundError: If the folder holds neither finished runs nor a finished study.
     """
+    folder = Path(folder)
     studies = sorted(path.parent for path in files_below(folder, "study.json"))
     for study in studies:
         name = json.loads((study / "study.json").read_text(encoding="utf-8"))["study"]
@@ -260,7 +230,7 @@ def tables(folder: Path) -> Iterator[tuple[str, Table]]:
             yield exhibit.id, exhibit
 
 
-def export(folder: Path, to: str, out: Path | None = None) -> list[Path]:
+def export(folder: Path | str, to: str, out: Path | str | None = None) -> list[Path]:
     """Exports the runs below a folder in a format, and returns the files written.
 
     Args:
@@ -274,7 +244,8 @@ def export(folder: Path, to: str, out: Path | None = None) -> list[Path]:
         FileNotFoundError: If there is no such folder, or it holds no finished run or study.
         FileExistsError: If ``out`` is not empty and no export has written to it.
     """
-    write, place = FORMATS[to], out or folder / "export" / to
+    folder = Path(folder)
+    write, place = FORMATS[to], Path(out) if out else folder / "export" / to
     if not folder.is_dir():
         raise FileNotFoundError(f"run={folder}: there is no such folder; use runs/<name>/<time>")
     # The mark file lists what the last export wrote, so that a new export removes nothing else. A folder without the
@@ -307,7 +278,7 @@ def _remove(path: Path) -> None:
 @entry_point("export", runs=False)
 def main(cfg: ExportConfig) -> None:
     """Exports a folder and prints the paths of the files written."""
-    paths = export(Path(cfg.run), cfg.to, Path(cfg.out) if cfg.out else None)
+    paths = export(cfg.run, cfg.to, cfg.out)
     for path in paths:
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
 

@@ -16,6 +16,7 @@ from envs.rows import SUFFIXES, no_such_path
 from experiments.keys import explain
 from experiments.list import ROOT, lookups
 from rewards import nearest
+from rewards.lookup import refuse_other_kind
 from rl import config as schema
 from rl.rendering import load_template
 from rl.tracking import IDENTITY, files_below
@@ -48,12 +49,6 @@ NAMED = (
 
 class UserError(Exception):
     """An error that the user can fix; printed without a traceback."""
-
-
-def refuse_other_kind(value: object, kind: type, taker: str, remedy: str) -> None:
-    """Raises TypeError if a function that users call from Python got another kind of value than it takes."""
-    if not isinstance(value, kind):
-        raise TypeError(f"{taker} takes a {kind.__name__}, not {value!r:.80}: {remedy}")
 
 
 def refuse_no_config(config: object, kind: type, program: str) -> None:

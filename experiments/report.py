@@ -47,8 +47,8 @@ def write_report(
     """
     store = Store(folder)
     folder = store.folder
-    folder.mkdir(exist_ok=True)  # Several folders are compared in a new one.
     comparisons = {mode: compare(store, mode) for mode in store.modes}
+    folder.mkdir(exist_ok=True)  # Several folders are compared in a new one.
     write_json(folder / "comparison.json", {mode: found.to_json() for mode, found in comparisons.items()})
     exhibits = build(store)
     write_exhibits(exhibits, folder)

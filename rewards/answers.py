@@ -208,7 +208,7 @@ def candidates(
     Raises:
         UnknownNameError: If a form is unknown; the message names the nearest known form.
         ValueError: If ``form`` is an empty list.
-        TypeError: If ``text`` is not a string.
+        TypeError: If ``text`` is not a string, or ``form`` neither a name nor a list of names.
     """
     if not isinstance(text, str):
         raise TypeError(f"a response must be text, got {text!r}")
@@ -229,7 +229,10 @@ def answer_forms(form: str | Sequence[str]) -> list[Callable[[str], list[str]]]:
     Raises:
         UnknownNameError: If a form is unknown.
         ValueError: If no form is given.
+        TypeError: If ``form`` is neither a name nor a list of names.
     """
+    if not isinstance(form, str) and not (isinstance(form, Sequence) and all(isinstance(one, str) for one in form)):
+        raise TypeError(f"form={form!r:.80}: name a form, as 'boxed', or several, as ['boxed', 'sentence']")
     names = [form] if isinstance(form, str) else list(form)
     if not names:
         raise ValueError("answer_form=[]: name at least one form")

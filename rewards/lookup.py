@@ -6,6 +6,7 @@ other unknown key.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
@@ -57,6 +58,12 @@ def refuse_other_types(key: str, given: Mapping[str, Any], declared: Any) -> Non
             raise ValueError(f"{key}.{name}={'null' if value is None else value}: {needed} is needed here")
 
 
+def refuse_other_kind(value: object, kind: type, taker: str, remedy: str) -> None:
+    """Raises TypeError if a function that users call from Python got another kind of value than it takes."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{taker} takes a {kind.__name__}, not {value!r:.80}: {remedy}")
+
+
 class UnknownNameError(KeyError, ValueError):
     """Raised for a name that is not registered; the message suggests the closest known name."""
 
@@ -68,8 +75,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: ``; did you mean 'x'?`` with the closest known name, or a full stop if none is."""
     lowered = {one.lower(): one for one in map(str, known)}
     found = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.6)
-    # A word of a longer name, as ``form`` of ``answer_form``, is not similar enough to be found above.
-    found = found or [one for one in lowered if str(name).lower() in one.split("_")]
+    # A word of a longer name, as ``form`` of ``answer_form`` or ``sums`` of ``errata/sums-v1``, is not similar enough.
+    found = found or [one for one in lowered if str(name).lower() in re.split(r"[_/-]", one)]
     return f"; did you mean {lowered[found[0]]!r}?" if found else "."
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from envs import Task
 from rewards import nearest
+from rewards.lookup import fits
 from rl.analysis.rows import LONGER, EvalRow
 from rl.backends.flops import release_freed
 from rl.rollout import EpisodePlan, Rollout
@@ -42,14 +43,17 @@ def play(
         on_episode: Called with every episode as it ends.
 
     Raises:
+        TypeError: If ``tasks`` are no tasks.
         ValueError: If there is no such mode, or a number is out of range.
         RunStoppedError: If log-probs of sampled tokens are not finite.
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode}: unknown{nearest(mode, MODES)} Known: {', '.join(MODES)}")
-    if n_samples < 1:
+    if not isinstance(tasks, Sequence) or not all(isinstance(task, Task) for task in tasks):
+        raise TypeError(f"play takes a list of tasks, as bench.tasks('test', 4), not {tasks!r:.80}")
+    if not fits(int, n_samples) or n_samples < 1:
         raise ValueError(f"n_samples={n_samples}: give a number of episodes per task, at least 1")
-    if not (temperature >= 0 and math.isfinite(temperature)):
+    if not fits(float, temperature) or not (temperature >= 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature={temperature}: must be at least 0; 0 is greedy")
     plans = [
         EpisodePlan(task, index, derive_seed(EVALUATION_SEED, mode, task.id, sample))

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from envs import Message, StopReason, Task, TextEnv
+from envs import Message, Split, StopReason, Task, TextEnv
 from envs.rows import Fault, Row, read_table
 from rewards.wording import counted
 from rl.backends.hub import read_splits
@@ -35,25 +35,28 @@ class Recorded:
         where: File and line of the conversation, for error messages.
         task: Task of the environment in which the conversation will be played.
         texts: Text of each of the policy's turns.
+        failed: Whether the file is an export of this project that marks the conversation as broken off.
     """
 
     where: str
     task: Task
     texts: tuple[str, ...]
+    failed: bool = False
 
 
-def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[Recorded]:
+def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task], one_origin: bool = False) -> list[Recorded]:
     """Reads conversations from a JSON Lines, JSON or Parquet file, or from a folder that ``datasets`` saved.
 
     A row has ``messages``, ``[{"role": ..., "content": ...}, ...]``. Its task is the one that ``task_id`` names, else
     the one whose question is in ``question`` or in a user message (the last one that asks a known question). Assistant
     messages before the question are examples and are ignored. Rows that ``experiments.export`` wrote list the policy's
-    messages in ``replies``.
+    messages in ``replies`` and say which run they are from.
 
     Args:
         path: The file or folder.
         env: Environment whose way to ask a question is recognised.
         tasks: Tasks that the conversations may be about.
+        one_origin: Whether to refuse rows of an export that are from several runs or modes.
 
     Raises:
         FileNotFoundError: If the path does not exist, or is a folder in which ``datasets`` saved nothing.
@@ -68,38 +71,91 @@ def read_conversations(path: str, env: TextEnv, tasks: Sequence[Task]) -> list[R
         raise ValueError(
             "env.between: a file's row holds one conversation, but each role has one; set env.between=null"
         )
-    # Collect all faulty rows before raising, so that a file can be corrected in one go.
-    if place.is_file():
-        rows, faults = read_table(place)
-    else:
-        rows, faults = [], []
-        try:
-            parts = read_splits(str(place), None)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{path}: datasets saved nothing in this folder. Give a file of conversations; those of a run are "
-                "written by python -m experiments.export run=<folder> to=jsonl"
-            ) from error
-        for name, part in parts.items():
-            where = f"{place}, split {name}" if name else str(place)
-            rows += [Row(f"{where}, row {i}", row) for i, row in enumerate(part, 1)]
+    rows, faults = _rows(path, place)
     n_rows = len(rows) + len(faults)
+    if one_origin:
+        _refuse_several_origins(path, rows)
+    # Collect all faulty rows before raising, so that a file can be corrected in one go.
     by_id, asked = {task.id: task for task in tasks}, _asked(env, tasks)
-    found = []
+    found, elsewhere = [], None
     for row in rows:
         try:
             found.append(_recorded(row, by_id, asked))
             _refuse_more_attempts(found[-1], env)
+        except _NoTaskError as error:
+            elsewhere = _other_splits(env, by_id) if elsewhere is None else elsewhere
+            split = next((elsewhere[one] for one in error.asks if one in elsewhere), None)
+            said = f"it is about a task of the split {split}, and no task of that split is read here; leave it out"
+            faults.append(Fault(row.where, said if split else str(error)))
         except ValueError as error:
             faults.append(Fault(row.where, str(error)))
     if faults:
-        lines = [f"  {one.where.removeprefix(f'{place}, ')}: {one.said}" for one in faults[:_SHOWN]]
-        lines += [f"  and {len(faults) - _SHOWN} more"] if len(faults) > _SHOWN else []
-        raise ValueError(
-            "\n".join([f"{path}: {len(faults)} of {counted(n_rows, 'conversation')} cannot be used:", *lines])
-        )
+        lines = [f"{one.where.removeprefix(f'{place}, ')}: {one.said}" for one in faults]
+        raise ValueError(_listed(f"{path}: {len(faults)} of {counted(n_rows, 'conversation')} cannot be used:", lines))
     if not found:
         raise ValueError(f"{path}: it holds no conversation")
+    return found
+
+
+def _rows(path: str, place: Path) -> tuple[list[Row], list[Fault]]:
+    """The rows of a file, or of a folder that ``datasets`` saved, and the lines that hold no row."""
+    if place.is_file():
+        return read_table(place)
+    try:
+        parts = read_splits(str(place), None)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path}: datasets saved nothing in this folder. Give a file of conversations; those of a run are "
+            "written by python -m experiments.export run=<folder> to=jsonl"
+        ) from error
+    rows = []
+    for name, part in parts.items():
+        where = f"{place}, split {name}" if name else str(place)
+        rows += [Row(f"{where}, row {i}", row) for i, row in enumerate(part, 1)]
+    return rows, []
+
+
+def _listed(head: str, lines: Sequence[str]) -> str:
+    """A message with one line for each of up to :data:`_SHOWN` things, and the number of those that are left out."""
+    more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return "\n  ".join([head, *lines[:_SHOWN], *more])
+
+
+class _NoTaskError(ValueError):
+    """A row is about none of the tasks; ``asks`` is the id and the texts by which it may name its task."""
+
+    def __init__(self, said: str, asks: Sequence[str]) -> None:
+        super().__init__(said)
+        self.asks = asks
+
+
+def _origin(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Run, arm, seed and mode of a row that ``experiments.export`` wrote; empty for a row of another program."""
+    # Other programs may use one of these names for something else, so a row counts as an export only with all of them.
+    names = ("run", "arm", "seed", "mode")
+    ours = isinstance(values.get("replies"), list) and {*names, "failed", "stop_reason"} <= set(values)
+    return tuple(str(values[name]) for name in names) if ours else ()
+
+
+def _refuse_several_origins(path: str, rows: Sequence[Row]) -> None:
+    """Raises ValueError if rows of an export are from several runs or modes, which one rate would mix."""
+    counts = Counter(_origin(row.values) for row in rows)
+    if len(counts) < 2:
+        return
+    where = {one: "run {}: {}, seed {}, {}".format(*one) if one else "no export" for one in counts}
+    head = (
+        f"{path}: its conversations are of several runs or modes, which one rate would mix. Give those of one run and "
+        """mode in a file of their own, as of jq -c 'select(.arm == "score" and .mode == "greedy")':"""
+    )
+    raise ValueError(_listed(head, [f"{where[one]}: {counted(n, 'conversation')}" for one, n in counts.most_common()]))
+
+
+def _other_splits(env: TextEnv, own: Mapping[str, Task]) -> dict[str, str]:
+    """Name of the split by the id, the question and the opening message of every task that is not among one's own."""
+    taskset, found = getattr(getattr(env, "unwrapped", env), "taskset", None), {}
+    for split in Split if taskset is not None else ():
+        others = [task for task in taskset.load(split) if task.id not in own]
+        found |= dict.fromkeys([*(task.id for task in others), *_asked(env, others)], split.value)
     return found
 
 
@@ -128,8 +184,11 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
     elif users:
         task = asked[messages[users[-1]].content.strip()]
     else:
-        first = next((one.content for one in messages if one.role == "user"), "")
-        raise ValueError(f"no task of this environment asks {first[:60]!r}; add a column task_id or question")
+        heard = [one.content.strip() for one in messages if one.role == "user"]
+        raise _NoTaskError(
+            f"no task of this environment asks {next(iter(heard), '')[:60]!r}; add a column task_id or question",
+            [str(task_id), str(question).strip(), *heard],
+        )
     if (role := row.values.get("role", SOLVER)) != SOLVER:
         raise ValueError(f"it was written by the role {role}, so it holds no attempt; leave it out")
 
@@ -139,9 +198,12 @@ def _recorded(row: Row, by_id: dict[str, Task], asked: dict[str, Task]) -> Recor
     else:  # begin at the task's first question, since feedback may repeat it; messages before it are examples
         start = next((i for i in users if asked[messages[i].content.strip()] is task), 0)
         own = [one for one in messages[start:] if one.role == "assistant"]
-    if not own:
+    # A verdict on what was broken off would say nothing about the policy. The mark counts in exports of this project
+    # alone: elsewhere ``failed`` may mean a wrong answer.
+    failed = bool(_origin(row.values)) and row.values["failed"] is True
+    if not own and not failed:
         raise ValueError("it holds no message of the policy: one with the role assistant is needed")
-    return Recorded(row.where, task, tuple(one.content for one in own))
+    return Recorded(row.where, task, tuple(one.content for one in own), failed)
 
 
 def _refuse_other_question(row: Row, task: Task, asked: Mapping[str, Task], heard: Sequence[Task]) -> None:
@@ -172,7 +234,7 @@ def _refuse_other_question(row: Row, task: Task, asked: Mapping[str, Task], hear
 
 def _refuse_more_attempts(recorded: Recorded, env: TextEnv) -> None:
     attempts, n = getattr(getattr(env, "unwrapped", env), "attempts", None), len(recorded.texts)
-    if attempts is not None and n > attempts:
+    if attempts is not None and n > attempts and not recorded.failed:
         raise ValueError(
             f"it holds {n} attempts, more than env.attempts={attempts}; set env.attempts={n}, or leave it out"
         )
@@ -266,6 +328,8 @@ def replay(
 ) -> Iterator[Episode]:
     """Plays recorded conversations and yields their episodes in order; log-probs are 0, since none were recorded.
 
+    A conversation that is marked as failed is not played: its episode has no turns and has failed.
+
     Args:
         recorded: Conversations from :func:`read_conversations`.
         make_env: Builds an environment.
@@ -275,10 +339,18 @@ def replay(
     groups = {task: i for i, task in enumerate(dict.fromkeys(one.task.id for one in recorded))}
     for start in range(0, len(recorded), _TOGETHER):
         part = recorded[start : start + _TOGETHER]
+        whole = [(i, one) for i, one in enumerate(part, start) if not one.failed]
         # The rollout builds one environment per plan, in the order of the plans, so each environment gets the texts of
         # its own conversation.
-        environments = iter([_Told(make_env(), one.texts) for one in part])
-        reader = _Reader(renderer, [one.texts for one in part])
+        environments = iter([_Told(make_env(), one.texts) for _, one in whole])
+        reader = _Reader(renderer, [one.texts for _, one in whole])
         rollout = Rollout(reader, renderer, lambda envs=environments: next(envs), [context_length], context_length)
-        plans = [EpisodePlan(one.task, groups[one.task.id], start + i) for i, one in enumerate(part)]
-        yield from rollout.run(plans, 1.0)
+        plans = [EpisodePlan(one.task, groups[one.task.id], i) for i, one in whole]
+        played = iter(rollout.run(plans, 1.0) if plans else [])
+        for i, one in enumerate(part, start):
+            yield _broken_off(one, groups[one.task.id], i) if one.failed else next(played)
+
+
+def _broken_off(recorded: Recorded, group: int, seed: int) -> Episode:
+    said = "the file marks this conversation as failed"
+    return Episode(recorded.task.id, group, seed, 0, (), False, True, StopReason.ENV_ERROR, said)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from rewards import Verdict
+from rewards.lookup import refuse_other_kind
 from rl.advantages import shaped_rewards
 from rl.analysis.metrics import Ratio, declare, total
 from rl.analysis.revisions import Revision, draft_errors, kind_shares
@@ -41,7 +42,11 @@ def describe(step: Step, distributed: Distributed | None = None, flops: Flops | 
         step: The step, as this process took it.
         distributed: Processes and devices; ``None`` creates them from the launcher's settings.
         flops: FLOPs per token and peak of the device; ``None`` leaves out the utilisation.
+
+    Raises:
+        TypeError: If ``step`` is no step.
     """
+    refuse_other_kind(step, Step, "describe", "give what trainer.train_step() returned")
     distributed = distributed or Distributed()
     batch, counts, measured, totals = step.batch, step.batch.counts, step.measured, step.totals
     metrics = rollout_metrics(batch.episodes, step.stage.attempts, distributed)
@@ -130,7 +135,13 @@ def transcript(
         episode: The episode.
         decode: Turns token ids into text.
         advantages: Advantages of the sampled tokens of each turn; empty if the episode was not trained on.
+
+    Raises:
+        TypeError: If ``episode`` is no episode, or ``decode`` a tokenizer.
     """
+    refuse_other_kind(episode, Episode, "transcript", "give one of the episodes that play returned")
+    if hasattr(decode, "decode"):
+        raise TypeError("transcript takes a function from token ids to text, not a tokenizer: give its method decode")
     rows, read = [], dict[str, int]()
     for k, turn in enumerate(episode.turns):
         start = 0 if turn.restarts else read.get(turn.role, 0)

@@ -12,6 +12,7 @@ import torch
 
 import envs
 from envs import Split, Task, TaskSet, TextEnv
+from rewards.lookup import fits
 from rewards.wording import counted
 from rl.backends import hub
 from rl.backends.distributed import Distributed
@@ -153,12 +154,12 @@ class Workbench:
         """The first ``n`` tasks of a split; ``n=0`` returns all.
 
         Raises:
-            ValueError: If there is no such split, ``n`` is negative, or the split has fewer than ``n`` tasks, or none
-                (a pure test set has no training tasks).
+            ValueError: If there is no such split, ``n`` is negative or no whole number, or the split has fewer than
+                ``n`` tasks, or none (a pure test set has no training tasks).
         """
         split = Split(split)
-        if n < 0:
-            raise ValueError(f"n={n}: give the number of tasks, or 0 for all")
+        if not fits(int, n) or n < 0:
+            raise ValueError(f"n={n!r}: give the number of tasks, or 0 for all")
         if split not in self.loaded:
             self.loaded[split] = list(self.taskset.load(split))
         tasks = self.loaded[split]
@@ -190,8 +191,8 @@ class Workbench:
         """
         split = Split(split)
         for name, value in (("attempts", attempts), ("n_envs", n_envs)):
-            if value < 0:
-                raise ValueError(f"{name}={value}: must be at least 0")
+            if not fits(int, value) or value < 0:
+                raise ValueError(f"{name}={value!r}: a whole number is needed here, at least 0")
         if feedback is not None:
             envs.FEEDBACK[feedback]  # Raises for an unknown name now, not at the first episode.
         return Rollout(
@@ -203,14 +204,19 @@ class Workbench:
             n_envs,
         )
 
-    def recorded(self, path: str, split: Split) -> list[Episode]:
+    def recorded(self, path: str, split: Split, one_origin: bool = False) -> list[Episode]:
         """Reads a file of conversations as episodes on tasks of a split; see :mod:`rl.recorded`.
+
+        Args:
+            path: The file, or a folder that ``datasets`` saved.
+            split: Split of the tasks that the conversations are about.
+            one_origin: Whether to refuse an export that holds several runs or modes.
 
         Raises:
             ValueError: If rows of the file cannot be used, or a conversation does not fit into the context.
         """
         env, config = make_env(self.config.env, self.taskset, split), self.config.env
-        found = read_conversations(path, env, self.tasks(split))
+        found = read_conversations(path, env, self.tasks(split), one_origin)
         make = partial(make_env, config, self.taskset, split)
         episodes = list(replay(found, make, self.renderer, self.context_length))
         # The verdict belongs to the whole answer, so it must not be used to train on a part of the answer.

@@ -6,6 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from experiments.evidence.asked import asked_in
 from experiments.evidence.store import Store
 from rl.analysis.controls import CONTROLS, short
 from rl.analysis.rows import LONGER, EvalRow
@@ -118,8 +121,11 @@ def pack(store: Store, limit: int) -> Packed:
     """
     found, token_ids = Packed({arm: store.names[arm] for arm in store.arms}), set[int]()
     chosen = choose(store, limit)
+    tasks = {task: one for asked in store.asked.values() for task, one in asked.items()}
     for row, line in chosen:
-        place = (row.arm, row.seed, row.mode, row.task_id, line)
+        # A task of another data set may have the id of a task of the run's own; the page then tells them apart.
+        own = row.task_id in asked_in(store, row.arm, row.seed, row.mode) or row.task_id not in tasks
+        place = (row.arm, row.seed, row.mode, row.task_id if own else f"{row.task_id} ({row.mode})", line)
         found.add(place, row.verdicts, row.texts, row.answers, row.rewards, row.n_tokens)
     # Training episodes come with their tokens and the advantage of each token.
     for run in store.runs.values():
@@ -139,8 +145,8 @@ def pack(store: Store, limit: int) -> Packed:
                 {"step": episode["step"], "turns": tokens, "advantages": advantages},
             )
     n_all = sum(not row.failed for row in store.rows)
-    found.tasks = {task: (one["question"], one["gold"]) for task, one in store.tasks().items()}
-    found.tokens = store.token_texts(sorted(token_ids))
+    found.tasks = {task: (one["question"], one["gold"]) for task, one in tasks.items()}
+    found.tokens = _token_texts(store, sorted(token_ids))
     found.places = {f"{store.arms.index(run.arm)}/{run.seed}": store.place(run) for run in store.runs.values()}
     found.note = (
         f"the page has {len(chosen):,} of {n_all:,} evaluated episodes, and up to {TRAINING_PER_RUN} of the training "
@@ -148,6 +154,17 @@ def pack(store: Store, limit: int) -> Packed:
         "episodes.jsonl."
     )
     return found
+
+
+def _token_texts(store: Store, ids: list[int]) -> dict[int, str]:
+    """The text of each token id; empty if no run saved its tokenizer."""
+    for run in store.runs.values():
+        if (path := run.folder / "policy" / "tokenizer.json").exists():
+            tokenizer = Tokenizer.from_file(str(path))
+            decoder = tokenizer.decoder
+            spelt = {i: token for i in ids if (token := tokenizer.id_to_token(i)) is not None}
+            return {i: decoder.decode([token]) if decoder else token for i, token in spelt.items()}
+    return {}
 
 
 def _kind(mode: str) -> str:

@@ -1,11 +1,14 @@
 """Every episode of a folder as a pandas frame, for further analysis; needs neither torch nor transformers."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.evidence.asked import Asked, asked_in
 from experiments.evidence.store import Store
+from rl.analysis.controls import CONTROLS
 from rl.analysis.rows import EvalRow
 from rl.tracking import files_below, read_jsonl
 
@@ -25,6 +28,8 @@ _OF_ATTEMPTS = {
     "errors": "error",
 }
 """Fields of a row that have one value per attempt, each with its column's name without the number of the attempt."""
+_LATER = re.compile(r"accuracy_t(?!1$)\d+")
+"""Names of the rates that do not depend on an episode's first attempt."""
 
 
 def load_rows(folder: Path | str) -> "pandas.DataFrame":
@@ -100,24 +105,33 @@ def _json(path: Path) -> Any:
 
 
 def _episodes(store: Store) -> Iterator[dict[str, Any]]:
-    tasks = store.tasks()
+    # A control plays again what was played greedily, so one with other first attempts put them there. Where the other
+    # attempt happens to have the same text, its row is treated alike: these few rows would give a rate of their own.
+    own = {(row.arm, row.seed, row.task_id): row.texts[:1] for row in store.rows if row.mode == "greedy"}
+    controls = [row for row in store.rows if row.mode in CONTROLS]
+    put = {row.mode for row in controls if row.texts[:1] != own.get((row.arm, row.seed, row.task_id), row.texts[:1])}
+    asked = {key: asked_in(store, *key) for key in {(row.arm, row.seed, row.mode) for row in store.rows}}
     for row in store.rows:
         place = store.runs[row.arm, row.seed].folder
-        yield _record(row, {"run": _below(place, store.folder)}, tasks)
+        record = _record(row, {"run": _below(place, store.folder)}, asked[row.arm, row.seed, row.mode])
+        if row.mode in put:
+            record |= dict.fromkeys(f"{name}_1" for name in _OF_ATTEMPTS.values() if name != "text")
+            record["values"] = {name: value for name, value in row.values.items() if _LATER.fullmatch(name)}
+        yield record
     for (arm, seed), run in store.runs.items():
         for episode in store.episodes(arm, seed):
             row, about = training_row(episode, arm, seed), {"run": _below(run.folder, store.folder)}
             means = [sum(one) / len(one) if one else None for one in episode.get("advantages") or ()]
             attempts = [mean for mean, turn in zip(means, episode["turns"], strict=False) if _answers(turn, episode)]
             paid = {f"advantage_{k}": mean for k, mean in enumerate(attempts, 1)}
-            yield _record(row, about | {"step": episode["step"]}, tasks) | paid
+            yield _record(row, about | {"step": episode["step"]}, store.asked[arm, seed]) | paid
 
 
 def _below(place: Path, folder: Path) -> str:
     return place.relative_to(folder).as_posix()
 
 
-def _record(row: EvalRow, about: dict[str, Any], tasks: dict[str, dict[str, str]]) -> dict[str, Any]:
+def _record(row: EvalRow, about: dict[str, Any], tasks: Asked) -> dict[str, Any]:
     known = tasks.get(row.task_id, {})
     record = {"run": about["run"], "arm": row.arm, "seed": row.seed, "mode": row.mode, "step": about.get("step")}
     record |= {"task_id": row.task_id, "question": known.get("question"), "gold": known.get("gold")}

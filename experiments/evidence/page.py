@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from experiments.evidence.comparison import compare
 from experiments.evidence.episodes import Packed, pack, packed
 from experiments.evidence.interactive import to_plotly
+from experiments.evidence.latex import SHEET, TEX, WORDS
 from experiments.evidence.model import COLOURS, Exhibit, Figure
 from experiments.evidence.store import Store
 from experiments.evidence.tables import matched
@@ -22,6 +23,7 @@ from rl.tracking import write_text
 
 _ASSETS = Path(__file__).parent / "assets"
 _SCRIPTS = ("page", "dots", "tables", "figures", "search", "episodes", "start")
+_DRAWINGS = '<script type="text/plain" id="drawings"></script>'
 INLINE_BYTES = 6_000_000
 """Up to this size in total, packed texts are part of the page, so that it can be sent as one file; else beside it."""
 
@@ -34,19 +36,28 @@ class Page:
         html: The page.
         shards: Packed texts that are written beside the page; empty if the page contains them. Each becomes a script
             file, because a page that is opened without a server can load scripts but no other files.
+        figures: Ids of its figures.
     """
 
     html: str
     shards: Sequence[str]
+    figures: Sequence[str] = ()
 
     def write(self, path: Path) -> None:
-        """Writes the page to ``path``, and its shards into ``<name>_episodes/`` beside it."""
+        """Writes the page to ``path``, and its shards into ``<name>_episodes/`` beside it.
+
+        The figures' files in ``exhibits/`` become part of the page, so that it is printed whole wherever it is sent.
+        """
         beside = path.with_name(f"{path.stem}_episodes")
         shutil.rmtree(beside, ignore_errors=True)
         for number, shard in enumerate(self.shards):
             beside.mkdir(exist_ok=True)
             write_text(beside / f"{number}.js", f'shard({number}, "{shard}");\n')
-        write_text(path, self.html)
+        drawn = {one: path.parent / "exhibits" / f"{one}.svg" for one in self.figures}
+        held = packed(
+            json.dumps({one: file.read_text(encoding="utf-8") for one, file in drawn.items() if file.exists()})
+        )
+        write_text(path, self.html.replace(_DRAWINGS, _DRAWINGS.replace("><", f">{held}<"), 1))
 
 
 def page(store: Store, exhibits: list[Exhibit], n_episodes: int) -> Page:
@@ -87,6 +98,7 @@ def assemble(
     inline = sum(map(len, shards)) <= INLINE_BYTES
     colours = {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(arms)}
     data = {"exhibits": shown, "colours": colours, "minor": list(minor), "empty": not len(episodes)}
+    data |= {"tex": TEX, "words": WORDS, "sheet": SHEET}
     held = [f'<script type="text/plain" id="shard-{i}">{shard}</script>' for i, shard in enumerate(shards)]
     made = Template(text["html"]).substitute(
         title=html.escape(title),
@@ -99,7 +111,7 @@ def assemble(
         shards="\n".join(held if inline else []),
         plotly=packed(get_plotlyjs()),
     )
-    return Page(made, [] if inline else shards)
+    return Page(made, [] if inline else shards, [one.id for one in exhibits if isinstance(one, Figure)])
 
 
 def _verdict(store: Store) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
-from tokenizers import Tokenizer
 
 from experiments.cli import UserError, import_plugin
+from experiments.evidence.asked import Asked, refuse_other_tasks
 from experiments.keys import leaves, told_apart
 from experiments.run_health import findings
 from rewards.wording import counted
@@ -89,11 +89,14 @@ class Store:
             ends in the letter of its folder: ``SCoRe (A)`` is from the first folder.
 
     Raises:
+        TypeError: If ``folder`` is neither a path nor a list of paths, or an empty list.
         FileNotFoundError: If one of the folders does not exist, is a file, or holds no finished run.
     """
 
     def __init__(self, folder: Path | str | Sequence[Path | str]) -> None:
         several = [folder] if isinstance(folder, Path | str) else folder
+        if not (isinstance(several, Sequence) and several and all(isinstance(one, Path | str) for one in several)):
+            raise TypeError(f"a report takes a folder of runs, or a list of folders, not {folder!r:.100}")
         self.folders = [Path(one) for one in several]
         self.folder = self.folders[0] if len(self.folders) == 1 else _beside(self.folders)
         """Folder that the report is written to; for several folders, a new folder beside them."""
@@ -198,8 +201,10 @@ class Store:
         """
         if len(self.arms) <= MANY_ARMS:
             return []
+        # With several folders, arms are called by their names in tables; only the runs know the key of their arm.
+        keys = {arm: self.runs[arm, self.seeds(arm)[0]].result["arm"] for arm in self.arms}
         online = [arm for arm in self.arms if "stages" in self.arm_config(arm)]
-        return [arm for arm in online if any(arm.startswith(f"{other}_") for other in online)]
+        return [arm for arm in online if any(keys[arm].startswith(f"{keys[other]}_") for other in online)]
 
     def place(self, run: Run) -> str:
         """Path of a run's folder relative to the report's folder."""
@@ -266,6 +271,7 @@ class Store:
     @cached_property
     def _by_mode(self) -> dict[str, list[EvalRow]]:
         # A comparison has some 300,000 rows, so they are sorted once rather than searched for every table and figure.
+        refuse_other_tasks({run.folder: self.asked[key] for key, run in self.runs.items()})
         found: dict[str, list[EvalRow]] = defaultdict(list)
         for row in [*self.rows, *self._untouched]:
             found[row.mode].append(row)
@@ -389,24 +395,19 @@ class Store:
         """Stored results of arms correcting each other's first attempts, one dictionary for each seed."""
         return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("cross/*/cross.json"))]
 
-    def tasks(self) -> dict[str, dict[str, str]]:
-        """Question and gold answer of the evaluated tasks, by task id."""
-        return {row["task_id"]: row for arm, seed in self.runs for row in self._read(arm, seed, "tasks")}
+    @cached_property
+    def asked(self) -> dict[tuple[str, int], Asked]:
+        """Question and gold answer of each run's evaluated tasks, by arm and seed, then by task id."""
+        found = {key: {row["task_id"]: row for row in self._read(*key, "tasks")} for key in self.runs}
+        # The runs of a comparison share their tasks, so one that stored none takes those of another.
+        shared = next(filter(None, found.values()), {}) if self.is_comparison else {}
+        return {key: tasks or shared for key, tasks in found.items()}
 
     def data_files(self) -> list[dict[str, Any]]:
-        """Published files that the tasks were read from, with hash and licence; empty for generated tasks."""
-        found = (run.folder / "data.json" for run in self.runs.values())
-        return next((json.loads(path.read_text(encoding="utf-8")) for path in found if path.exists()), [])
-
-    def token_texts(self, ids: list[int]) -> dict[int, str]:
-        """The text of each token id; empty if no run saved its tokenizer."""
-        for run in self.runs.values():
-            if (path := run.folder / "policy" / "tokenizer.json").exists():
-                tokenizer = Tokenizer.from_file(str(path))
-                decoder = tokenizer.decoder
-                spelt = {i: token for i in ids if (token := tokenizer.id_to_token(i)) is not None}
-                return {i: decoder.decode([token]) if decoder else token for i, token in spelt.items()}
-        return {}
+        """Files that the tasks were read from, each version once, with hash and licence; empty for generated tasks."""
+        paths = [path for run in self.runs.values() if (path := run.folder / "data.json").exists()]
+        found = [one for path in paths for one in json.loads(path.read_text(encoding="utf-8"))]
+        return list({(one["file"], one["sha256"]): one for one in found}.values())
 
 
 def _refuse_without_runs(folder: Path, runs: Sequence[Run]) -> None:

@@ -1,5 +1,6 @@
 """Tables T1 to T6: main results, ablations, transfer, compute, every seed, and differences between folders."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -206,11 +207,14 @@ def between(store: Store) -> Table:
         values[row] = {name: numbers(one) for name, one in found.items()}
     differ = [f"{key} {' / '.join(map(str, found))}" for key, found in store.config_differences().items()]
     said = f"Their configs differ in {', '.join(differ[:12])}" if differ else "Their configs are the same"
+    versions = Counter(one["file"] for one in store.data_files())
     caption = (
         f"{store.env}, {_sample(store, mode)}: rates of an arm in another folder minus those of the same arm in the "
         "first folder, paired over tasks and seeds, with 95 % bootstrap intervals. "
         f"{said}{' and more' * (len(differ) > 12)}."
     )
+    if changed := [name for name, n in versions.items() if n > 1]:
+        caption += f" Not all runs read the same version of {', '.join(changed)}."
     return Table(caption, ["arm", *(f"{rate.label} (points)" for rate in rates.values())], rows, values)
 
 

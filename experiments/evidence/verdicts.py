@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from experiments.evidence.comparison import FAILED_BELOW, ArmLine, Comparison
 from experiments.evidence.model import Badge
+from rewards.lookup import refuse_other_kind
 from rewards.wording import counted
 from rl.analysis.controls import OTHER_ATTEMPT, OTHER_ERROR, OTHERS_FIRST, WITHOUT_FIRST
 from rl.analysis.errors import HARDLY
@@ -26,7 +27,12 @@ def points(interval: Interval, signed: bool = True) -> str:
 
 
 def verdicts(comparison: Comparison) -> list[str]:
-    """Sentences on each arm, the best first, then on missing arms, the ranking, and the errors trained on."""
+    """Sentences on each arm, the best first, then on missing arms, the ranking, and the errors trained on.
+
+    Raises:
+        TypeError: If ``comparison`` is no comparison.
+    """
+    refuse_other_kind(comparison, Comparison, "verdicts", "make one with compare(store, 'greedy')")
     known = [line for line in comparison.arms if line.rates[comparison.goal].mean == line.rates[comparison.goal].mean]
     unknown = [line for line in comparison.arms if line not in known]
     sentences = [of_arm(comparison, line) for line in sorted(known, key=lambda a: -a.rates[comparison.goal].mean)]
@@ -48,7 +54,11 @@ def lead(comparison: Comparison) -> str:
     """The main result in two or three sentences: how many arms improve, whether they correct, whose delta is largest.
 
     Empty if no arm was trained.
+
+    Raises:
+        TypeError: If ``comparison`` is no comparison.
     """
+    refuse_other_kind(comparison, Comparison, "lead", "make one with compare(store, 'greedy')")
     goal = comparison.goal
     trained = [line for line in comparison.arms if line.trained and line.rates[goal].mean == line.rates[goal].mean]
     if not trained:

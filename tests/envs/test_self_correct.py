@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass
 
 import gymnasium
@@ -6,6 +7,8 @@ import pytest
 import envs
 from envs import Message, StopReason
 from rewards import Score, Verdict
+from rewards.answers import candidates
+from rewards.math import score_math
 
 
 def make(**kwargs):
@@ -180,6 +183,7 @@ def test_a_conversation_that_does_not_fit_the_shared_memory_says_so():
         (lambda: make(render_mode="human"), "render_mode=human: use ansi"),
         (lambda: make().reset(options={"tsk": 1}), r"reset\(options=.*did you mean 'task'"),
         (lambda: make().reset(options={"task": "1"}), "takes an envs.Task, got '1'"),
+        (lambda: make().reset(options={"task": envs.Task("seed-3", "x", "", seed=3)}), "'seed-3' is a seed for an env"),
         (lambda: make().reset(options=["task"]), r"reset\(options=\['task'\]\): a mapping is needed"),
         (lambda: envs.make("errata/modchain-v1", options=[1]), r"options=\[1\]: a mapping is needed"),
         (lambda: make(attempts="2"), "attempts='2': a whole number is needed here"),
@@ -188,11 +192,45 @@ def test_a_conversation_that_does_not_fit_the_shared_memory_says_so():
         (lambda: envs.Task("a", "b", 3), "task a: the gold must be text, got 3"),
         (lambda: envs.Task("a", None, "3"), "task a: the question must be text, got None"),
         (lambda: Score(1.0, "corect"), "verdict=corect: unknown; did you mean 'correct'"),
+        (lambda: candidates("x", None), "form=None: name a form, as 'boxed', or several"),
+        (lambda: candidates("x", [None]), r"form=\[None\]: name a form"),
+        (lambda: score_math("x", gold="2", form=3), "form=3: name a form"),
+        (lambda: score_math("x", gold="2", form=None), "form=None: name a form"),
+        (lambda: envs.make(None), "an environment's id is a text, as 'errata/repair-v1', not None"),
+        (lambda: envs.make(envs), "an environment's id is a text, as 'errata/repair-v1', not <module"),
+        (lambda: envs.make("repair"), "env.id=repair: unknown; did you mean 'errata/repair-v1'"),
+        (lambda: envs.make("Sums"), "env.id=Sums: unknown; did you mean 'errata/sums-v1'"),
+        (lambda: envs.make_taskset(3, {}), "an environment's id is a text"),
     ],
 )
 def test_a_mistake_in_the_call_is_one_sentence(act, message):
     with pytest.raises((ValueError, TypeError), match=message):
         act()
+
+
+@pytest.mark.parametrize(("own", "other"), [("repair", "mend"), ("repair", "modchain"), ("mend", "sums")])
+def test_a_task_that_cannot_be_verified_here_is_called_that(own, other):
+    env, task = envs.make(f"errata/{own}-v1"), envs.make(f"errata/{other}-v1").tasks[0]
+    env.reset(options={"task": task})
+    with pytest.raises(ValueError, match=rf"task {re.escape(repr(task.id))} has no '.*so it is no task of this env"):
+        env.step(env.taskset.gold_response(env.tasks[0]))
+
+
+def test_an_error_of_the_verifier_stays_that_error(monkeypatch):
+    env = make()
+    env.reset(seed=1)
+    monkeypatch.setattr(env.taskset, "verify", lambda task, response: {}["missing"])
+    with pytest.raises(KeyError, match="missing"):
+        env.step("x")
+    env.reset(options={"task": envs.Task("mine", "3 +4 _ _ _ _", "7", {"n_steps": 1})})
+    with pytest.raises(KeyError, match="missing"):
+        env.step("x")
+
+
+def test_a_task_of_ones_own_making_is_played():
+    env = make()
+    env.reset(options={"task": envs.Task("mine", "3 +4 _ _ _ _", "7")})
+    assert env.step(": 7")[1] == 1.0
 
 
 @pytest.mark.parametrize("action", [None, 5, {"content": "x"}])

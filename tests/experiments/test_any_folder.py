@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from experiments.cli import UserError
-from experiments.evidence import build
+from experiments.evidence import build, load_rows
 from experiments.evidence.comparison import compare
+from experiments.evidence.episodes import pack
 from experiments.evidence.model import EXHIBITS, Absent, Figure, Panel, Series, Table, exhibit
 from experiments.evidence.page import page
 from experiments.evidence.store import Store
@@ -143,6 +145,87 @@ def test_two_folders_are_compared_arm_by_arm(tmp_path):
     path.write_text(path.read_text().replace(f'"task_id": "{places[0]["task_id"]}"', '"task_id": "another"'))
     with pytest.raises(UserError, match="evaluated on different greedy tasks"):
         build(Store([tmp_path / "one", tmp_path / "two"]), ["T6"])
+
+
+def asked(folder, **changed):
+    """Stores the questions of a run's rows, as an evaluation does; values by task id replace the question or answer."""
+    ids = dict.fromkeys(json.loads(line)["task_id"] for line in (folder / "rows.jsonl").read_text().splitlines())
+    rows = [{"task_id": i, "question": f"What is {i}?", "gold": i} for i in ids]
+    lines = [json.dumps(row | changed) if i == 1 else json.dumps(row) for i, row in enumerate(rows)]
+    (folder / "tasks.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("changed", [{"question": "What is new?"}, {"gold": "another"}, {"gold": ""}])
+def test_tasks_of_one_id_that_ask_something_else_are_not_paired(tmp_path, changed, together):
+    """Ids of a file's rows are line numbers; after the file was edited they stand for other questions."""
+    old, new = (run(tmp_path / arm, arm, 0, rows_with(arm, 0, 10, 0)) for arm in ("RLOO", "STaR"))
+    several = [old, new] if together else tmp_path
+    for folder in (old, new):
+        asked(folder)
+    build(Store(several), "T1")
+    asked(new, **changed)
+    said = r"task '.*' asked 'What is .*\?' with the answer '.*' in .*RLOO, but .* in .*STaR: the data were changed"
+    for only in ("T1", "T5", "F0", "F3"):
+        with pytest.raises(UserError, match=said):
+            build(Store(several), only)
+    with pytest.raises(UserError, match=said):
+        write_report(several)
+    assert {path.name for path in tmp_path.iterdir()} == {"RLOO", "STaR"}, "no folder is left of what was refused"
+    if not together:
+        frame = load_rows(tmp_path)
+        for folder in (old, new):
+            told = [json.loads(line) for line in (folder / "tasks.jsonl").read_text().splitlines()]
+            own = frame[frame["run"] == folder.name].set_index("task_id")
+            for one in told:
+                assert set(own.loc[[one["task_id"]], "question"]) == {one["question"]}
+                assert set(own.loc[[one["task_id"]], "gold"]) == {one["gold"]}
+
+
+def test_a_changed_training_file_is_told_beside_the_same_configs(tmp_path):
+    for name, sha in (("one", "aa"), ("two", "aa")):
+        folder = run(tmp_path / name, "SCoRe", 0, rows_with("SCoRe", 0, 20, 0))
+        (folder / "data.json").write_text(json.dumps([{"file": "my.jsonl", "sha256": sha, "rows": 9}]))
+    (table,) = build(Store([tmp_path / "one", tmp_path / "two"]), ["T6"])
+    assert table.caption.endswith("Their configs are the same.")
+    (folder / "data.json").write_text(json.dumps([{"file": "my.jsonl", "sha256": "bb", "rows": 9}]))
+    (table,) = build(Store([tmp_path / "one", tmp_path / "two"]), ["T6"])
+    assert table.caption.endswith("Their configs are the same. Not all runs read the same version of my.jsonl.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_own"),
+    [({"options": {"path": "hard/my.jsonl"}}, False), ({"id": "x"}, False), ({"attempts": 2}, True)],
+)
+def test_transfer_to_other_tasks_shows_no_question_of_ones_own_tasks(tmp_path, changes, is_own):
+    rows = rows_with("RLOO", 0, 10, 0)
+    rows += [replace(row, mode="transfer/hard") for row in rows]
+    folder = run(tmp_path / "a", "RLOO", 0, rows, evaluation={"transfer": {"hard": changes}})
+    asked(folder)
+    frame = load_rows(folder)
+    questions = {mode: part["question"] for mode, part in frame.groupby("mode")}
+    assert questions["greedy"].notna().all()
+    assert questions["transfer/hard"].notna().all() == is_own
+    index = pack(Store(folder), 10_000).index()
+    shown = {index["modes"][mode]: set() for mode in index["columns"]["mode"]}
+    for mode, task in zip(index["columns"]["mode"], index["columns"]["task"], strict=True):
+        shown[index["modes"][mode]].add(index["tasks"][task][1])
+    assert (shown["greedy"] == shown["transfer/hard"]) == is_own
+    assert is_own or all("transfer/hard" in one for one in shown["transfer/hard"])
+
+
+def test_variants_are_folded_in_a_report_of_two_comparisons(tmp_path):
+    arms = {"base": "base", "score": "SCoRe", **{f"score_{i}": f"SCoRe, part {i}" for i in range(4)}}
+    for name in ("one", "two"):
+        for arm in arms:
+            config = {"algorithm": {"stages": {}}} if arm != "base" else {}
+            stored(tmp_path / name, arm, 0, rows_with(arm, 0, 3, 0))
+            (tmp_path / name / "arms" / arm / "seed_0" / "config.yaml").write_text(json.dumps(config))
+        entries = {arm: {"name": shown, "stages": {}} for arm, shown in arms.items() if arm != "base"}
+        top = {"env": {"name": "made up"}, "include": list(entries), "arms": entries}
+        (tmp_path / name / "config.yaml").write_text(json.dumps(top))
+    store = Store([tmp_path / "one", tmp_path / "two"])
+    assert [arm for arm in store.arms if arm not in store.minor] == ["base (A)", "SCoRe (A)", "base (B)", "SCoRe (B)"]
 
 
 def test_an_exhibit_and_a_rate_from_outside_reach_table_figure_and_page(comparison, tmp_path, monkeypatch):  # noqa: F811

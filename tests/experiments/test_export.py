@@ -10,6 +10,8 @@ import pytest
 from experiments.arms import write_jsonl
 from experiments.cli import UserError
 from experiments.conversations import conversations
+from experiments.evidence.latex import tabulars, tex
+from experiments.evidence.model import Table
 from experiments.evidence.store import Store
 from experiments.export import FORMATS, export, tables
 from rewards.lookup import UnknownNameError
@@ -91,13 +93,53 @@ def test_tables_as_csv_and_latex(small, monkeypatch):
         assert header == table.flat()[0]
         assert len(rows) == len(table.rows)
         tex = paths[f"{name}.tex"].read_text()
-        assert tex.count(r" \\") == len(rows) + 1
+        parts = tex.split(r"\begin{tabular}")[1:]
+        names = len(header) - len(table.header) + 1
+        widths = []
+        for part in parts:
+            assert part.count(r" \\") == len(rows) + 1
+            (width,) = {len(re.findall(r"(?<!\\)&", line)) + 1 for line in part.splitlines() if line.endswith(r" \\")}
+            assert width - names <= 7, "what fits a page"
+            widths.append(width - names)
+        assert sum(widths) == len(header) - names, "no column is lost"
         for line in tex.splitlines():
-            if line.endswith(r" \\"):
-                assert len(re.findall(r"(?<!\\)&", line)) == len(header) - 1
             assert not re.search(r"(?<!\\)[%#]", line), "a bare % would comment the rest of the row out"
+    assert paths["T1.tex"].read_text().count(r"\begin{tabular}") > 1
+    assert r"i$\to$c" in paths["T1.tex"].read_text()
     assert (r"[" in paths["T1.tex"].read_text()) == any("\n" in cell for row in written["T1"].rows for cell in row)
     assert len(paths["episodes.csv"].read_text().splitlines()) == 1 + len(Store(small).rows) + 30
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("i->c", r"i$\to$c"), ("a -> b", r"a $\to$ b"), ("-> <- >", r"$\to$ \textless{}- \textgreater{}"),
+        ("a→b", r"a$\to$b"),
+        ("5 % & #1", r"5 \% \& \#1"), ("n_1^2", r"n\_1\textasciicircum{}2"), ("a\\b{}", r"a\textbackslash{}b\{\}"),
+        ("-1.5", "-1.5"), ("\u22121", "--1"), ("+0.5\n-1, 2", r"+0.5 {\scriptsize [-1, 2]}"),
+    ],
+)  # fmt: skip
+def test_a_cell_as_latex(cell, written):
+    assert tex(cell) == written
+
+
+@pytest.mark.parametrize(("n", "sheets"), [(1, 1), (2, 1), (8, 1), (9, 2), (18, 3)])
+def test_a_wide_table_is_cut_into_parts_that_fit_a_page(n, sheets):
+    header = ["arm", *(f"c{i}" for i in range(1, n))]
+    table = Table("", header, [[f"{name}{i}" for i in range(n)] for name in "ab"])
+    parts = tabulars(table)
+    assert len(parts) == sheets
+    assert [name for part in parts for name in re.findall(r"c\d+", part)] == header[1:]
+    assert all(part.count("a0") == part.count("b0") == 1 for part in parts)
+    long = Table("", ["arm", "says"], [["a", "x" * 41]])
+    assert r"{lp{6cm}}" in tabulars(long)[0]
+
+
+def test_a_folder_is_a_path_or_a_text(small, tmp_path):
+    (path,) = export(str(small), "jsonl", str(tmp_path / "out"))
+    assert path == tmp_path / "out" / "conversations.jsonl"
+    assert sum(1 for _ in conversations(str(small))) == len(path.read_text().splitlines())
+    assert dict(tables(str(small)))["T4"] == dict(tables(small))["T4"]
 
 
 @pytest.fixture

@@ -49,6 +49,24 @@ def test_a_training_episode_has_its_step_and_advantages_and_the_longer_ones_thei
     assert frame["run"].iloc[0] == "arms/base/seed_0"
 
 
+def test_an_attempt_that_a_control_put_there_is_not_the_policys(frame, stored):  # noqa: F811
+    """Without its own first attempt a policy has no first accuracy and no delta; its second attempt counts."""
+    about = ["correct_1", "reward_1", "verdict_1", "answer_1", "tokens_1", "truncated_1", "error_1"]
+    rates = ["accuracy_t1", "delta", "delta_i_to_c", "fix_rate", "changed_answer", "edit_distance", "response_tokens"]
+    own = frame[frame["mode"] == "greedy"].set_index(["arm", "seed", "task_id"])
+    for mode in ("without_first", "others_first"):
+        rows = frame[frame["mode"] == mode]
+        assert len(rows)
+        assert rows[about + rates].isna().all(axis=None)
+        assert rows[~rows["failed"]]["accuracy_t2"].notna().all()
+        assert rows["text_1"].notna().all()
+    told = frame[frame["mode"] == "told_verdict"].set_index(["arm", "seed", "task_id"])
+    told = told[~told["failed"]]
+    assert len(told)
+    assert told["correct_1"].equals(own.loc[told.index, "correct_1"])
+    assert told["accuracy_t1"].notna().all()
+
+
 def test_a_study_and_a_folder_of_studies(tmp_path):
     for seed in (0, 1):
         place = tmp_path / "collapse" / "1" / "seeds" / f"seed_{seed}"

@@ -58,7 +58,7 @@ def test_conversations_are_read_as_printed(tmp_path, monkeypatch):
                 messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
                 file.write(json.dumps({"messages": messages}) + "\n")
     learn, judge = [shlex.split(line.partition("#")[0])[3:] for line in blocks(PAGE, "bash")[1].splitlines()]
-    with pytest.raises(ValueError, match="no task of this environment asks"):
+    with pytest.raises(ValueError, match="about a task of the split train, and no task of that split is read here"):
         run_base(composed("evaluate", RunConfig, [*judge, *SMALL]), tmp_path, lambda *_: None)
     lines = Path("theirs.jsonl").read_text().splitlines(keepends=True)
     Path("theirs.jsonl").write_text("".join(lines[40:]))

@@ -13,8 +13,11 @@ from experiments.configs import config
 from experiments.evidence import build
 from experiments.evidence.comparison import compare
 from experiments.evidence.model import Figure, Panel, Series, Table
+from experiments.evidence.store import Store
+from experiments.evidence.verdicts import lead, verdicts
 from notebooks.run import CellError, run_cell
 from rl.evaluate import play
+from rl.rollout_metrics import describe, transcript
 from rl.trainer import Step
 from rl.workbench import Workbench
 from tests.conftest import ROOT
@@ -123,6 +126,37 @@ def test_what_cannot_be_played_is_refused_by_name(given, said, bench):
         play(bench.rollout("test"), bench.tasks("test", 1), **given)
 
 
+@pytest.mark.parametrize("tasks", ["x", None, 3, ["modchain/1"], [None]])
+def test_play_takes_tasks(tasks, bench):
+    with pytest.raises(TypeError, match=r"^play takes a list of tasks, as bench\.tasks\('test', 4\), not "):
+        play(bench.rollout("test"), tasks)
+    with pytest.raises(TypeError, match=r"^play takes a list of tasks"):
+        play(bench.rollout("test"), bench.tasks("test", 1)[0])
+
+
+@pytest.mark.parametrize("value", ["2", 2.0, True, None])
+def test_a_number_is_a_whole_number(value, bench):
+    for call in (
+        lambda: bench.tasks("test", value),
+        lambda: bench.rollout("test", value),
+        lambda: bench.rollout("test", n_envs=value),
+        lambda: play(bench.rollout("test"), bench.tasks("test", 1), n_samples=value),
+        lambda: play(bench.rollout("test"), bench.tasks("test", 1), temperature=str(value)),
+    ):
+        with pytest.raises(ValueError, match=r"^(n|attempts|n_envs|n_samples|temperature)="):
+            call()
+
+
+def test_functions_of_an_episode_and_of_a_step_say_what_they_take(bench):
+    episodes = play(bench.rollout("test"), bench.tasks("test", 1))
+    with pytest.raises(TypeError, match=r"^transcript takes a Episode, not \[Episode.*: give one of the episodes"):
+        transcript(episodes, bench.tokenizer.decode)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"not a tokenizer: give its method decode"):
+        transcript(episodes[0], bench.tokenizer)
+    with pytest.raises(TypeError, match=r"^describe takes a Step, not \[Episode.*: give what trainer"):
+        describe(episodes)  # type: ignore[arg-type]
+
+
 def test_what_a_workbench_does_not_have_is_refused_by_name(bench):
     with pytest.raises(ValueError, match=r"^n=-1: give the number of tasks, or 0 for all"):
         bench.tasks("test", -1)
@@ -130,7 +164,7 @@ def test_what_a_workbench_does_not_have_is_refused_by_name(bench):
         bench.tasks("tst")
     with pytest.raises(ValueError, match=r"^split=tst: unknown; did you mean 'test'"):
         bench.rollout("tst")
-    with pytest.raises(ValueError, match=r"^attempts=-1: must be at least 0"):
+    with pytest.raises(ValueError, match=r"^attempts=-1: a whole number is needed here, at least 0"):
         bench.rollout("test", -1)
     with pytest.raises(ValueError, match=r"^env.feedback=lod: unknown"):
         bench.rollout("test", feedback="lod")
@@ -146,6 +180,20 @@ def test_a_program_that_is_called_without_a_config_says_how_to_make_one(program)
     )
     with pytest.raises(TypeError, match=said):
         program.run("repair")
+
+
+@pytest.mark.parametrize("value", [None, 3, [], [None], b"runs"])
+def test_a_store_needs_a_folder(value):
+    for make in (Store, report.write_report):
+        with pytest.raises(TypeError, match=r"^a report takes a folder of runs, or a list of folders, not "):
+            make(value)
+
+
+@pytest.mark.parametrize("value", ["runs/compared", None, ["runs"]])
+def test_sentences_need_a_comparison(value):
+    for make in (verdicts, lead):
+        with pytest.raises(TypeError, match=r"takes a Comparison, not .*: make one with compare\(store, 'greedy'\)"):
+            make(value)
 
 
 def test_an_exhibit_needs_a_store(tmp_path):

@@ -8,9 +8,11 @@ import pytest
 from experiments.evidence import build
 from experiments.evidence import page as pages
 from experiments.evidence.episodes import Packed
+from experiments.evidence.latex import tex
 from experiments.evidence.model import Figure, Mark, Panel, Series, Table
 from experiments.evidence.page import page as page_of
 from experiments.evidence.store import Store
+from experiments.report import write_exhibits
 from tests.browser import NEEDS_CHROMIUM, chromium, what_keeps_people_out
 from tests.experiments.test_evidence import stored  # noqa: F401
 
@@ -276,10 +278,12 @@ def test_numbers_are_copied_in_three_forms(browser):
             name = button.text
             click(browser, button)
             copied[name] = wait(lambda: browser.execute_script("const text = copy.last; copy.last = null; return text"))
-    assert copied["Markdown"].startswith("| arm | acc@t1 (%) |")
-    assert copied["CSV"].splitlines()[1].startswith("base,")
-    assert "\\begin{tabular}{lrrrrr}" in copied["LaTeX"]
-    assert "acc@t1 (\\%)" in copied["LaTeX"]
+    assert copied["Markdown"].startswith("| arm | episodes | acc@t1 (%) |")
+    assert copied["CSV"].splitlines()[1].startswith("base,greedy,")
+    assert "\\begin{tabular}{llrrrrr}" in copied["LaTeX"]
+    header, rows = browser.execute_script("return partOf(exhibits.find((one) => one.id === 'T1'), false, true)")
+    for row in (header, *rows):
+        assert " & ".join(map(tex, row)) + " \\\\" in copied["LaTeX"], "as the export writes it"
     assert all(text.count("SCoRe (alpha 10)") == 1 for text in copied.values()), "each arm once"
 
 
@@ -310,6 +314,50 @@ def test_a_wide_table_is_whole_on_paper(browser):
     assert all(len(sheet) <= 9 for sheet in sheets)
     assert all(sheet[:2] == ["arm", "episodes"] for sheet in sheets)
     assert [name for sheet in sheets for name in sheet[2:]] == table["header"][1:]
+
+
+def test_copied_numbers_are_those_of_the_figure_and_no_aid_of_its_drawing(browser, page):
+    """Steps are drawn to the right edge of the last bin, and names stand for the places 0, 1, 2 of an axis."""
+    assert browser.execute_script("return data.minor.length + link.all('off').length") == 0, "no curve is hidden"
+    made = [one for one in build(Store(page.parent)) if isinstance(one, Figure)]
+    named = 0
+    for figure in (one for one in made if not any(panel.heat for panel in one.panels)):
+        script = "return figureNumbers(exhibits.find((one) => one.id === arguments[0]))"
+        header, rows = browser.execute_script(script, figure.id)
+        assert header[2] == " / ".join(dict.fromkeys(panel.x_label for panel in figure.panels))
+        wanted = [(panel.ticks, x) for panel in figure.panels for one in panel.series for x in one.x]
+        assert len(rows) == len(wanted), figure.id
+        for row, (ticks, x) in zip(rows, wanted, strict=True):
+            assert row[2] == ticks[int(x)] if ticks else float(row[2]) == pytest.approx(float(x), rel=1e-6), figure.id
+            named += bool(ticks)
+    assert named
+    assert Mark.STEPS in {one.mark for figure in made for panel in figure.panels for one in panel.series}
+
+
+def test_a_page_that_was_sent_alone_prints_every_figure(browser, page, tmp_path):
+    write_exhibits(build(Store(page.parent), ["T1", "F1", "F3"]), page.parent)
+    pages.assemble("Alone", "", build(Store(page.parent), ["T1", "F1", "F3"]), Packed({})).write(
+        page.with_name("a.html")
+    )
+    shutil.copy(page.with_name("a.html"), tmp_path / "alone.html")
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    browser.get((tmp_path / "alone.html").as_uri())
+    wait(lambda: browser.find_element("tag name", "body").get_attribute("data-ready"))
+    printed = browser.execute_script(
+        """dispatchEvent(new Event("beforeprint"));
+        const count = (one, what) => one.querySelectorAll(what).length;
+        const found = [...document.querySelectorAll("#print > section")].map((one) =>
+          [one.textContent.slice(0, 60), count(one, "svg path"), count(one, "img")]);
+        dispatchEvent(new Event("afterprint"));
+        return found;"""
+    )
+    figures = [one for one in printed if "(F" in one[0]]
+    assert len(figures) == 2
+    assert all(n_paths > 20 and n_images == 0 for _, n_paths, n_images in figures)
+    assert browser.get_log("browser") == []
+    browser.close()
+    browser.switch_to.window(first)
 
 
 def test_the_legend_draws_the_curves_as_the_figure_does(browser):

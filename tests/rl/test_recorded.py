@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -177,6 +178,68 @@ def test_more_attempts_than_the_environment_allows_are_refused(env, tmp_path):
         read_conversations(path, env, env.tasks)
     longer = envs.make("errata/modchain-v1", OPTIONS, prompts="toy-v1", attempts=4)
     assert [len(one.texts) for one in read_conversations(path, longer, longer.tasks)] == [1, 4]
+
+
+def exported(task, *texts, **more):
+    """A conversation as this project exports it."""
+    about = {"run": "arms/score/seed_0", "arm": "score", "seed": 0, "mode": "greedy", "failed": False}
+    about |= {"stop_reason": "attempts_used", "replies": [{"message": 2 * i + 1} for i in range(len(texts))]}
+    return said(task, *texts, task_id=task.id, question=task.question, **about | more)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"arm": "base"}, {"seed": 1}, {"mode": "sampled"}, {"mode": "training", "step": 3}, {"mode": "transfer/hard"},
+        {"run": "again"}, {"replies": None},
+    ],
+)  # fmt: skip
+def test_one_rate_mixes_no_runs_and_no_modes(env, tmp_path, other):
+    first, second = env.tasks[:2]
+    rows = [exported(first, wrong(first), right(first)), exported(second, wrong(second), right(second), **other)]
+    path = write(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ValueError, match=r"one rate would mix.*(?s:\n.*)score, seed 0, greedy: 1 conversation"):
+        read_conversations(path, env, env.tasks, one_origin=True)
+    assert len(read_conversations(path, env, env.tasks)) == 2, "offline methods may learn from several runs"
+    rows[1] = rows[0] | {"sample": 1, "step": None, "gold": first.gold}
+    assert len(read_conversations(write(tmp_path / "b.jsonl", rows), env, env.tasks, one_origin=True)) == 2
+
+
+def test_what_an_export_marks_as_failed_counts_in_no_rate(env, modchain, tmp_path):
+    first, second = env.tasks[:2]
+    rows = [
+        exported(first, wrong(first), right(first)),
+        exported(second, right(second), failed=True),
+        exported(second, failed=True),
+        exported(second, *[right(second)] * 5, failed=True),
+        exported(second, wrong(second), wrong(second)),
+        said(second, right(second), right(second), failed=True),  # another program's word for a wrong answer
+    ]
+    rows[2]["messages"] = [{"role": "user", "content": second.question}]
+    found = read_conversations(write(tmp_path / "a.jsonl", rows), env, env.tasks)
+    assert [one.failed for one in found] == [False, True, True, True, False, False]
+    make = partial(envs.make, "errata/modchain-v1", OPTIONS, prompts="toy-v1")
+    episodes = list(replay(found, make, modchain[2], 64))
+    assert [one.failed for one in episodes] == [False, True, True, True, False, False]
+    assert [one.task_id for one in episodes] == [first.id, *[second.id] * 5]
+    assert [turn.correct for one in episodes for turn in one.turns] == [False, True, False, False, True, True]
+    assert episodes[1].error == "the file marks this conversation as failed"
+    only = write(tmp_path / "b.jsonl", rows[1:2])
+    (episode,) = replay(read_conversations(only, env, env.tasks), make, modchain[2], 64)
+    assert episode.failed
+
+
+@pytest.mark.parametrize("given", [{}, {"task_id": None}, {"task_id": None, "question": None}])
+def test_a_task_of_another_split_is_called_that(env, tmp_path, given):
+    test = envs.make("errata/modchain-v1", options=OPTIONS, prompts="toy-v1", split="test")
+    task, own = test.tasks[0], env.tasks[0]
+    rows = [said(own, right(own)), exported(task, right(task)) | given, said(task, "1")]
+    rows[1] = {name: value for name, value in rows[1].items() if value is not None}
+    rows.append({"messages": [*test.reset(options={"task": task})[0], {"role": "assistant", "content": "1"}]})
+    rows[-1]["messages"][:-1] = [{"role": one.role, "content": one.content} for one in rows[-1]["messages"][:-1]]
+    with pytest.raises(ValueError, match="3 of 4 conversations cannot be used") as refused:
+        read_conversations(write(tmp_path / "a.jsonl", rows), env, env.tasks)
+    assert str(refused.value).count("about a task of the split test, and no task of that split is read here") == 3
 
 
 def test_offline_methods_learn_from_them_and_evaluate_reads_them(tmp_path):

@@ -51,7 +51,8 @@ const dotsOf = (item) => {
   if (item.shared) heads[1].append(axisPlot(shared));
   const table = make("table", { class: "dots" }, make("caption", { class: "unseen" }, item.title), make("thead", {}, make("tr", {}, ...heads)), body);
   const left = all.length - few.length, lead = item.lead[shown.view] ?? item.lead[""] ?? "";
-  const numbers = () => [["name", item.x_label, "low", "high", "runs", "findings"], few.map((row) => [row.name, ...[row.mean, row.low, row.high].map((one) => signed(one, item.digits)), row.seeds.map((one) => signed(one, item.digits)).join(" "), row.badges.map((badge) => badge.text).join(", ")])];
+  const ofView = (one) => views.length > 1 && few.some((row) => row.view) ? [one] : [];
+  const numbers = () => [["name", ...ofView("episodes"), item.x_label, "low", "high", "runs", "findings"], few.map((row) => [row.name, ...ofView(row.view), ...[row.mean, row.low, row.high].map((one) => signed(one, item.digits)), row.seeds.map((one) => signed(one, item.digits)).join(" "), row.badges.map((badge) => badge.text).join(", ")])];
   return [make("h2", {}, item.title, shown.view && views.length > 1 ? make("small", {}, ` ${shown.view}`) : ""), ...(lead ? [make("p", { class: "lead" }, lead)] : []), table,
     ...(left || (shown.minor && data.minor.length) ? [make("p", {}, make("button", { type: "button", onclick: () => show("all", shown.minor ? "" : "1") }, left ? `show ${counted(left, "variant")}` : "hide the variants"))] : []),
     make("details", { class: "about" }, make("summary", {}, "Caption, and numbers to copy"), make("p", { class: "caption" }, item.caption), files(item, ["svg", "png"], numbers))];

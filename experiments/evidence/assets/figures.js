@@ -59,9 +59,11 @@ const panelsOf = (item, place) => {
 const figureNumbers = (item) => {
   const heat = item.panels.find((panel) => panel.data[0]?.type === "heatmap")?.data[0];
   if (heat) return [["", ...heat.x], heat.y.map((name, i) => [name, ...heat.z[i].map((value) => value === null ? "-" : number(value))])];
+  // Steps end with the right edge of the last bin, which repeats its value for the drawing and is no number of its own.
+  const places = (panel, trace) => (trace.meta === "steps" ? trace.x.slice(0, -1) : trace.x).map((x) => panel.layout.xaxis.ticktext?.[x] ?? String(x));
   const rows = item.panels.flatMap((panel) => curvesOf(panel).filter((trace) => trace.meta !== "spread").flatMap((trace) =>
-    trace.x.map((x, i) => [panel.layout.title.text || panel.layout.yaxis.title.text, trace.name, String(x), trace.y[i] === null ? "" : String(+trace.y[i].toPrecision(6))])));
-  return [["panel", "curve", item.panels[0].layout.xaxis.title.text, "value"], rows];
+    places(panel, trace).map((x, i) => [panel.layout.title.text || panel.layout.yaxis.title.text, trace.name, x, trace.y[i] === null ? "" : String(+trace.y[i].toPrecision(6))])));
+  return [["panel", "curve", [...new Set(item.panels.map((panel) => panel.layout.xaxis.title.text))].join(" / "), "value"], rows];
 };
 const keyOf = (ink, dash) => draw("svg", { class: "key", width: dash ? 45 : 10, height: 10, "aria-hidden": "true" }, dash
   ? draw("line", { x1: 0, x2: 45, y1: 5, y2: 5, stroke: ink, "stroke-width": 2.5, "stroke-dasharray": DASHES[dash] })

@@ -92,19 +92,26 @@ const copy = async (text, button) => {
   say("copied");
   if (button && button.textContent !== "copied") { const before = button.textContent; button.textContent = "copied"; setTimeout(() => { button.textContent = before; }, 1200); }
 };
-const flatCell = (text) => String(text).includes("\n") ? `${String(text).replace("\n", " [")}]` : String(text);
+const flatCell = (text) => { const [first, ...rest] = String(text).split("\n"); return first + rest.map((one) => ` [${one}]`).join(""); };
+// LaTeX as the export writes it (latex.py): longer marks before those that they begin with, an interval in small type.
+const texMark = new RegExp(Object.keys(data.tex).sort((a, b) => b.length - a.length).map((one) => one.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")).join("|"), "g");
+const texCell = (text) => {
+  const [first, ...rest] = String(text).split("\n").map((line) => line.replace(texMark, (mark) => data.tex[mark]));
+  return first + rest.map((one) => ` {\\scriptsize [${one}]}`).join("");
+};
+const flatly = (form) => (header, rows) => form(header.map(flatCell), rows.map((row) => row.map(flatCell)));
 const FORMS = {
-  Markdown: (header, rows) => [header, header.map(() => "---"), ...rows].map((row) => `| ${row.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`).join("\n"),
-  CSV: (header, rows) => [header, ...rows].map((row) => row.map((cell) => /[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell).join(",")).join("\n"),
+  Markdown: flatly((header, rows) => [header, header.map(() => "---"), ...rows].map((row) => `| ${row.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`).join("\n")),
+  CSV: flatly((header, rows) => [header, ...rows].map((row) => row.map((cell) => /[",\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell).join(",")).join("\n")),
   LaTeX: (header, rows) => {
-    const safe = (cell) => cell.replace(/[\\&%$#_{}~^]/g, (c) => ({ "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}" })[c] ?? `\\${c}`).replaceAll("->", "$\\to$");
-    const line = (row) => `${row.map(safe).join(" & ")} \\\\`;
-    return [`\\begin{tabular}{l${"r".repeat(header.length - 1)}}`, "\\toprule", line(header), "\\midrule", ...rows.map(line), "\\bottomrule", "\\end{tabular}"].join("\n");
+    const line = (row) => `${row.map(texCell).join(" & ")} \\\\`, names = header[1] === "episodes" ? 2 : 1;
+    const kinds = header.map((_, i) => rows.some((row) => String(row[i]).split("\n")[0].length > data.words) ? "p{6cm}" : i < names ? "l" : "r");
+    return [`\\begin{tabular}{${kinds.join("")}}`, "\\toprule", line(header), "\\midrule", ...rows.map(line), "\\bottomrule", "\\end{tabular}"].join("\n");
   },
 };
 // Buttons that copy numbers; header and rows are computed when a button is pressed, so that they match what is shown.
 const copies = (numbers) => ["Copy: ", ...Object.entries(FORMS).map(([name, form]) => make("button", {
-  type: "button", class: "small", onclick: (event) => { const [header, rows] = numbers(); copy(`${form(header.map(flatCell), rows.map((row) => row.map(flatCell)))}\n`, event.target); },
+  type: "button", class: "small", onclick: (event) => { copy(`${form(...numbers())}\n`, event.target); },
 }, name))];
 const caption = (item) => make("p", { class: "caption" }, make("b", {}, `${item.title} (${item.id}). `), item.caption || "");
 const files = (item, kinds, numbers) => make("p", { class: "files" }, ...copies(numbers), " Files: ",

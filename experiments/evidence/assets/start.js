@@ -4,7 +4,9 @@ const setTheme = (name) => { document.documentElement.dataset.theme = name; figu
 const theme = () => setTheme(isDark() ? "light" : "dark");
 
 // A printed page has all sentences, tables and figures in light colours, not only the selected ones.
-let beforePrint = null, unfolded = [];
+let beforePrint = null, unfolded = [], drawings = {};
+// The drawing is part of the page if its file was there when the page was written; a print begins before an image is loaded.
+const drawingOf = (item) => drawings[item.id] ? new DOMParser().parseFromString(drawings[item.id], "image/svg+xml").documentElement : make("img", { src: `exhibits/${item.id}.svg`, alt: item.title });
 addEventListener("beforeprint", () => {
   beforePrint = isDark() ? "dark" : "light";
   setTheme("light");
@@ -13,7 +15,7 @@ addEventListener("beforeprint", () => {
   unfolded = [...document.querySelectorAll("#verdict details:not([open])")];
   for (const one of unfolded) one.open = true;
   for (const item of exhibits.filter((one) => one.kind === "table")) place.append(make("section", {}, caption(item), ...sheetsOf(item)));
-  for (const item of exhibits.filter((one) => one.kind === "figure")) place.append(make("section", {}, caption(item), make("img", { src: `exhibits/${item.id}.svg`, alt: item.title })));
+  for (const item of exhibits.filter((one) => one.kind === "figure")) place.append(make("section", {}, caption(item), drawingOf(item)));
 });
 addEventListener("afterprint", () => { byId("print").replaceChildren(); for (const one of unfolded) one.open = false; if (beforePrint) setTheme(beforePrint); });
 
@@ -65,5 +67,5 @@ const readEpisodes = async () => {
 const painted = new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
 // The list of episodes comes first: starting plotly takes longer than reading the index of 50,000 episodes.
 (data.empty ? painted : painted.then(readEpisodes).catch((error) => { byId("found").textContent = `The episodes could not be read (${error.message}); the raw files are beside this page.`; })
-).then(() => unpack(byId("plotly").textContent)).then(startFigures).catch((error) => { byId("figure").textContent = `The figures could not be drawn (${error.message}); their files are in exhibits/.`;
+).then(() => byId("drawings").textContent && unpack(byId("drawings").textContent)).then((text) => { if (text) drawings = JSON.parse(text); }).then(() => unpack(byId("plotly").textContent)).then(startFigures).catch((error) => { byId("figure").textContent = `The figures could not be drawn (${error.message}); their files are in exhibits/.`;
 }).then(() => { goTo(link.get("at")); document.body.dataset.ready = "true"; });

@@ -32,24 +32,23 @@ const drawAbsent = () => {
 };
 
 // Header and rows of a table as they are shown: one view, without hidden arms, the first columns. With `everything`, as
-// for printing, all are returned, and a column names the episodes that a row is about.
-const partOf = (item, everything = false) => {
+// for printing, all are returned. Then, and if `naming`, as for copying, a column names the episodes that a row is about.
+const partOf = (item, everything = false, naming = everything) => {
   const columns = item.lead && !everything && link.get("columns") !== "all" ? item.lead : item.header.length;
-  const mixed = everything && new Set(item.views).size > 1, named = (row, view) => mixed ? [row[0], view, ...row.slice(1)] : row;
+  const mixed = naming && new Set(item.views).size > 1, named = (row, view) => mixed ? [row[0], view, ...row.slice(1)] : row;
   const isShown = (row, i) => (everything || shown.minor || !isMinor(row[0])) && (everything || !item.views.length || item.views[i] === shown.view);
   const rows = item.rows.flatMap((row, i) => isShown(row, i) ? [named(row.slice(0, columns), item.views[i])] : []);
   return [named(item.header.slice(0, columns), "episodes"), rows];
 };
-// Number of columns that fit a printed page beside those that name the row; further columns become a table of their own below.
-const SHEET = 7;
+// Tables as they are printed: columns that do not fit a page beside the names of the rows become a table of their own below.
 const sheetsOf = (item) => {
   const [header, rows] = partOf(item, true), names = header[1] === "episodes" ? 2 : 1, sheets = [];
-  const n = header.length - names, step = Math.ceil(n / Math.ceil(n / SHEET));
+  const n = header.length - names, step = Math.ceil(n / Math.ceil(n / data.sheet));
   for (let i = names; i < header.length; i += step) sheets.push([header, ...rows].map((row) => [...row.slice(0, names), ...row.slice(i, i + step)]));
   return sheets.map(([first, ...rest]) => tableOf(item, [first, rest]));
 };
 const tableOf = (item, [header, rows] = partOf(item)) => {
-  const inWords = header.map((_, i) => rows.some((row) => row[i].split("\n")[0].length > 40) ? "words" : null);  // all cells of a column have the same style
+  const inWords = header.map((_, i) => rows.some((row) => row[i].split("\n")[0].length > data.words) ? "words" : null);  // all cells of a column have the same style
   const cell = (text, i) => {
     const [first, ...rest] = text.split("\n"), node = make(i ? "td" : "th", { class: inWords[i], scope: i ? null : "row" }, first);
     if (rest.length) node.append(make("br"), make("small", {}, rest.join(" ")));
@@ -64,5 +63,5 @@ const showTable = (item) => {
   byId("table").replaceChildren(caption(item), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": item.title }, tableOf(item)),
     make("p", { class: "files" }, ...(more ? [make("button", { type: "button", class: "small", onclick: () => show("columns", all ? "" : "all") }, all ? "fewer columns" : counted(item.header.length - item.lead, "more column"))] : []),
       ...(left > 0 ? [make("button", { type: "button", class: "small", onclick: () => show("all", "1") }, `${counted(left, "row")} of variants`)] : [])),
-    files(item, ["csv", "md"], () => partOf(item)));
+    files(item, ["csv", "md"], () => partOf(item, false, true)));
 };
