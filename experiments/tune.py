@@ -293,11 +293,20 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
             continue
         if best.changed:
             arms[one.arm] = best.changed
-        before_and_after = [trial.value(cfg.objective) for trial in (one.trials[0], best)]
-        values = [None if math.isnan(value) else round(value, 4) for value in before_and_after]
+        untuned, tuned = (
+            None if math.isnan(value := trial.value(cfg.objective)) else round(value, 4)
+            for trial in (one.trials[0], best)
+        )
         spent = max(result["totals"]["episodes"] for result in best.results())
         record = TuningRecord(
-            len(one.trials), list(cfg.seeds), spent, cfg.objective, *values, budget_of(cfg), setting_of(cfg)
+            trials=len(one.trials),
+            seeds=list(cfg.seeds),
+            episodes=spent,
+            objective=cfg.objective,
+            untuned=untuned,
+            tuned=tuned,
+            budget=budget_of(cfg),
+            setting=setting_of(cfg),
         )
         records[one.arm] = asdict(record)
     kept = folder / "tuned.yaml"
