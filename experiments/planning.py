@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 50
 """Number of tasks whose questions are measured in tokens."""
+CGROUP = Path("/sys/fs/cgroup")
 OF_TRL = 2**27
 """Measured number of bytes that importing TRL's trainers and datasets adds to a process."""
 
@@ -135,9 +136,14 @@ def device(options: PlanConfig) -> tuple[str, float, bool]:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory / 2**30, False
     room = psutil.virtual_memory().available
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):  # Container limits.
-        if (path := Path(limit)).exists() and (text := path.read_text().strip()).isdigit():
-            room = min(room, int(text))
+    # Limits of a container, less what its other processes use already.
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        texts = [path.read_text().strip() for name in (limit, used) if (path := CGROUP / name).exists()]
+        if len(texts) == 2 and all(map(str.isdigit, texts)):
+            room = min(room, max(0, int(texts[0]) - int(texts[1])))
     return "This machine", room / 2**30, True
 
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from envs import Split
-from experiments import planned
+from experiments import planned, planning
 from experiments.arms import run_offline
 from experiments.calibration import STARTING, calibrate, longest
 from experiments.cli import UserError
@@ -297,3 +297,18 @@ def test_the_program_says_what_does_not_fit_and_leaves_nothing(tmp_path):
     done = programs.run("experiments.plan", "trian", "env=modchain")
     assert done.returncode == 2
     assert "one of train, sft, compare" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "gib"), [("8589934592", "3221225472", 5.0), ("1073741824", "2147483648", 0.0)]
+)
+def test_a_container_has_the_room_of_its_limit_less_what_is_used(limit, used, gib, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "CGROUP", tmp_path)
+    monkeypatch.setattr(planning.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(planning.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40))
+    assert planning.device(PlanConfig()) == ("This machine", 1024.0, True)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text(f"{used}\n")
+    assert planning.device(PlanConfig())[1] == 1024.0
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    assert planning.device(PlanConfig())[1] == gib
