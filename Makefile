@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up on a machine that has Python 3.11 and a package index.
+# `make demo` and `make test` set everything up on a machine that has Python 3.11 to 3.13, a C compiler and a package index.
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -35,10 +35,10 @@ help:
 	@echo "make docs           the documentation as a site in build/site, with the API from the docstrings"
 	@echo "make fmt            format and fix what can be fixed"
 
-# python3.11 by its own name, or whatever python3 is if that is 3.11 or newer.
+# python3.11 by its own name, or whatever python3 is if that is 3.11 to 3.13.
 $(STAMP): pyproject.toml
 	@command -v $(PYTHON) >/dev/null 2>&1 && py=$(PYTHON) || py=python3; \
-	$$py -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; say which with make PYTHON=..." >&2; exit 1; }; \
+	$$py -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "error: Python 3.11, 3.12 or 3.13 is needed; say which with make PYTHON=..." >&2; exit 1; }; \
 	test -x $(BIN)/python || $$py -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@# torch first: with a CPU build in place nothing else asks for a CUDA build.

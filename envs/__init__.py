@@ -1,7 +1,7 @@
 """Environments: chat messages in, text out, a verified reward per attempt. This layer never sees token ids."""
 
 from envs import tasks as _builtin  # registers the built-in environments
-from envs.base import Message, Split, StopReason, Task, TaskSet, TextEnv
+from envs.base import Message, Split, StopReason, Task, TaskSet, TextEnv, messages_of
 from envs.between import BETWEEN
 from envs.checker import check_env
 from envs.prompts import PROMPTS, Prompts
@@ -35,6 +35,7 @@ __all__ = [
     "make",
     "make_taskset",
     "make_text_env",
+    "messages_of",
     "refuse_unknown_options",
     "register",
     "settings",

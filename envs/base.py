@@ -110,6 +110,11 @@ Observation = Sequence[Message] | str
 """New messages since the last action; a bare string is one user message."""
 
 
+def messages_of(observation: Observation) -> tuple[Message, ...]:
+    """The messages of an observation."""
+    return (Message("user", observation),) if isinstance(observation, str) else tuple(observation)
+
+
 class TextEnv(Protocol):
     """What a rollout plays: gymnasium's interface over text. Any ``gymnasium.Env`` of text fits, wrapped or not.
 

@@ -193,7 +193,8 @@ def _check_score(env: SelfCorrectEnv, score: Score, where: str) -> None:
         _require(
             in_part,
             f"{where} is {score.verdict} and worth {score.value}: accuracy counts verdicts, training pays values. For "
-            "partial credit set partial_credit = True on the task set; otherwise build scores with Score.of",
+            "partial credit set partial_credit = True on the task set (with env=rows "
+            "env.options.verify_options.partial_credit=true); otherwise build scores with Score.of",
         )
 
 

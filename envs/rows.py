@@ -51,6 +51,8 @@ class Row:
 
     where: str
     values: dict[str, Any]
+    semicolons: bool = False
+    """Whether semicolons separate the cells of its file, as programs write it where the comma is the decimal mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +167,15 @@ def is_parquet(place: Path) -> bool:
 
 def decoded(data: bytes, where: str, encoding: str | None = None) -> str:
     """Decodes bytes; raises ValueError with the file, the line and a remedy if the encoding does not fit."""
+    marked, is_given = next((name for mark, name in _MARKS if data.startswith(mark)), None), encoding is not None
     if encoding is None:
-        marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
         # In UTF-16, every second byte of text in a European language is 0; text in UTF-8 has no zero bytes.
         start = data[:400]
         halves = {"utf-16-le": start[1::2], "utf-16-be": start[::2]}
         bare = next((name for name, half in halves.items() if half and half.count(0) > len(half) // 2), None)
         encoding = marked or bare or "utf-8"
     try:
-        return data.decode(encoding)
+        text = data.decode(encoding).removeprefix("\ufeff")
     except LookupError:
         raise ValueError(f"env.options.encoding={encoding}: Python knows no encoding of this name") from None
     except UnicodeDecodeError as error:
@@ -183,6 +185,11 @@ def decoded(data: bytes, where: str, encoding: str | None = None) -> str:
             f"{where}, line {line}: byte {data[error.start]:#04x} is not {encoding}. Save the file as UTF-8, or say "
             "what it is, as in env.options.encoding=cp1252 (Windows, Western Europe) or latin-1"
         ) from None
+    if is_given and marked and text != data.decode(marked, errors="replace"):
+        raise ValueError(
+            f"env.options.encoding={encoding}: {where} begins with the mark of {marked}: remove this option"
+        )
+    return text
 
 
 def _json_lines(text: str, place: str) -> Iterator[Row | Fault]:
@@ -261,6 +268,12 @@ def _json_document(text: str, place: str, kind: str) -> list[Row | Fault] | None
             )
     sizes = {len(cell) if isinstance(cell, list | dict) else -1 for cell in whole.values()}
     if len(whole) > 1 and len(sizes) == 1 and sizes.isdisjoint((-1, 0)):
+        inner = {str(name) for cell in whole.values() if isinstance(cell, dict) for name in cell}
+        # The rows of whole columns are numbered; otherwise what is called like a question tells columns from rows.
+        if inner and not all(map(str.isdigit, inner)) and QUESTIONS.isdisjoint(map(str.lower, whole)):
+            raise ValueError(
+                f"{place} is one object, with a row under each name: save a list of them, [{{...}}, {{...}}]"
+            )
         raise ValueError(
             f"{place} holds whole columns, not rows: write one object per row; in pandas that is "
             "to_json(path, orient='records', lines=True)"
@@ -283,35 +296,89 @@ def _row(values: Any, where: str) -> Row | Fault:
 
 
 def _csv(text: str, place: str, delimiter: str | None) -> Iterator[Row | Fault]:
-    """Reads CSV: cells stay text, so that 007 is not 7; a quoted cell may span lines; empty rows are skipped."""
+    """Reads CSV: cells stay text, so that 007 is not 7; a quoted cell may span lines; empty rows are skipped.
+
+    Raises:
+        ValueError: If the header cannot be used, or a badly quoted row may end on any line, so that leaving it out
+            might leave out rows after it that nobody counts.
+    """
     csv.field_size_limit(2**31 - 1)
-    lines, names, skipped = io.StringIO(text, newline=""), list[str](), 0
+    lines, names, skipped = io.StringIO(text, newline="").readlines(), list[str](), 0
     if told := re.match(r"sep=(.)(?:\r?\n|\r)", text):  # Excel may state the delimiter in a first line
         delimiter, skipped = told[1], 1
-        lines.readline()
-    reader = csv.reader(
-        lines, delimiter=delimiter or max(",;\t|", key=_LINE_END.split(text, maxsplit=1)[0].count), strict=True
-    )
+    delimiter = delimiter or _delimiter(lines)
+    reader = _cells(lines[skipped:], delimiter)
     while True:
         # The line on which the row begins; reader.line_num is the last line that the reader has consumed so far.
         line = reader.line_num + skipped + 1
+        where, said = f"{place}, line {line}", ""
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield Fault(f"{place}, line {line}", f"no CSV ({error}): write a quote within quotes twice")
-            return  # an unclosed quote makes the rest of the file one cell
-        if not any(cells):
+            cells, said = [], f'no CSV ({error}): write a quote within quotes twice, as in "Say ""hi"""'
+        taken = lines[line - 1 : reader.line_num + skipped]
+        if not (said or any(cells)):
             continue
-        if not names:
-            names = [cell.strip() for cell in cells]
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise ValueError(f"{place}, line {line}: two columns are called {twice[0]!r}: rename or remove one")
-        elif len(cells) != len(names):
-            yield Fault(f"{place}, line {line}", f"more or fewer cells than the {len(names)} of {', '.join(names)}")
-        else:
-            yield Row(f"{place}, line {line}", dict(zip(names, cells, strict=True)))
+        if not names and not said:
+            names = _names(cells, where)
+            continue
+        # On a single line, an even number of quotes closes all that it opens.
+        is_whole = len(taken) == 1 and bool(names) and not (said and taken[0].count('"') % 2)
+        if not said and len(cells) != len(names):
+            said = f"more or fewer cells than the {len(names)} of {', '.join(names)}"
+        if _are_rows(taken, delimiter, len(names)):
+            said = said or (
+                f"a quoted cell as far as line {line + len(taken) - 1}, though each line has the cells of a row (if it "
+                "is one cell, save the file as JSON Lines)"
+            )
+        if said and not is_whole:
+            raise ValueError(
+                f"{where}: {said}. A quote is missing or too many, so that no row below can be told: on_bad_rows=skip "
+                "cannot leave this row out"
+            )
+        yield Fault(where, said) if said else Row(where, dict(zip(names, cells, strict=True)), delimiter == ";")
+
+
+def _cells(lines: Sequence[str], delimiter: str) -> Any:
+    # Space in front of a cell is skipped because a quote behind it, as in "question", "1", begins a quoted cell.
+    return csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """The delimiter by which most of the first rows have as many cells as the header; quoted cells may hold others."""
+
+    def fit(delimiter: str) -> tuple[int, int]:
+        reader, sizes = _cells(lines[:200], delimiter), list[int]()
+        while True:
+            try:
+                sizes += [size] if (size := len(next(reader))) else []
+            except StopIteration:
+                return (sizes.count(sizes[0]), sizes[0]) if sizes and sizes[0] > 1 else (0, 0)
+            except csv.Error:  # the row is reported when it is read
+                continue
+
+    return max("\t;|,", key=fit)  # of equal ones the comma comes last, as it is common in texts
+
+
+def _names(cells: Sequence[str], where: str) -> list[str]:
+    """The names of columns in a header; raises ValueError if two of them are the same or two are missing."""
+    names = [cell.strip() for cell in cells]
+    if twice := [name for name in names if names.count(name) > 1]:
+        places = " and ".join(str(place) for place, name in enumerate(names, 1) if not name)
+        said = f"two columns are called {twice[0]!r}" if twice[0] else f"columns {places} have no name"
+        raise ValueError(f"{where}: {said}: rename or remove one")
+    return names
+
+
+def _are_rows(lines: Sequence[str], delimiter: str, n_columns: int) -> bool:
+    """Whether lines that a quoted cell joins seem to be rows of their own, because each has the cells of a row.
+
+    Commas are common in texts, so that up to four such lines may be one cell.
+    """
+    least = 5 if delimiter == "," else 2
+    return len(lines) >= least and n_columns > 1 and all(one.count(delimiter) == n_columns - 1 for one in lines)
 
 
 def _parquet(place: Path) -> list[Row]:

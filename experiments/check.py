@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 SHOWN = 5
 """How many failing golds, unknown words and the like a message names at most."""
 MAX_SHOWN_TOKENS = 160
+ANSWERED = 20
+"""Tasks that are answered, wrongly, to measure the messages between two attempts."""
 
 
 @dataclass(slots=True)
@@ -169,28 +171,40 @@ def check_golds(env: SelfCorrectEnv, tasks: dict[Split, list[Task]], limit: int,
         )
 
 
-def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Findings) -> None:
-    """Compares the lengths of prompts and golds, in tokens, with the limits of responses and of the context."""
-    config, limit = bench.config.env, bench.context_length
-    # Look at no more than a thousand tasks, evenly spread: tokenizing all of a large data set would take minutes.
-    looked = tasks[:: math.ceil(len(tasks) / 1000)]
-    prompts, golds, texts = {}, {}, []
-    for task in looked:
-        messages, _ = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
-        messages = (envs.Message("user", messages),) if isinstance(messages, str) else messages
+def measure(
+    bench: "Workbench", env: Any, tasks: Sequence[Task]
+) -> tuple[dict[str, int], dict[str, int], int, list[str]]:
+    """Tokens of every task's prompt and gold, most tokens between two attempts, and the texts that were counted."""
+    config = bench.config.env
+    prompts, golds, texts, between = {}, {}, [], 0
+    for i, task in enumerate(tasks):
+        observation, _ = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
+        messages = envs.messages_of(observation)
         prompts[task.id] = len(bench.renderer.opening(messages))
         texts += [message.content for message in messages[-2:]]
+        # What is said after a wrong attempt. Verification may be slow, so only few tasks are answered.
+        if config.attempts > 1 and i % math.ceil(len(tasks) / ANSWERED) == 0:
+            between = max(between, bench.renderer.added_by(envs.messages_of(env.step("")[0])))
         gold = gold_of(env, task) if isinstance(env, SelfCorrectEnv) else None
         if gold is not None:
             # One more for the token that ends the turn, which counts against the limit.
             golds[task.id] = len(bench.tokenizer.encode(gold, add_special_tokens=False)) + 1
             texts.append(gold)
+    return prompts, golds, between, texts
+
+
+def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Findings) -> None:
+    """Compares the lengths of prompts and golds, in tokens, with the limits of responses and of the context."""
+    config, limit = bench.config.env, bench.context_length
+    # Look at no more than a thousand tasks, evenly spread: tokenizing all of a large data set would take minutes.
+    prompts, golds, between, texts = measure(bench, env, tasks[:: math.ceil(len(tasks) / 1000)])
     # Print the table, and collect the tasks that exceed each limit.
     _title("Lengths, in tokens of the model")
     table = Table(box=None, pad_edge=False)
     for name in ("", "median", "longest", "limit", "over it"):
         table.add_column(name, justify="left" if not name else "right")
-    budget = config.token_budget(config.attempts)
+    all_between = between * (config.attempts - 1)
+    budget = config.token_budget(config.attempts) + all_between
     longest = max(config.max_new_tokens)
     rows = {
         "question": (prompts, limit - 1, "context"),
@@ -211,7 +225,7 @@ def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Fi
             "Leave them out, or use a longer context"
         )
     elif tight := over["question and all attempts"]:
-        room = (limit - max(prompts.values())) // config.attempts
+        room = (limit - max(prompts.values()) - all_between) // config.attempts
         found.better.append(
             f"{counted(len(tight), 'episode')} may outgrow the context of {counted(limit, 'token')} and be broken "
             f"off; env.max_new_tokens=[{max(room, 1)}] leaves room for {counted(config.attempts, 'attempt')} after the "

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from rich.markup import escape
@@ -26,12 +26,14 @@ from experiments.progress import Display, print_table, skipped_stages, uneven_bu
 from experiments.refusals import of_arm, refuse_no_config, refuse_unknown_arms
 from experiments.run_health import News
 from experiments.schema import ArmsConfig, CompareConfig, PromptingConfig
+from experiments.tuned import setting_of
 from rewards.wording import counted
 from rl.config import AlgorithmConfig, BudgetConfig, EnvConfig, OfflineConfig, RunConfig, SFTConfig, TrainConfig
 from rl.health_needs import notes_on_stops, refuse_idle_stops, without_idle_stops
 from rl.tracking import describe_run
 
 BASE = "base"
+GROWN = TypeVar("GROWN", bound=CompareConfig)
 POLL_S = 0.3
 
 
@@ -223,8 +225,8 @@ def refuse_changed_config(job: Job) -> None:
         )
 
 
-def grow(cfg: CompareConfig, folder: Path) -> CompareConfig:
-    """Adds the arms and seeds stored in a comparison's folder to ``cfg``: the stored ones first, then the new ones."""
+def grow(cfg: GROWN, folder: Path) -> GROWN:
+    """Adds the arms and seeds stored in the folder of a comparison or a tuning: the stored ones first, then the new."""
     if not (folder / "config.yaml").exists():
         return cfg
     stored: Any = OmegaConf.load(folder / "config.yaml")
@@ -265,6 +267,12 @@ def say_before(cfg: CompareConfig, jobs: Sequence[Job]) -> None:
             console.print(f"[yellow]note:[/] {of_arm(name, note)}", highlight=False)
     for note in notes_on_stops({job.arm.name: job.arm.config for job in jobs}, cfg.training.stop_on):
         console.print(f"[yellow]note:[/] {note}", highlight=False)
+    if others := {record.setting for record in cfg.tuning.values()} - {"", setting_of(cfg)}:
+        console.print(
+            f"[yellow]note:[/] the tuned values were chosen for {escape('; '.join(sorted(others)))}, not for "
+            f"{escape(setting_of(cfg))}; tuned=none takes the arms as configured",
+            highlight=False,
+        )
     trained = list(dict.fromkeys(job.arm.name for job in jobs if job.kind != "as_it_is"))
     if cfg.tuning and (untuned := [arm for arm in trained if arm not in cfg.tuning]):
         console.print(f"[yellow]not tuned, unlike the other arms:[/] {', '.join(untuned)}", highlight=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from envs import FEEDBACK, Message, Split, Task, TaskSet
+from envs import FEEDBACK, Message, Split, Task, TaskSet, messages_of
 from experiments.cli import UserError
 from experiments.evidence.frames import TRAINING, study_of, study_seeds, training_row
 from experiments.evidence.store import Run, Store
@@ -185,7 +185,7 @@ class Replay:
                 role = str(info.get("role", SOLVER))
                 index, text = next(said if role in others else own)
                 part = parts.setdefault(role, _Part())
-                part.messages += [Message("user", observation)] if isinstance(observation, str) else observation
+                part.messages += messages_of(observation)
                 part.spoken.append(_Spoken(len(part.messages), turn, index, role in others))
                 part.messages.append(Message("assistant", text))
                 observation, _, terminated, truncated, info = env.step(text)

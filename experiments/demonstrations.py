@@ -11,9 +11,10 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from envs import Task
+from envs import Split, Task
 from envs.tasks.sums import corrected, slipped
 from rewards.lookup import Lookup
 from rl.config.checks import check_numbers, refuse
@@ -53,6 +54,29 @@ def sums(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects
     if share < corrects:
         return [wrong, corrected(task, wrong)]
     return [wrong, wrong if share < corrects + repeats else slipped(task, rng)]
+
+
+@DEMONSTRATIONS.register("golds", options=Shares, needs=("gold_response",))
+def golds(taskset: Any, task: Task, rng: random.Random, *, right: float, corrects: float, repeats: float) -> list[str]:
+    """The gold response, or as a wrong attempt another task's; for every task set that can write its golds.
+
+    With ``learn_slips=false`` the model reads the wrong attempts and learns none of them.
+    """
+    gold = taskset.gold_response(task)
+    if rng.random() < right:
+        return [gold, gold]
+    others = [other for other in _all_golds(taskset) if other != gold]
+    if not others:
+        raise ValueError(f"demonstration=golds: all training tasks have the answer {gold[:40]!r}, so none is wrong")
+    wrong, share = rng.choice(others), rng.random()
+    if share < corrects:
+        return [wrong, gold]
+    return [wrong, wrong if share < corrects + repeats else rng.choice(others)]
+
+
+@lru_cache(maxsize=1)  # read once for all conversations
+def _all_golds(taskset: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(taskset.gold_response(task) for task in taskset.load(Split.TRAIN)))
 
 
 @DEMONSTRATIONS.register("mend", options=Shares, needs=("reckoned", "slipped", "worked_out"))

@@ -99,6 +99,7 @@ class OnlineRun:
         if not self.resumed:  # Measures the base model, with which all later validations are compared.
             self._validate()
         try:
+            self._stopping.check(lambda: None)  # Since the last checkpoint, if there is one, nothing was learned.
             if self.resumed:
                 self._health.stop(lambda: None)
             while not self.trainer.is_done:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
-from envs import Message, Split
+from envs import Split, messages_of
 from experiments.calibration import Estimate, load_of, n_saves
 from experiments.planned import PlanConfig, size
 from rl.backends.memory import Sizes, memory
@@ -119,13 +119,10 @@ def _lengths(config: Any) -> tuple[int, int, int]:
     questions, between = [0], list[int]()
     # The measured tasks are spread evenly over the data set, which is often sorted by length or difficulty.
     for task in tasks[:: -(-len(tasks) // LOOKED_AT)]:
-        messages, _ = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
-        messages = (Message("user", messages),) if isinstance(messages, str) else messages
-        questions.append(len(renderer.opening(messages)))
+        observation, _ = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
+        questions.append(len(renderer.opening(messages_of(observation))))
         if config.env.attempts > 1:
-            said, *_ = env.step("")
-            said = (Message("user", said),) if isinstance(said, str) else said
-            between.append(sum(len(tokenizer.encode(one.content, add_special_tokens=False)) + 4 for one in said))
+            between.append(renderer.added_by(messages_of(env.step("")[0])))
     there = len(list(taskset.load(Split(config.evaluation.split))))
     asked = min(config.evaluation.n_tasks or there, there)
     return max(questions), int(median(between or [0])), asked

@@ -5,7 +5,7 @@ from typing import Any
 from rich.markup import escape
 
 import envs
-from envs import Message, SelfCorrectEnv, Split
+from envs import SelfCorrectEnv, Split, messages_of
 from experiments.cli import UserError, console, entry_point
 from experiments.schema import PlayConfig
 from rewards.wording import counted
@@ -39,13 +39,13 @@ def main(cfg: PlayConfig) -> None:
     played, earned = 0, 0.0
     try:
         while True:
-            messages, _ = env.reset(seed=derive_seed(cfg.seed, "play", played) % 2**32)
+            observation, _ = env.reset(seed=derive_seed(cfg.seed, "play", played) % 2**32)
             over = False
             while not over:
-                for message in [Message("user", messages)] if isinstance(messages, str) else messages:
+                for message in messages_of(observation):
                     console.print(f"[bold cyan]{message.role}:[/]", end=" ")
                     console.print(message.content, markup=False, highlight=False)
-                messages, reward, terminated, truncated, info = env.step(read_response())
+                observation, reward, terminated, truncated, info = env.step(read_response())
                 score = info.get("score")
                 said = f", {score.verdict}, answer {escape(str(score.answer))}" if score is not None else ""
                 console.print(f"[dim]reward {reward:g}{said}[/]")

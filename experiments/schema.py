@@ -83,6 +83,7 @@ class TuningRecord:
         untuned: Value of the objective for the untuned config.
         tuned: Value of the objective for the chosen config.
         budget: Budget of every trial, written as overrides; empty in records of earlier versions.
+        setting: Model and environment of the trials, written as overrides; empty in records of earlier versions.
     """
 
     trials: int = MISSING
@@ -92,6 +93,7 @@ class TuningRecord:
     untuned: float | None = None
     tuned: float | None = None
     budget: str = ""
+    setting: str = ""
 
 
 @dataclass
@@ -105,10 +107,12 @@ class CompareConfig(ArmsConfig):
 
     cross: int = 0
     tuning: dict[str, TuningRecord] = field(default_factory=dict)
+    _positive: ClassVar[str] = ""
+    """Fields of a subclass that must be above 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, "", not_negative="seed threads seeds retries cross")
+        check_numbers(self, "", positive=self._positive, not_negative="seed threads seeds retries cross")
         for arm, record in self.tuning.items():
             if arm in self.include and (shared := set(record.seeds) & set(self.seeds)):
                 said = f"seeds={self.seeds}: {arm} was tuned with {', '.join(map(str, sorted(shared)))}"
@@ -116,8 +120,10 @@ class CompareConfig(ArmsConfig):
 
 
 @dataclass
-class TuneConfig(ArmsConfig):
-    """``experiments.tune``: every arm gets the same number of trials, judged on validation tasks.
+class TuneConfig(CompareConfig):
+    """``experiments.tune``: every arm of a comparison gets the same number of trials, judged on validation tasks.
+
+    What only the comparison needs, such as ``cross`` and parts of the evaluation, has no effect.
 
     Args:
         space: Search space: for each kind of arm (``online``, ``offline``) a mapping shaped like the arm's config, with
@@ -137,10 +143,10 @@ class TuneConfig(ArmsConfig):
     sampler: str = "tpe"
     sampler_options: dict[str, Any] = field(default_factory=dict)
     output: str = "configs/tuned/${env.name}.yaml"
+    _positive: ClassVar[str] = "trials at_once"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_numbers(self, "", positive="trials at_once", not_negative="seed threads seeds retries")
         from experiments.search import OBJECTIVES, SAMPLERS
 
         if not self.evaluation.greedy:

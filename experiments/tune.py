@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.cli import UserError, console, entry_point, resolved_yaml
 from experiments.compare import (
     arm_config,
+    grow,
     refuse_arm,
     refuse_changed_config,
     refuse_stops,
@@ -38,7 +39,7 @@ from experiments.progress import Display
 from experiments.refusals import refuse_unknown_arms
 from experiments.schema import TuneConfig, TuningRecord
 from experiments.search import OBJECTIVES, SAMPLERS, Dimension, at_hand, changes, dimensions
-from experiments.tuned import as_yaml, budget_of, refuse_lost_choices, write_choices
+from experiments.tuned import as_yaml, budget_of, refuse_lost_choices, setting_of, write_choices
 from rewards import nearest
 from rewards.wording import counted
 from rl.analysis.printing import percent
@@ -295,7 +296,9 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
         before_and_after = [trial.value(cfg.objective) for trial in (one.trials[0], best)]
         values = [None if math.isnan(value) else round(value, 4) for value in before_and_after]
         spent = max(result["totals"]["episodes"] for result in best.results())
-        record = TuningRecord(len(one.trials), list(cfg.seeds), spent, cfg.objective, *values, budget=budget_of(cfg))
+        record = TuningRecord(
+            len(one.trials), list(cfg.seeds), spent, cfg.objective, *values, budget_of(cfg), setting_of(cfg)
+        )
         records[one.arm] = asdict(record)
     kept = folder / "tuned.yaml"
     if records:
@@ -313,6 +316,13 @@ def write_winners(cfg: TuneConfig, found: Sequence[ArmStudy], folder: Path) -> d
     return chosen
 
 
+def refuse_fewer_trials(cfg: TuneConfig, folder: Path) -> None:
+    """Raises UserError if the folder is of a tuning with more trials, which its tables would no longer list."""
+    stored: Any = OmegaConf.load(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
+    if (before := stored.get("trials", 0)) > cfg.trials:
+        raise UserError(f"trials={cfg.trials}: {folder} has {before} for every arm; give trials={before} or more")
+
+
 def episodes(found: Sequence[ArmStudy]) -> dict[str, int]:
     """Episodes that a run of each untuned arm samples."""
     return {one.arm: one.trials[0].jobs[0].arm.budget("samples") for one in found}
@@ -326,6 +336,8 @@ def main(cfg: TuneConfig) -> None:
     from experiments.folders import open_run
 
     with open_run(cfg, "tune") as folder:
+        cfg = grow(cfg, folder)  # The tables list all arms of the folder, those of earlier calls included.
+        refuse_fewer_trials(cfg, folder)
         console.print(
             f"{counted(len(cfg.include), 'arm')} x {counted(cfg.trials, 'trial')}, in {folder}", highlight=False
         )

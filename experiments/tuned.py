@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.cli import UserError
-from experiments.schema import TuneConfig, TuningRecord
+from experiments.schema import ArmsConfig, TuneConfig, TuningRecord
 from rewards.wording import counted
 from rl.tracking import write_text
 
@@ -56,8 +56,20 @@ def budget_of(cfg: TuneConfig) -> str:
     return f"{said}, training.episodes={cfg.training.episodes}" if cfg.match == "updates" else said
 
 
+def setting_of(cfg: ArmsConfig) -> str:
+    """Model and environment of a comparison or a tuning, as far as values may depend on them, written as overrides."""
+    env = cfg.env.settled()
+    # Numbers of tasks (n_train, n_validation, ...), their seed and the sandbox do not change what is to be learned.
+    same = ("seed", "sandbox")
+    named = {name: value for name, value in env.options.items() if not name.startswith("n_") and name not in same}
+    options = "".join(f" env.options.{name}={value}" for name, value in sorted(named.items()))
+    return f"model.path={cfg.model.path} env={env.name} env.attempts={env.attempts}{options}"
+
+
 def refuse_lost_choices(cfg: TuneConfig, spent: Mapping[str, int]) -> None:
-    """Refuses to replace values in ``cfg.output`` that more trials or another budget chose, or without a record.
+    """Refuses to replace values in ``cfg.output`` that were chosen for something else or by more trials.
+
+    That is: for another model or environment, with another budget, by more trials, or without a record.
 
     Args:
         cfg: Config of the tuning.
@@ -73,12 +85,13 @@ def refuse_lost_choices(cfg: TuneConfig, spent: Mapping[str, int]) -> None:
             record = _record(before["tuning"][arm])
             # Records of earlier versions hold no budget, but the episodes of a run, which may be fewer by rounding.
             is_same = record.budget == budget_of(cfg)
+            was_for = "" if record.setting in ("", setting_of(cfg)) else f" for {record.setting}"
             if not record.budget and cfg.match == "samples":
                 is_same = record.episodes in (cfg.training.episodes, spent[arm])
-            if is_same and record.trials <= cfg.trials:
+            if is_same and not was_for and record.trials <= cfg.trials:
                 continue
             budget = record.budget or f"training.episodes={record.episodes}"
-            how = f"chosen by {counted(record.trials, 'trial')} with {budget}"
+            how = f"chosen by {counted(record.trials, 'trial')} with {budget}{was_for}"
         elif arm in before["arms"]:
             how = "of which no tuning is recorded"
         else:

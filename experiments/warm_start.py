@@ -1,4 +1,4 @@
-"""Warm-starts a model by supervised fine-tuning: ``python -m experiments.warm_start experiment=smollm2_sums``.
+"""Warm-starts a model by supervised fine-tuning: ``python -m experiments.warm_start experiment=smollm2_sums_warm``.
 
 A small pretrained language model does not answer in the form that an environment expects, and repeats its first attempt
 whatever the feedback is. RL then has no successes to reinforce. A few dozen supervised steps on written conversations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.base_schema import WarmStartConfig
-from experiments.cli import console, entry_point, resolved_yaml
+from experiments.cli import UserError, console, entry_point, resolved_yaml
 from experiments.planned import spent
 from rewards.wording import counted
 
@@ -23,6 +23,9 @@ def main(cfg: WarmStartConfig) -> None:
     from experiments.progress import Display
     from rl.tracking import describe_run
 
+    if cfg.output is not None and (Path(cfg.output) / "config.json").exists():
+        # It may be the base of comparisons that have been run, so it is never replaced.
+        raise UserError(f"output={cfg.output}: there is a model already; name another folder, or remove this one")
     with open_run(cfg, "warm_start") as folder:
         describe_run(folder, resolved_yaml(cfg))
         with Display(console) as display:

@@ -27,8 +27,8 @@ def control_rows(
     """Plays controls on greedy episodes of the same policy and returns one row per task and control.
 
     A control that changes no episode is left out. One that changes some of them has rows for all, and ``unchanged``
-    marks those in which the policy reads just what it reads without the control. An episode that ends with the
-    exchanged attempt, because that happens to be right, says nothing about the policy, so its row counts as failed.
+    marks those in which the policy reads just what it reads without the control. An episode that the stop
+    rule ends at the exchanged attempt says nothing about the policy, so its row counts as failed.
 
     Args:
         rollout: Builds a rollout with two attempts; its argument is the feedback, ``None`` for the environment's own.

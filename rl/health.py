@@ -100,11 +100,12 @@ def _share_of_responses(history: History, name: str, what: str, above: float, st
     """
     # Responses that are cut off mostly have no answer either; they are subtracted, since `cut_off` reports them.
     rest = dict(history.attempts(f"rollout/{but}", steps)) if but else {}
-    for k, share in history.attempts(f"rollout/{name}", steps):
-        if share - rest.get(k, 0.0) > above:
+    for k, whole in history.attempts(f"rollout/{name}", steps):
+        if (share := whole - rest.get(k, 0.0)) > above:
             return f"{percent(share, 0)} % of attempts {k} {what} in the last {counted(steps, 'step')} of training"
-    share = history.validated(f"{name}_fraction")
-    if share is not None and share - ((but and history.validated(f"{but}_fraction")) or 0.0) > above:
+    whole = history.validated(f"{name}_fraction")
+    cut = history.validated(f"{but}_fraction") if but else 0.0
+    if whole is not None and (share := whole - (cut or 0.0)) > above:
         return f"{percent(share, 0)} % of the attempts {what} in the evaluation"
     return ""
 
@@ -216,8 +217,8 @@ def failed(history: History, *, above: float, steps: int) -> str:
     "masked",
     options=limits(above=0.5, steps=3),
     needs="steps",
-    cause="rewards without information (timeouts, ambiguous answers), or algorithm.mask_cut_off",
-    remedy="a longer time limit of the verifier; algorithm.mask_cut_off=false",
+    cause="the environment gives no reward (None) or says that a turn is not trained, as when a server or judge fails",
+    remedy="a look at the turns without a reward in episodes.jsonl, and at the environment or server that left it out",
 )
 def masked(history: History, *, above: float, steps: int) -> str:
     """A large fraction of sampled turns is not trained on."""

@@ -131,6 +131,10 @@ class Renderer:
             prompt_ids + action_ids + (() if ended else self._closing) + self._ids(tuple(messages), behind_answer=True)
         )
 
+    def added_by(self, messages: Sequence[Message]) -> int:
+        """Number of tokens that messages add to the prompt of the next turn, after an answer that has ended."""
+        return len(self.extend((), (self.end_id,), messages)) - 1
+
     def text(self, action_ids: Sequence[int]) -> str:
         """The action as text, without special tokens, up to the first stop string."""
         text = self.tokenizer.decode(action_ids, skip_special_tokens=True)

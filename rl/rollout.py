@@ -15,7 +15,7 @@ from functools import partial
 from numbers import Integral
 from typing import Any
 
-from envs import Message, StopReason, Task, TextEnv
+from envs import Message, StopReason, Task, TextEnv, messages_of
 from envs.base import Observation
 from rewards import Verdict
 from rewards.wording import counted
@@ -266,7 +266,7 @@ class Rollout:
 
     def _observe(self, play: _Play, observation: Observation, info: dict[str, Any]) -> None:
         """Sets the role, token limit and prompt of the next turn: that role's conversation plus the observation."""
-        messages = (Message("user", observation),) if isinstance(observation, str) else tuple(observation)
+        messages = messages_of(observation)
         for message in messages:  # a chat template would silently render any other content, such as None as "None"
             if not isinstance(message, Message) or not isinstance(message.content, str):
                 raise TypeError(f"an observation is a string, or Messages whose content is one; got {message!r:.200}")

@@ -107,6 +107,10 @@ def test_the_doctor_names_what_a_command_lacks(monkeypatch, capsys):
     assert re.search(r"model\.lora\.rank +needs peft", said)
     assert re.search(r"experiments\.tune +yes", said)
     assert "install .[lora]" in said
+    made = {"smollm2": lambda: doctor.Found(False, "not prepared", "make demo-real")}
+    monkeypatch.setattr(doctor, "CHECKS", well | made)
+    assert doctor.main() == 0
+    assert re.search(r"make demo-real +yes, and makes the model first", capsys.readouterr().out)
     monkeypatch.setattr(doctor, "CHECKS", well | {"disk": lambda: doctor.Found(False, "full")})
     assert doctor.main() == 1
     assert capsys.readouterr().out.count("needs disk") == len(doctor.COMMANDS)

@@ -6,6 +6,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from envs.tasks.columns import text_of
 from rewards.wording import counted
 
 ANSWERS_AS = ("any", "letter", "text", "place0", "place1")
@@ -24,29 +25,59 @@ _DENIED = re.compile(r"\W*(?:is\s+)?(?:not|wrong|incorrect|false)\b", re.IGNOREC
 
 
 def choices_of(cell: Any) -> dict[str, str]:
-    """Choices by letter from a cell: a list, ``{text: [...], label: [...]}``, ``{A: ..., B: ...}``, or JSON of one."""
+    """Choices by letter from a cell: a list, ``{text: [...], label: [...]}``, ``{A: ..., B: ...}``, or JSON of one.
+
+    Empty texts at the end stand for choices that the question does not have.
+
+    Raises:
+        ValueError: If these are no choices, fewer than two, or one between others is empty.
+    """
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
         except ValueError:
             raise ValueError(f"the choices must be a list; this is {cell[:60]}") from None
     if isinstance(cell, Mapping) and {"text", "label"} <= cell.keys():
-        return _labelled(cell["label"], cell["text"])
-    if isinstance(cell, Mapping) and cell:
-        return {str(letter): str(text) for letter, text in cell.items()}
-    if not isinstance(cell, list) or not 2 <= len(cell) <= len(string.ascii_uppercase):
+        cell = _labelled(cell["label"], cell["text"])
+    elif isinstance(cell, list) and len(cell) <= len(string.ascii_uppercase):
+        cell = dict(zip(string.ascii_uppercase, cell, strict=False))
+    if not isinstance(cell, Mapping):
         raise ValueError(f"the choices must be a list of at least two; this is {str(cell)[:60]}")
-    return dict(zip(string.ascii_uppercase, map(str, cell), strict=False))
+    texts = {str(label): _text(label, text) for label, text in cell.items()}
+    while texts and not texts[next(reversed(texts))]:
+        texts.popitem()
+    if empty := [label for label, text in texts.items() if not text]:
+        raise ValueError(f"the choices have no text for {empty[0]}, but one for {next(reversed(texts))}")
+    if len(texts) < 2:
+        raise ValueError(f"the choices must be at least two; this row has {counted(len(texts), 'choice')}")
+    return texts
 
 
-def _labelled(labels: Any, texts: Any) -> dict[str, str]:
+def _text(label: str, cell: Any) -> str:
+    if cell is None or cell != cell:
+        return ""
+    if isinstance(cell, Mapping | list | tuple):
+        raise ValueError(f"the choices must be texts; {label} is {str(cell)[:60]}")
+    # A column of whole numbers with gaps may be one of floats, as in Parquet: 30.0 is shown as 30.
+    return (text_of(cell) if isinstance(cell, int | float | bytes) else str(cell)).strip()
+
+
+def _labelled(labels: Any, texts: Any) -> dict[str, Any]:
     if not isinstance(labels, list) or not isinstance(texts, list):
         raise ValueError("the texts and the labels of the choices must be lists")
     if len(labels) != len(texts):
         raise ValueError(f"the choices have {counted(len(texts), 'text')} but {counted(len(labels), 'label')}")
     if len(set(map(str, labels))) < len(labels):
         raise ValueError(f"two choices have the same label, of {', '.join(map(str, labels))}")
-    return {str(letter): str(text) for letter, text in zip(labels, texts, strict=True)}
+    return dict(zip(map(str, labels), texts, strict=True))
+
+
+def clash(choices: Mapping[str, str]) -> str:
+    """What is wrong if a choice's text is another one's label, so that a response could mean either; else empty."""
+    for letter, text in choices.items():
+        if (other := _plain(text)) in choices and other != letter:
+            return f"choice {letter} has the text {text!r}, which is also the letter of another choice"
+    return ""
 
 
 def letter_of(gold: str, choices: Mapping[str, str], answers_as: str = "any") -> str:
@@ -58,14 +89,8 @@ def letter_of(gold: str, choices: Mapping[str, str], answers_as: str = "any") ->
         answers_as: One of :data:`ANSWERS_AS`.
 
     Raises:
-        ValueError: If the gold is none of the choices, may be two of them, or a choice is called like another's letter.
+        ValueError: If the gold is none of the choices, or may be two of them.
     """
-    for letter, text in choices.items():
-        if (other := _plain(text)) in choices and other != letter:
-            raise ValueError(
-                f"choice {letter} has the text {text!r}, which is also the letter of another choice: a response "
-                f"{text!r} could mean either. Give the choices other labels, {{text: [...], label: [...]}}"
-            )
     labels = {one: one for one in choices}
     as_letter, as_text = _one_of(gold, labels), _one_of(gold, choices)
     if as_letter is None and as_text is None:  # the name of the choice's own column, such as option_b or choice1

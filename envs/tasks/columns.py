@@ -1,7 +1,6 @@
 """Finds the columns of a user's file by their usual names or by given names, and reads their cells."""
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -38,14 +37,15 @@ def find_columns(
     Raises:
         ValueError: If a named column does not exist, or no column has a usual name of a needed kind.
     """
-    there = Counter(path for row in rows[:1000] for path in paths(row.values))
-    own = [path for path in there if "." not in path]
-    lowered: dict[str, str] = {}
-    for path in sorted(there, key=lambda path: path.count(".")):  # a column takes precedence over a nested one
-        lowered.setdefault(path.rpartition(".")[2].lower(), path)
+    there = dict.fromkeys(path for row in rows for path in paths(row.values))
+    own = list(dict.fromkeys(str(name) for row in rows for name in row.values))
+    lowered: dict[str, list[str]] = {}
+    # A column takes precedence over a nested one; of columns whose names differ in case alone, the first one is taken.
+    for path in sorted(there, key=lambda path: path not in own):
+        lowered.setdefault(path.rpartition(".")[2].lower(), []).append(path)
     columns, words = {}, []
     for what, name in named.items():
-        alike = [lowered[usual] for usual in NAMES[what] if usual in lowered]
+        alike = [path for usual in NAMES[what] for path in lowered.get(usual, [])]
         if name is not None and name not in there and name.partition(".")[0] not in there:
             raise ValueError(
                 f"env.options.{what}={name}: there is no such column{nearest(name, list(there))} {where} has "
@@ -61,8 +61,10 @@ def find_columns(
     return columns, ", ".join(words)
 
 
-def _not_found(what: str, own: Sequence[str], lowered: Mapping[str, str], where: str, row: Mapping[str, Any]) -> str:
-    tests = next((lowered[name] for name in NAMES["tests"] if name in lowered), None)
+def _not_found(
+    what: str, own: Sequence[str], lowered: Mapping[str, Sequence[str]], where: str, row: Mapping[str, Any]
+) -> str:
+    tests = next((lowered[name][0] for name in NAMES["tests"] if name in lowered), None)
     hint = f" It has tests ({tests}): did you mean env.options.verify=code?" if what == "answer" and tests else ""
     taken = {name.lower() for key, names in NAMES.items() if key != what for name in names}
     # Of columns with unusual names, the first one is most likely the question and the last one the answer.
@@ -116,11 +118,11 @@ def question_of(cell: Any) -> str:
                 "env.prompts_text.system, examples are env.options.few_shot"
             )
         cell = cell[0]["content"]
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
+    if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
         raise ValueError("the question is empty")
     if isinstance(cell, bool) or not isinstance(cell, str | int | float):
         raise ValueError(f"the question must be text; this is {str(cell)[:60]}{_part_of('question', cell)}")
-    return _whole("question", str(cell))
+    return _whole("question", cell if isinstance(cell, str) else text_of(cell))
 
 
 def text_of(cell: Any) -> str:

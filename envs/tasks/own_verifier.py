@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from envs.base import Task
-from rewards import Score
+from rewards import Score, Verdict
 from rewards.answers import STATED
 
 
@@ -16,6 +16,7 @@ class FunctionAnswers:
     Args:
         name: The function, ``package.module:function``.
         stated: Template of a right response, with ``{}`` for the answer; empty tries the usual answer forms.
+        partial_credit: Whether the function may give a wrong answer more than 0.
 
     Raises:
         ValueError: If there is no such function, it cannot be called with a task and a response, or the template has
@@ -24,10 +25,12 @@ class FunctionAnswers:
 
     prompts = "plain-v1"
 
-    def __init__(self, name: str, stated: str = "") -> None:
+    def __init__(self, name: str, stated: str = "", partial_credit: bool = False) -> None:
         if stated and (not isinstance(stated, str) or "{}" not in stated):
             raise ValueError(f"env.options.verify_options.stated={stated}: a text with {{}} for the answer is needed")
-        self._stated = stated
+        if not isinstance(partial_credit, bool):
+            raise ValueError(f"env.options.verify_options.partial_credit={partial_credit}: true or false is needed")
+        self._stated, self.partial_credit = stated, partial_credit
         module, _, function = name.partition(":")
         try:
             self._function = getattr(importlib.import_module(module), function)
@@ -62,10 +65,20 @@ class FunctionAnswers:
         return cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)
 
     def verify(self, task: Task, response: str) -> Score:
-        """The score that the function returns; raises TypeError if it returns anything else."""
+        """The score that the function returns.
+
+        Raises:
+            TypeError: If it returns anything else.
+            ValueError: If it gives a wrong answer more than 0, and ``partial_credit`` does not allow this.
+        """
         score = self._function(task, response)
         if not isinstance(score, Score):
             raise TypeError(f"{self._name} returned {score!r}; it must return a rewards.Score")
+        if score.value and score.verdict is not Verdict.CORRECT and not self.partial_credit:
+            raise ValueError(
+                f"{self._name} gives a response that is {score.verdict} {score.value:g}: allow this by "
+                "env.options.verify_options.partial_credit=true, or return Score.of(whether it is right)"
+            )
         return score
 
     def gold_response(self, task: Task) -> str:

@@ -134,7 +134,14 @@ def _files_by_part(path: str, place: Path, find: Callable[[str], Split | None]) 
     """The files of a folder by the name of their part. A single part keeps its name only if that is a split's name."""
     files = sorted(one for one in place.iterdir() if one.name.removesuffix(".gz").endswith(SUFFIXES))
     if not files:
-        raise FileNotFoundError(f"env.options.path={path}: no file in this folder ends in {', '.join(SUFFIXES)}")
+        said = f"no file in this folder ends in {', '.join(SUFFIXES)}"
+        below = {one.parent.name for one in place.glob("*/*") if one.name.removesuffix(".gz").endswith(SUFFIXES)}
+        if below:
+            said += (
+                f"; there are some in {', '.join(sorted(below))}: name one of these folders, as in env.options.path="
+                f"{place / min(below)}, or put the files of all splits into one folder, as train.jsonl and test.jsonl"
+            )
+        raise FileNotFoundError(f"env.options.path={path}: {said}")
     parts: dict[str, list[tuple[int, int, Path]]] = {}
     for one in files:
         shard = _SHARD.fullmatch(Path(one.name.removesuffix(".gz")).stem)

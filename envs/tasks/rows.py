@@ -22,9 +22,10 @@ from envs.rows import Fault, Row
 from envs.splits import normalise_question, splits_of
 from envs.tasks.choices import choices_of
 from envs.tasks.columns import UnfitError, cell_at, find_columns, question_of
+from envs.tasks.decimal_commas import has_decimal_commas, refuse_decimal_comma
 from envs.tasks.joined_columns import join_columns
 from envs.tasks.parts import SplitNames, read_parts, shares_of, split_name, split_sizes
-from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, MathAnswers, make_verifier
+from envs.tasks.verifiers import VERIFIERS, ChoiceAnswers, CodeAnswers, MathAnswers, NumberAnswers, make_verifier
 from rewards import Score, Verdict
 from rewards.math import unreadable
 from rewards.wording import counted
@@ -76,7 +77,7 @@ class Rows:
             by its usual names.
         answer: Column of the answer.
         tests: Column of a program's tests, with ``verify=code``.
-        choices: Column of the choices, with ``verify=choice``; the question then shows the choices.
+        choices: Column of the choices, with ``verify=choice``, or columns, ``A, B, C``; the question then shows them.
         split: Column that says which split a row belongs to.
         splits: Names of the splits in the data, if they are unusual: ``{train: train_sft}``, or several for one split,
             ``{train: [a, b]}``. Rows of other unusual names are then left out.
@@ -84,8 +85,8 @@ class Rows:
         test: Share of the training rows for test, if the data have no test split; ``None`` is 0.2.
         subset: Configuration of a data set on the hub that has several.
         encoding: Encoding of a text file that is not in Unicode, such as ``cp1252``.
-        few_shot: Number of training rows, or a list of their line numbers, that precede every question as examples with
-            answers.
+        few_shot: Number of training rows, or a list of their line numbers (or ids, such as ``a.jsonl/3``), that precede
+            every question as examples with answers.
         on_bad_rows: ``refuse`` raises an error for rows that cannot be used; ``skip`` leaves such rows out.
 
     Raises:
@@ -126,6 +127,7 @@ class Rows:
         self._path, self._subset, self._encoding, self._verify = path, subset, encoding, verify
         self._is_code, self._is_slow = verify == "code", ":" not in verify and VERIFIERS.fact(verify, "slow")
         self._verifier: Any = make_verifier(verify, verify_options or {})
+        self._is_numeric, self._has_commas = isinstance(self._verifier, MathAnswers | NumberAnswers), False
         self._named = {"question": question, "answer": answer, "split": split}
         self._named |= {"tests": tests} if self._is_code else {"choices": choices} if verify == "choice" else {}
         for name, given, owner in (("tests", tests, "code"), ("choices", choices, "choice")):
@@ -219,8 +221,9 @@ class Rows:
         given = self._names.found([*names, *(name for name in parts if name and "split" not in columns)])
         self._refuse_shares_of(given)
         n = len(rows) + len(faults) - sum(names[name] for name in left_out)
+        self._has_commas = self._is_numeric and has_decimal_commas(rows, columns["answer"])
         if isinstance(self._verifier, ChoiceAnswers):
-            self._verifier.refuse_other_count(rows, columns)
+            self._verifier.look_at(rows, columns)
         read = _Read(n, faults, names, left_out)
         for name, part in parts.items():
             for row in part:
@@ -260,11 +263,13 @@ class Rows:
         # Programs are graded by tests, so with verify=code a row needs no answer; otherwise every row needs one.
         optional = self._is_code and ("answer" not in columns or columns["answer"] not in row.values)
         gold = self._verifier.gold(None if optional else cell_at(row.values, columns["answer"]))
-        used = {path.partition(".")[0] for path in columns.values()}
+        if self._is_numeric and (row.semicolons or self._has_commas):
+            refuse_decimal_comma(gold, self._has_commas)
+        used = {path if path in row.values else path.partition(".")[0] for path in columns.values()}
         info = {name: value for name, value in row.values.items() if name not in used}
         if "choices" in columns:
-            info["choices"] = choices_of(cell_at(row.values, columns["choices"]))
-            gold = self._verifier.letter(gold, info["choices"])
+            choices = choices_of(cell_at(row.values, columns["choices"]))
+            gold, info["choices"] = self._verifier.chosen(gold, choices)
             question += "".join(f"\n{letter}. {text}" for letter, text in info["choices"].items())
         elif isinstance(self._verifier, ChoiceAnswers) and not re.fullmatch("[A-Z]", gold):
             raise UnfitError(
@@ -414,13 +419,16 @@ class Rows:
     def _take_examples(self, read: _Read) -> None:
         """Moves training rows to the few-shot examples, with their whole solution if the solution is graded right."""
         train, asked = read.tasks[Split.TRAIN], self._few_shot
-        by_line = {task.id.rpartition("/")[2]: task for task in train}
-        wanted = list(by_line)[:asked] if isinstance(asked, int) else [str(line) for line in asked]
-        if missing := [line for line in wanted if line not in by_line]:
-            raise ValueError(f"env.options.few_shot: line {missing[0]} is no row of the training split")
-        if isinstance(asked, int) and len(wanted) < asked:
+        if isinstance(asked, int) and len(train) < asked:
             raise ValueError(f"env.options.few_shot={asked}: the training split has {counted(len(train), 'row')}")
-        chosen = [by_line[line] for line in wanted]
+        chosen = train[:asked] if isinstance(asked, int) else []
+        for line in map(str, [] if isinstance(asked, int) else asked):
+            found = [task for task in train if line in (task.id, task.id.rpartition("/")[2])]
+            if len(found) != 1:
+                said = f"in several files: take one of {', '.join(task.id for task in found)}"
+                said = said if found else "no row of the training split"
+                raise ValueError(f"env.options.few_shot: line {line} is {said}")
+            chosen += found
         read.tasks[Split.TRAIN] = [task for task in train if task not in chosen]
         for task in chosen:
             whole = read.answers.get(task.id, "")

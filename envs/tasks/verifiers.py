@@ -8,6 +8,7 @@ function with the signature of ``TaskSet.verify`` needs no registration: ``verif
 import ast
 import json
 import re
+import string
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,9 +18,10 @@ from typing import Any, Protocol
 
 from envs.base import Task
 from envs.rows import Row
-from envs.tasks.choices import ANSWERS_AS, choice_said, choices_of, letter_of, refuse_other_count
+from envs.tasks.choices import ANSWERS_AS, choice_said, choices_of, clash, letter_of, refuse_other_count
 from envs.tasks.code import CodeTasks
 from envs.tasks.columns import UnfitError, cell_at, refuse_joined_digits, refuse_other_notation, text_of
+from envs.tasks.decimal_commas import refuse_decimal_comma
 from envs.tasks.grading import MathGrading
 from envs.tasks.mbpp import tests_of
 from envs.tasks.own_verifier import FunctionAnswers
@@ -206,6 +208,7 @@ class NumberAnswers(_InForm):
         text = text_of(cell)
         refuse_other_notation(text)
         if stated_number(text) is None:
+            refuse_decimal_comma(text, False)
             raise UnfitError(f"the answer {text[:40]!r} is no number")
         return text
 
@@ -246,26 +249,47 @@ class ChoiceAnswers(_InForm):
 
     def __init__(self, *, answer_form: str | Sequence[str], answers_as: str) -> None:
         super().__init__(answer_form)
-        self._answers_as = answers_as
+        self._answers_as, self._takes_letters = answers_as, False
 
     def gold(self, cell: Any) -> str:
         """The letter of a cell such as ``(b)`` or ``B.``; else the cell's text, which must be one of the choices."""
         found = re.fullmatch(r"\(?([A-Za-z])\)?[.:]?", text_of(cell).strip())
         return found[1].upper() if found else text_of(cell).strip()
 
-    def letter(self, gold: str, choices: Mapping[str, str]) -> str:
-        """The letter of the right choice; see :func:`envs.tasks.choices.letter_of`."""
-        return letter_of(gold, choices, self._answers_as)
+    def chosen(self, gold: str, choices: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+        """The letter of the right choice, see :func:`envs.tasks.choices.letter_of`, and the choices as they are shown.
 
-    def refuse_other_count(self, rows: Iterable[Row], columns: Mapping[str, str]) -> None:
-        """Raises ValueError if the answers are places that seem to be counted otherwise than ``answers_as`` says."""
-        if "choices" not in columns and self._answers_as not in ("any", "letter"):
+        Raises:
+            ValueError: As ``letter_of``, or if a response could mean one choice's letter and another one's text.
+        """
+        labels = string.ascii_uppercase if self._takes_letters else choices
+        letters = dict(zip(choices, labels, strict=False))
+        shown = {letters[label]: text for label, text in choices.items()}
+        if said := clash(shown):
+            raise ValueError(
+                f"{said}: a response could mean either. Give the choices other labels, {{text: [...], label: [...]}}"
+            )
+        return letters[letter_of(gold, choices, self._answers_as)], shown
+
+    def look_at(self, rows: Iterable[Row], columns: Mapping[str, str]) -> None:
+        """Looks at all rows before any is used: choices that are numbers as their labels are get letters instead.
+
+        Raises:
+            ValueError: If the answers are places that seem to be counted otherwise than ``answers_as`` says.
+        """
+        if "choices" not in columns:
+            if self._answers_as in ("any", "letter"):
+                return
             raise ValueError(
                 f"env.options.verify_options.answers_as={self._answers_as}: has no effect, because no column of "
                 "choices was found; name it by env.options.choices=<column>"
             )
-        if "choices" in columns and self._answers_as in ("any", "place0"):
-            refuse_other_count(self._stated_in(rows, columns), self._answers_as)
+        stated = list(self._stated_in(rows, columns))
+        self._takes_letters = max((len(choices) for _, _, choices in stated), default=0) <= 26 and any(
+            all(label.isdigit() for label in choices) and clash(choices) for _, _, choices in stated
+        )
+        if self._answers_as in ("any", "place0"):
+            refuse_other_count(stated, self._answers_as)
 
     def _stated_in(self, rows: Iterable[Row], columns: Mapping[str, str]) -> Iterator[tuple[str, str, dict[str, str]]]:
         for row in rows:
@@ -399,6 +423,8 @@ def make_verifier(name: str, options: Mapping[str, Any]) -> RowVerifier:
     """
     if ":" not in name:
         return VERIFIERS.bind(name, options)()
-    if other := sorted(options.keys() - {"stated"}):
-        raise ValueError(f"env.options.verify_options.{other[0]}: a function such as {name} takes only stated")
+    if other := sorted(options.keys() - {"stated", "partial_credit"}):
+        raise ValueError(
+            f"env.options.verify_options.{other[0]}: a function such as {name} takes only stated and partial_credit"
+        )
     return FunctionAnswers(name, **options)

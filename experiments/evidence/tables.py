@@ -64,12 +64,14 @@ def _tuned(store: Store) -> str:
     records = store.setting("tuning", {}) or {}
     found = {arm: records[arm] for arm in store.trained if arm in records}
     if not found:
-        return "No tuning is recorded: the arms have the values of their configs."
+        return "No tuning is recorded: the values are those of the config files, configs/tuned included."
     trials = sorted({record["trials"] for record in found.values()})
     seeds = sorted({seed for record in found.values() for seed in record["seeds"]})
     others = [store.names[arm] for arm in store.trained if arm not in found]
     each = " or ".join([*map(str, trials[:-1]), counted(trials[-1], "trial")])
     sentence = f"Tuned on validation tasks with {each} each, training seed {', '.join(map(str, seeds))}"
+    settings = sorted({record.get("setting") or "" for record in found.values()} - {""})
+    sentence += f", for {'; '.join(settings)}" if settings else ""
     return f"{sentence}; not tuned: {', '.join(others)}." if others else f"{sentence}."
 
 

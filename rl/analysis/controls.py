@@ -138,7 +138,8 @@ def other_error(scene: Scene) -> Change | None:
 
     The observation of the other error comes from the task set's ``other_error(task, response, score, rng)``. If there
     is no such function, or it gives ``None``, the feedback comes from another task's score: the first score that makes
-    the environment say something else.
+    the environment say something else. Feedback that the hook's observation does not change, such as a mere verdict,
+    names no error: then nothing is exchanged.
     """
     own, score = scene.said(scene.own.score), scene.own.score
     # Scores of other tasks are tried in turn until the feedback differs from the one on this attempt.

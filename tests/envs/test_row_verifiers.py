@@ -17,8 +17,7 @@ def verdicts(verify, options, gold, answers, choices=None):
     verifier = make_verifier(verify, options)
     text, info = verifier.gold(gold), {}
     if choices:
-        info["choices"] = choices_of(choices)
-        text = verifier.letter(text, info["choices"])
+        text, info["choices"] = verifier.chosen(text, choices_of(choices))
     task = Task("x/1", "q", text, info)
     assert verifier.verify(task, verifier.gold_response(task)).value == 1.0
     return {answer: verifier.verify(task, answer).verdict for answer in answers}
@@ -133,7 +132,7 @@ NUMBERED = ["1", "2", "3", "4"]
 )
 def test_answers_are_read_as_the_option_says(answers_as, gold, letter):
     verifier = make_verifier("choice", {"answers_as": answers_as})
-    assert verifier.letter(verifier.gold(gold), choices_of(NUMBERED)) == letter
+    assert verifier.chosen(verifier.gold(gold), choices_of(NUMBERED))[0] == letter
 
 
 @pytest.mark.parametrize(
@@ -153,10 +152,10 @@ def test_answers_are_read_as_the_option_says(answers_as, gold, letter):
 def test_answers_that_may_be_two_choices_or_none_are_refused(answers_as, gold, choices, message):
     verifier = make_verifier("choice", {"answers_as": answers_as})
     if message is None:
-        assert verifier.letter(verifier.gold(gold), choices_of(choices)) == "B"
+        assert verifier.chosen(verifier.gold(gold), choices_of(choices))[0] == "B"
         return
     with pytest.raises(ValueError, match=message):
-        verifier.letter(verifier.gold(gold), choices_of(choices))
+        verifier.chosen(verifier.gold(gold), choices_of(choices))
     with pytest.raises(ValueError, match="answers_as=places: one of any, letter"):
         make_verifier("choice", {"answers_as": "places"})
 
@@ -288,6 +287,65 @@ def test_golds_of_mathematics_stay(gold):
 def test_mathematics_reads_numbers_as_programs_write_them(gold, right, wrong):
     all_are(Verdict.CORRECT, verdicts("math", {}, gold, boxed(*right)))
     all_are(Verdict.WRONG, verdicts("math", {}, gold, boxed(*wrong)))
+
+
+def semicolons(golds):
+    return "question;answer\n" + "".join(f"q{i};{gold}\n" for i, gold in enumerate(golds))
+
+
+IN_SEMICOLONS = [("0,5", "0.5"), ("-12,50", "12.50"), ("1,500", "1.500' or '1500"), ("2,3 km", "2.3"),
+                 ("x = 0,5", "0.5"), ("1,2,3", "1.2"), ("0,05", "0.05")]  # fmt: skip
+ELSEWHERE = ["3,05", "0,05", "12,50 €", "$12,50", r"\$12,50", "0,5%", r"0,5\%", "0{,}5", "1{,}25", "$3,05$"]
+POINT = r"'1\.500' has a point that may separate thousands.*write '1500' or '1\.5000'"
+COMMAS = [
+    *((semicolons(["7", gold]), "my.csv", f"'{gold}' has a comma.*: write '{one}' for") for gold, one in IN_SEMICOLONS),
+    *((lines([{"question": "a", "answer": gold}]), "my.jsonl", "has a comma that may be a") for gold in ELSEWHERE),
+    (lines([{"question": "a", "answer": "0,5"}, {"question": "b", "answer": "3,05"}]), "my.jsonl", "2 of 2 rows"),
+    (lines([{"question": "a", "answer": "1.500"}, {"question": "b", "answer": "0,5 %"}]), "my.jsonl", POINT),
+    (semicolons(["1.500", "0,5"]), "my.csv", POINT),
+]
+
+
+@pytest.mark.parametrize("verify", ["math", "number"])
+@pytest.mark.parametrize(("content", "name", "message"), COMMAS)
+def test_a_decimal_comma_is_refused_and_never_read_as_two_numbers(tmp_path, verify, content, name, message):
+    with pytest.raises(ValueError, match=message):
+        all_of(rows_of(write(tmp_path, content, name), verify=verify))
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "golds"),
+    [
+        (lines([{"question": "a", "answer": "1,2"}, {"question": "b", "answer": "0,5"}]), "my.jsonl", ["0,5", "1,2"]),
+        (lines([{"question": "a", "answer": "1,500"}, {"question": "b", "answer": "1{,}050"}]), "my.jsonl",
+         ["1,500", "1{,}050"]),
+        (semicolons(["(1,2)", "[0,1)", "1, 2", "1,234,567", "1,234.5", "1{,}234"]), "my.csv",
+         ["(1,2)", "1, 2", "1,234,567", "1,234.5", "1{,}234", "[0,1)"]),
+        (semicolons(["1.500", "0.5"]), "my.csv", ["0.5", "1.500"]),
+    ],
+)  # fmt: skip
+def test_commas_that_are_no_decimal_marks_stay(tmp_path, content, name, golds):
+    assert sorted(task.gold for task in all_of(rows_of(write(tmp_path, content, name)))) == golds
+
+
+def test_a_decimal_comma_of_a_whole_solution_is_refused(tmp_path):
+    path = write(tmp_path, semicolons(["So it is #### 0,5", r"So \boxed{1,5}."]), "my.csv")
+    with pytest.raises(ValueError, match=r"2 of 2 rows .*\n.*'0,5' has a comma .*\n.*'1,5' has a comma"):
+        all_of(rows_of(path))
+    boxes = [{"question": f"q{gold}", "answer": rf"So \boxed{{{gold}}}."} for gold in ("3,05", "1,2")]
+    with pytest.raises(ValueError, match="2 of 2 rows"):
+        all_of(rows_of(write(tmp_path, lines(boxes))))
+
+
+def test_one_comma_in_a_solution_does_not_make_the_others_decimal(tmp_path):
+    solutions = [r"Of 3,05 m or $0{,}5$, $(1,\!2)$, \boxed{7}", r"\boxed{1,2}", r"\boxed{1{,}000}", r"\boxed{(1,\!2)}"]
+    path = write(tmp_path, lines([{"question": f"q{i}", "answer": one} for i, one in enumerate(solutions)]))
+    assert sorted(task.gold for task in all_of(rows_of(path))) == [r"(1,\!2)", "1,2", "1{,}000", "7"]
+
+
+def test_texts_with_commas_may_be_compared_in_any_file(tmp_path):
+    path = write(tmp_path, semicolons(["0,5", "1,500"]), "my.csv")
+    assert sorted(task.gold for task in all_of(rows_of(path, verify="exact"))) == ["0,5", "1,500"]
 
 
 def test_skipping_is_not_advised_if_no_row_would_be_left(tmp_path):

@@ -257,12 +257,111 @@ def test_a_way_to_read_answers_without_choices_is_refused(tmp_path):
         all_of(rows_of(path, verify="choice", verify_options={"answers_as": "place1"}))
 
 
-def test_a_choice_that_is_missing_between_others_is_a_fault(tmp_path):
-    rows = [
-        {"question": f"Which, {i}?", "A": "a", "B": "" if i == 3 else "b", "C": "c", "answer": "C"} for i in range(9)
-    ]
-    with pytest.raises(ValueError, match="1 of 9 rows cannot be used:\n  line 4: the choices"):
+GAPS = [
+    ({"B": ""}, "the choices have no text for B, but one for C"),
+    ({"B": None}, "the choices have no text for B, but one for C"),
+    ({"A": " ", "B": ""}, "the choices have no text for A, but one for C"),
+    ({"B": "", "C": ""}, "the choices must be at least two; this row has 1 choice"),
+    ({"A": "", "B": "", "C": ""}, "the choices must be at least two; this row has 0 choices"),
+]
+
+
+@pytest.mark.parametrize("is_one_column", [False, True])
+@pytest.mark.parametrize(("changed", "message"), GAPS)
+def test_a_choice_that_is_missing_between_others_is_a_fault(tmp_path, changed, message, is_one_column):
+    rows = []
+    for i in range(9):
+        choices = {"A": "a", "B": "b", "C": "c"} | (changed if i == 3 else {})
+        rows.append({"question": f"Which, {i}?", "answer": "A"} | ({"choices": choices} if is_one_column else choices))
+    with pytest.raises(ValueError, match=f"1 of 9 rows cannot be used:\n  line 4: {message}"):
         all_of(rows_of(write(tmp_path, lines(rows)), verify="choice"))
+
+
+@pytest.mark.parametrize("cell", [["x", {"text": "y"}], {"A": ["x"], "B": "y"}])
+def test_choices_that_are_no_texts_are_a_fault(tmp_path, cell):
+    path = write(tmp_path, lines([{"question": "q", "choices": cell, "answer": "A"}]))
+    with pytest.raises(ValueError, match=r"line 1: the choices must be texts; [AB] is "):
+        all_of(rows_of(path, verify="choice"))
+
+
+SUMS = [{"question": f"{i} + 1 =", **{f"option{n}": i + n - 1 for n in range(1, 5)}, "answer": i + 1} for i in range(9)]
+
+
+def test_numbered_choices_whose_texts_are_such_numbers_get_letters(tmp_path):
+    for choices in ({}, {"choices": {"1": 0, "2": 1, "3": 2, "4": 3}}):
+        path = write(tmp_path, lines([row | choices for row in SUMS[:1]]))
+        task = all_of(rows_of(path, verify="choice", verify_options={"answers_as": "text"}))[0]
+        assert (task.gold, task.question) == ("B", "0 + 1 =\nA. 0\nB. 1\nC. 2\nD. 3")
+    taskset = rows_of(write(tmp_path, lines(SUMS)), verify="choice", verify_options={"answers_as": "text"})
+    assert {task.gold for task in all_of(taskset)} == {"B"}
+    task = next(one for one in all_of(taskset) if one.question.startswith("0"))
+    said = {answer: taskset.verify(task, rf"\boxed{{{answer}}}").value for answer in ("B", "1", "A", "0", "2", "B. 1")}
+    assert said == {"B": 1.0, "1": 1.0, "A": 0.0, "0": 0.0, "2": 0.0, "B. 1": 1.0}
+    with pytest.raises(ValueError, match=r"line 1: the answer '1' is the letter of choice 1 and the text of choice 2"):
+        all_of(rows_of(write(tmp_path, lines(SUMS)), verify="choice"))
+    labels = rows_of(write(tmp_path, lines(SUMS[:3])), verify="choice", verify_options={"answers_as": "letter"})
+    assert {task.question[0]: task.gold for task in all_of(labels)} == {"0": "A", "1": "B", "2": "C"}
+
+
+def test_columns_that_only_later_rows_have_are_found(tmp_path):
+    row = {"A": "Paris", "B": "Rome", "C": "Bonn", "D": "Bern", "answer": "B"}
+    rows = [{"question": f"Which, {i}?", **row} for i in range(1100)]
+    rows[1050] |= {"E": "Oslo", "split": "test"}
+    with pytest.raises(ValueError, match=r"1099 of 1,100 rows"):
+        all_of(rows_of(write(tmp_path, lines(rows)), verify="choice"))
+    del rows[1050]["split"]
+    tasks = all_of(rows_of(write(tmp_path, lines(rows)), verify="choice"))
+    assert [task.id for task in tasks if task.question.endswith("\nE. Oslo")] == ["my.jsonl/1051"]
+
+
+GROUPS = [
+    (["a", "b", "option1", "option2"], r"may be in a, b or in option1, option2: name them.*choices='option1, option2'"),
+    (["a", "b", "A", "B"], "of the columns of choices, a and A differ in case alone: name those that are meant"),
+    (["a", "A", "C", "B"], "a and A differ in case alone.*choices='A, B, C'"),
+    (["A", "B", "C", "E"], "choices are in A, B, C, and there is E, but none between C and E: rename"),
+    (["option_a", "option_b", "option_d"], "and there is option_d, but none between option_b and option_d"),
+    (["ending0", "ending1", "ending3"], "and there is ending3, but none between ending1 and ending3"),
+]
+
+
+@pytest.mark.parametrize(("columns", "message"), GROUPS)
+def test_columns_that_may_be_other_choices_are_named_by_the_config(tmp_path, columns, message):
+    row = dict(zip(columns, ["Paris", "Rome", "Bonn", "Bern"], strict=False))
+    path = write(tmp_path, lines([{"question": f"Which, {i}?", **row, "answer": row[columns[-1]]} for i in range(4)]))
+    with pytest.raises(ValueError, match=message) as raised:
+        all_of(rows_of(path, verify="choice"))
+    named = str(raised.value).partition("choices='")[2].rstrip("'")
+    for task in all_of(rows_of(path, verify="choice", choices=named)):
+        assert f"\n{task.gold}. {row[columns[-1]]}" in task.question
+        assert task.info["choices"].keys() == {name[-1].upper() for name in named.split(", ")}
+
+
+@pytest.mark.parametrize("named", ["A, B, C", "a,b,c", "C, A"])
+def test_the_printed_name_of_joined_columns_can_be_given_back(tmp_path, named):
+    rows = [{"question": f"Which, {i}?", "A": "Paris", "B": "Rome", "C": "Bonn", "answer": "C"} for i in range(4)]
+    tasks = all_of(rows_of(write(tmp_path, lines(rows)), verify="choice", choices=named))
+    assert all(list(task.info["choices"]) == named.upper().replace(" ", "").split(",") for task in tasks)
+    other = [{"instruction": "Add.", "input": i, "answer": "C"} for i in range(4)]
+    tasks = all_of(rows_of(write(tmp_path, lines(other)), verify="exact", question="instruction, input"))
+    assert sorted(task.question for task in tasks) == [f"Add.\n\n{i}" for i in range(4)]
+    with pytest.raises(ValueError, match=r"env\.options\.choices=A, X: there is no such column"):
+        all_of(rows_of(write(tmp_path, lines(rows)), verify="choice", choices="A, X"))
+
+
+@pytest.mark.parametrize("is_one_column", [False, True])
+def test_whole_numbers_in_a_column_with_gaps_stay_whole(tmp_path, is_one_column):
+    rows = []
+    for i in range(8):
+        cells = [10.0 + i, 20.0 + i, None if i % 2 else 30.0 + i]
+        columns = {"choices": cells} if is_one_column else dict(zip("ABC", cells, strict=True))
+        rows.append({"question": f"q{i}", **columns, "answer": 20 + i if i % 2 else 30 + i})
+    pandas.DataFrame(rows).to_parquet(tmp_path / "my.parquet")
+    tasks = {
+        task.question.partition("\n")[0]: task for task in all_of(rows_of(tmp_path / "my.parquet", verify="choice"))
+    }
+    assert [tasks[f"q{i}"].gold for i in range(8)] == ["C", "B"] * 4
+    assert tasks["q0"].question == "q0\nA. 10\nB. 20\nC. 30"
+    assert tasks["q1"].question == "q1\nA. 11\nB. 21"
 
 
 ALPACA = {"instruction": "Add the numbers.", "input": "0, 2", "output": "2"}
@@ -299,6 +398,23 @@ def pays_most_of_it(task, response):
     return Score(0.9 * (task.gold in response), Verdict.CORRECT)
 
 
+def pays_part_of_it(task, response):
+    return Score.of(True) if response == task.gold else Score(0.5, Verdict.WRONG)
+
+
+def test_an_own_function_gives_partial_credit_where_this_is_said(tmp_path):
+    path, name = write(tmp_path, lines(ROWS)), f"{__name__}:pays_part_of_it"
+    taskset = rows_of(path, verify=name, verify_options={"partial_credit": True})
+    tasks = all_of(taskset)
+    assert taskset.partial_credit
+    assert taskset.verify(tasks[0], "no").value == 0.5
+    assert not rows_of(path, verify=name).partial_credit
+    with pytest.raises(ValueError, match=r"is wrong 0\.5: allow this by .*partial_credit=true"):
+        rows_of(path, verify=name).verify(tasks[0], "no")
+    with pytest.raises(ValueError, match="partial_credit=half: true or false is needed"):
+        rows_of(path, verify=name, verify_options={"partial_credit": "half"})
+
+
 def test_an_own_function_may_read_a_form_of_its_own(tmp_path):
     path, name = write(tmp_path, lines(ROWS)), f"{__name__}:reads_result"
     taskset = rows_of(path, verify=name, verify_options={"stated": "Result = {}."})
@@ -309,7 +425,7 @@ def test_an_own_function_may_read_a_form_of_its_own(tmp_path):
         ({}, name, r"correct this function, or say .* by env\.options\.verify_options\.stated"),
         ({"stated": "Result: {}."}, name, "grades none of the 40 own answers right.*Result: "),
         ({"stated": "Result"}, name, r"stated=Result: a text with \{\} for the answer is needed"),
-        ({"form": "x"}, name, r"verify_options\.form: a function such as .* takes only stated"),
+        ({"form": "x"}, name, r"verify_options\.form: a function such as .* takes only stated and partial_credit"),
         ({}, f"{__name__}:pays_most_of_it", r"graded correct.* but earns 0\.9, not 1"),
     ]
     for options, verify, message in refused:

@@ -50,6 +50,8 @@ def test_a_file_and_a_model_that_fit_are_described(tmp_path, capsys):
     assert "The environment keeps the contract (played on train)." in said
     assert "100 of 100 golds that were graded earn 1." in said
     assert "question 8 8 63 (context) 0 of 100" in said
+    # Two attempts of at most 3 tokens, and three tokens between them: <|user|> check <|assistant|>.
+    assert "question and all attempts 17 17 64 (context) 0 of 100" in said
     assert "<|user|>|" in said
     assert "|_|_|_|<|assistant|>|:|" in said
     assert "What 6 sampled episodes get" in said
@@ -71,6 +73,13 @@ def test_what_would_go_wrong_is_said_with_its_remedy(tmp_path, capsys, change, r
     said, wrong = checked(capsys, "env=rows", write(tmp_path, rows), *TOY, *change)
     assert wrong
     assert f"must: {message}" in said or message in said.partition("What to change")[2], said
+
+
+def test_attempts_have_room_beside_what_is_said_between_them(tmp_path, capsys):
+    path = write(tmp_path, chains(60))
+    said, _ = checked(capsys, "env=rows", path, *TOY, "env.attempts=4", "env.max_new_tokens=[13]")
+    assert "question and all attempts 69 69 64 (context) 60 of 60" in said
+    assert "env.max_new_tokens=[11] leaves room for 4 attempts" in said
 
 
 def test_rows_that_are_shown_as_examples_are_counted_and_the_shares_are_named(tmp_path, capsys):

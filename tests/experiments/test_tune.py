@@ -5,68 +5,15 @@ import math
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.cli import CONFIGS, UserError, register_schemas, typed
+from experiments.cli import UserError
 from experiments.compare import plan, refuse_changed_config
-from experiments.executors import EXECUTORS
 from experiments.search import OBJECTIVES, SAMPLERS, Dimension, at_hand, changes, dimensions
-from experiments.tune import main, studies, tune, write_winners
+from experiments.tune import studies, tune, write_winners
 from rl.config import AlgorithmConfig, StageConfig
 from tests import programs
-
-STARTED: list[str] = []
-
-
-class Ended:
-    def done(self):
-        return True
-
-    def exception(self):
-        return None
-
-
-@EXECUTORS.register("pretend")
-class Pretend:
-    """Executor that trains nothing: a trial is best at a learning rate of 4e-4, and crashes above 2e-3."""
-
-    threads = 1
-
-    def __init__(self, options, folder):
-        pass
-
-    def submit(self, folders):
-        for folder in folders:
-            job, config = json.loads((folder / "job.json").read_text()), OmegaConf.load(folder / "config.yaml")
-            STARTED.append(job["arm"])
-            rate = (config.get("offline") or config.get("algorithm")).optim.lr
-            if rate > 2e-3:
-                (folder / "error.txt").write_text("Traceback\nRunStoppedError: too fast")
-                continue
-            good = 1 - abs(math.log10(rate / 4e-4))
-            greedy = {"accuracy_t1": 0.5, "accuracy_t2": good, "delta": good - 0.5}
-            totals = {"episodes": 192, "updates": 3, "gradient_tokens": 10, "sampled_tokens": 20}
-            (folder / "policy").mkdir(exist_ok=True)
-            (folder / "policy" / "config.json").write_text("{}")
-            (folder / "result.json").write_text(json.dumps({"greedy": greedy, "totals": totals}))
-        return [Ended() for _ in folders]
-
-    def stop(self):
-        pass
-
-
-@pytest.fixture
-def make(tmp_path):
-    register_schemas()
-    STARTED.clear()
-
-    def config(*overrides, program="tune"):
-        with initialize_config_dir(CONFIGS, version_base=None):
-            return typed(compose(program, list(overrides)))
-
-    base = ["include=[star,score]", "executor=pretend", f"output={tmp_path}/tuned/mine.yaml"]
-    return lambda *more, **given: config(*([] if given else base), *more, **given)
+from tests.experiments.conftest import STARTED, Ended, Pretend
 
 
 def test_every_arm_gets_as_many_trials_and_the_best_is_written(make, tmp_path):
@@ -163,152 +110,6 @@ def test_a_trial_that_crashes_costs_that_trial_and_stands_in_the_table(make, tmp
     hopeless = make("trials=1", "include=[star]", "arms.star.optim.lr=0.1")
     with pytest.raises(UserError, match="star: every trial crashed"):
         write_winners(hopeless, tune(hopeless, tmp_path / "b"), tmp_path / "b")
-
-
-def test_what_another_tuning_chose_for_other_arms_stays(make, tmp_path):
-    first = make("trials=3", "include=[star]")
-    before = write_winners(first, tune(first, tmp_path / "a"), tmp_path / "a")
-    second = make("trials=2", "include=[score]")
-    after = write_winners(second, tune(second, tmp_path / "b"), tmp_path / "b")
-    assert after["arms"]["star"] == before["arms"]["star"]
-    assert {arm: record["trials"] for arm, record in after["tuning"].items()} == {"star": 3, "score": 2}
-
-
-HAND = "# @package _global_\n# Chosen by hand, with two more trials.\n"
-STAR = {"trials": 4, "seeds": [1000], "episodes": 9216, "objective": "last_accuracy", "untuned": 0.5, "tuned": 0.6}
-VALUES = {"arms": {"star": {"epochs": 6}, "ppo": {"epochs": 2}}, "tuning": {"star": STAR, "ppo": STAR}}
-
-
-def earlier(folder, head=HAND, arms=VALUES["arms"], **changed):
-    """Overrides of a tuning of star into a file with values of star and ppo; ``changed`` is changed in star's record.
-
-    Where ``changed`` is ``record=None``, the file has no record of star.
-    """
-    record = {} if changed == {"record": None} else {"star": STAR | changed}
-    path = folder / "earlier.yaml"
-    path.write_text(head + OmegaConf.to_yaml(OmegaConf.create({"arms": arms, "tuning": {"ppo": STAR} | record})))
-    same = ["env=repair", "include=[star]", "trials=4", f"output={path}", f"runs_dir={folder}/runs"]
-    return path, [*same, "training.episodes=9216", "training.tasks_per_step=64"]
-
-
-UPDATES = ["match=updates", "training.updates=384"]
-TOKENS = ["match=tokens", "training.tokens=5000"]
-OTHER = "would replace values in this file: those of star"
-
-
-@pytest.mark.parametrize(
-    ("record", "overrides", "message"),
-    [
-        ({}, ["trials=3"], f"3 trials with training.episodes=9216 {OTHER}, chosen by 4 trials with"),
-        ({}, ["training.episodes=4608"], f"training.episodes=4608 {OTHER}, chosen by .* training.episodes=9216. Name"),
-        ({}, ["training.episodes=18432", "trials=8"], OTHER),
-        ({}, TOKENS, f"4 trials with training.tokens=5000 {OTHER}"),
-        ({}, UPDATES, f"4 trials with training.updates=384, training.episodes=9216 {OTHER}"),
-        ({"budget": "training.tokens=5000"}, [], f"{OTHER}, chosen by 4 trials with training.tokens=5000"),
-        ({"budget": "training.tokens=6000"}, TOKENS, OTHER),
-        ({"budget": "training.updates=192, training.episodes=9216"}, UPDATES, OTHER),
-        ({"record": None}, ["trials=9"], f"{OTHER}, of which no tuning is recorded"),
-        ({"trials": "many"}, [], "was not written by experiments.tune"),
-    ],
-)
-def test_values_that_another_budget_or_more_trials_chose_are_not_replaced(make, tmp_path, record, overrides, message):
-    path, same = earlier(tmp_path, **record)
-    before = path.read_text()
-    with pytest.raises(UserError, match=message) as said:
-        main.run(make(*same, *overrides))
-    assert path.read_text() == before
-    assert not STARTED
-    assert not (tmp_path / "runs").exists()
-    if OTHER in message:
-        remedies = ("output=configs/tuned/mine.yaml", "tuned=mine", "resume=<its folder>", "remove these arms")
-        assert all(remedy in str(said.value) for remedy in remedies)
-
-
-@pytest.mark.parametrize(
-    ("record", "overrides"),
-    [
-        ({}, []),
-        ({}, ["trials=6"]),
-        ({"episodes": 9200}, ["training.episodes=9200"]),
-        ({"episodes": 9216}, ["training.episodes=9220"]),  # rounded down to whole groups
-        ({"budget": "training.episodes=9216", "episodes": 9000}, []),
-        ({"budget": "training.tokens=5000"}, TOKENS),
-        ({"budget": "training.updates=384, training.episodes=9216"}, UPDATES),
-        ({}, ["include=[score]", "trials=1", "training.episodes=512"]),  # an arm that is not in the file
-    ],
-)
-def test_as_many_trials_with_the_same_budget_and_new_arms_are_written(make, tmp_path, record, overrides):
-    path, same = earlier(tmp_path, **record)
-    main.run(make(*same, *overrides))
-    cfg = make(*same, *overrides)
-    (arm,) = cfg.include
-    found = OmegaConf.load(path)
-    assert found.tuning[arm].trials == cfg.trials
-    assert found.tuning[arm].budget.startswith("training.")
-    assert (found.arms.ppo, found.tuning.ppo) == (VALUES["arms"]["ppo"], STAR)
-    # The comments stay, because ppo's values do, and say which arm they do not describe any more.
-    since = f"# After the lines above were written, experiments.tune chose the values of {arm}\n"
-    assert path.read_text().startswith(HAND + since + "arms:")
-
-
-def test_a_resumed_tuning_writes_its_file_again_but_not_with_fewer_trials(make, tmp_path):
-    path, same = earlier(tmp_path)
-    main.run(make(*same))
-    (folder,) = (tmp_path / "runs" / "tune").iterdir()
-    for trials in (4, 6):
-        main.run(make(*same, f"trials={trials}", f"resume={folder}"))
-        assert OmegaConf.load(path).tuning.star.trials == trials
-    assert path.read_text().count("chose the values of star\n") == 1
-    with pytest.raises(UserError, match="chosen by 6 trials"):
-        main.run(make(*same, "trials=5", f"resume={folder}"))
-
-
-def test_comments_go_with_the_last_of_the_values_that_they_describe(make, tmp_path):
-    path, same = earlier(tmp_path, head="# Mine.\n")
-    main.run(make(*same))
-    assert path.read_text().startswith("# @package _global_\n# Mine.\n# After the lines above")
-    main.run(make(*same, "include=[score]"))
-    assert "chose the values of star, score\n" in path.read_text()
-    path.write_text(HAND + OmegaConf.to_yaml(OmegaConf.create({"arms": {}, "tuning": {"star": STAR}})))
-    main.run(make(*same))
-    assert path.read_text().startswith("# @package _global_\n# Values that experiments.tune chose on validation")
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("", "that is a folder; name a file, as .*/mine.yaml"),
-        ("a_file/x.yaml", "no file can be made in .*a_file"),
-        ("a_file/b/c/x.yaml", "no file can be made in .*a_file"),
-        ("/proc/x.yaml", "no file can be made in /proc"),
-        ("/proc/a/x.yaml", "no file can be made in /proc"),
-        ("n" * 250 + ".yaml", "no file can be made in"),  # a file may have such a name, its temporary one is too long
-        ("device.yaml", "this cannot be overwritten"),
-        ("none.yaml", "was not written by experiments.tune"),
-    ],
-)
-def test_an_output_that_cannot_be_written_is_refused_before_the_first_trial(make, tmp_path, name, message):
-    (tmp_path / "a_file").touch()
-    (tmp_path / "device.yaml").symlink_to("/dev/null")
-    (tmp_path / "none.yaml").write_text("# Nothing is tuned.\n{}\n")
-    with pytest.raises(UserError, match=f"^output={tmp_path / name}: .*{message}"):
-        main.run(make("include=[star]", f"output={tmp_path / name}", f"runs_dir={tmp_path}/runs"))
-    assert not STARTED
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(("name", "message"), [("a_file/x.yaml", "it cannot be written .*a_file"), ("b.yaml", OTHER)])
-def test_what_became_unwritable_meanwhile_costs_no_chosen_value(make, tmp_path, name, message):
-    cfg = make("include=[star]", "trials=2", f"output={tmp_path / name}")
-    found = tune(cfg, tmp_path / "run")
-    (tmp_path / "a_file").touch()
-    earlier(tmp_path)[0].rename(tmp_path / "b.yaml")
-    with pytest.raises(UserError, match=f"{message}.* The chosen values are kept in {tmp_path}/run/tuned.yaml"):
-        write_winners(cfg, found, tmp_path / "run")
-    kept = OmegaConf.load(tmp_path / "run" / "tuned.yaml")
-    assert OmegaConf.to_container(kept.arms.star) == found[0].winner().changed
-    assert set(kept.tuning) == {"star"}
-    assert (tmp_path / "run" / "tuned.yaml").read_text().startswith("# @package _global_\n")
 
 
 @pytest.mark.parametrize("env", ["modchain", "repair", "addition"])

@@ -11,10 +11,10 @@ from envs import Split
 from envs.tasks.mend import Mend
 from envs.tasks.sums import Sums
 from experiments.base_schema import WarmStartConfig
-from experiments.cli import console
-from experiments.demonstrations import DEMONSTRATIONS, Shares, mend, sums
+from experiments.cli import UserError, console
+from experiments.demonstrations import DEMONSTRATIONS, Shares, golds, mend, sums
 from experiments.progress import Display
-from experiments.warm_start import demonstrated, warm_start
+from experiments.warm_start import demonstrated, main, warm_start
 from rl.backends.sft import IGNORED
 from rl.config import EnvConfig, EvalConfig, ModelConfig, OptimConfig
 from rl.workbench import Workbench, make_env
@@ -99,6 +99,37 @@ def test_slips_are_read_and_not_learned_where_that_is_asked():
 def test_an_episode_of_another_length_is_refused(tmp_path):
     with pytest.raises(ValueError, match="it wrote 1 attempt, but the episode takes more"):
         warm_start(config("gold_once"), tmp_path, lambda *_: None)
+
+
+def test_golds_of_other_tasks_are_the_wrong_attempts_of_any_environment():
+    taskset, rng, found = Sums(), random.Random(0), Counter()
+    task, *others = taskset.load(Split.TRAIN)
+    gold, wrong = taskset.gold_response(task), {taskset.gold_response(other) for other in others}
+    for _ in range(2000):
+        first, second = golds(taskset, task, rng, right=0.4, corrects=0.15, repeats=0.8)
+        found[
+            "right" if first == gold else "corrects" if second == gold else "repeats" if second == first else "other"
+        ] += 1
+        assert {first, second} <= wrong | {gold}
+        assert first != gold or second == gold
+    assert abs(found["right"] / 2000 - 0.4) < 0.04
+    assert abs(found["corrects"] / (2000 - found["right"]) - 0.15) < 0.04
+    assert found["repeats"] / (2000 - found["right"]) > 0.75
+
+
+def test_one_answer_alone_makes_no_wrong_attempts():
+    class Constant:
+        load = staticmethod(lambda split: ["a", "b"])
+        gold_response = staticmethod(lambda task: "7")
+
+    with pytest.raises(ValueError, match="all training tasks have the answer '7'"):
+        golds(Constant(), "a", random.Random(0), right=0.0, corrects=0.15, repeats=0.8)
+
+
+def test_a_model_that_is_there_is_not_replaced(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="there is a model already; name another folder"):
+        main.run(config(output=str(tmp_path)))
 
 
 def test_shares_of_the_demonstrated_sums():

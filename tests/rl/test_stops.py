@@ -112,6 +112,23 @@ def test_a_signal_finishes_the_optimiser_step_and_saves(number, tmp_path, monkey
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
+def test_a_signal_before_the_first_step_ends_the_run_and_nothing_is_left_that_a_resume_would_miss(tmp_path):
+    cfg = config(SIMPLE, save_every=4)
+    run_online(cfg, made(tmp_path / "whole"), quiet)
+    seen = []
+
+    def signalled(what, share, metrics):
+        seen.append(what)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Preempted, match="continue with resume"):
+        run_online(cfg, made(tmp_path / "cut"), signalled)
+    assert set(seen) == {"validation"}
+    assert not (tmp_path / "cut" / "checkpoints").exists()
+    run_online(cfg, tmp_path / "cut", quiet)
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
 def test_a_signal_during_the_evaluation_costs_no_training(tmp_path):
     cfg = config(SIMPLE, save_every=4)
     run_online(cfg, made(tmp_path / "whole"), quiet)
