@@ -9,7 +9,7 @@ let beforePrint = null, unfolded = [], drawings = {};
 const drawingOf = (item) => drawings[item.id] ? new DOMParser().parseFromString(drawings[item.id], "image/svg+xml").documentElement : make("img", { src: `exhibits/${item.id}.svg`, alt: item.title });
 addEventListener("beforeprint", () => {
   beforePrint = isDark() ? "dark" : "light";
-  setTheme("light");
+  if (beforePrint === "dark") setTheme("light");
   const place = byId("print");
   place.replaceChildren();
   unfolded = [...document.querySelectorAll("#verdict details:not([open])")];
@@ -17,7 +17,7 @@ addEventListener("beforeprint", () => {
   for (const item of exhibits.filter((one) => one.kind === "table")) place.append(make("section", {}, caption(item), ...sheetsOf(item)));
   for (const item of exhibits.filter((one) => one.kind === "figure")) place.append(make("section", {}, caption(item), drawingOf(item)));
 });
-addEventListener("afterprint", () => { byId("print").replaceChildren(); for (const one of unfolded) one.open = false; if (beforePrint) setTheme(beforePrint); });
+addEventListener("afterprint", () => { byId("print").replaceChildren(); for (const one of unfolded) one.open = false; if (beforePrint === "dark") setTheme("dark"); });
 
 const tables = tabs(byId("table-tabs"), byId("table"), "table", exhibits.filter((item) => item.kind === "table"), showTable);
 redraw.push(tables.again);
