@@ -19,6 +19,8 @@ from rl.backends.sft import IGNORED
 from rl.config import EnvConfig, EvalConfig, ModelConfig, OptimConfig
 from rl.workbench import Workbench, make_env
 from tests.conftest import ROOT
+from tests.programs import run
+from tests.test_docs import blocks
 
 
 @DEMONSTRATIONS.register("gold_twice")
@@ -172,3 +174,22 @@ def test_demonstrated_equations_are_right_copied_mended_or_wrong_in_another_way(
 def test_shares_that_are_none_are_refused(options):
     with pytest.raises(ValueError, match="demonstration_options"):
         Shares(**options)
+
+
+def test_the_printed_warm_start_on_own_rows_runs(tmp_path):
+    (text,) = (one for one in blocks(ROOT / "docs" / "own_model.md", "bash") if "demonstration=golds" in one)
+    rows = [{"question": f"{i // 9} +{i % 9 + 1} _ _ _ _", "answer": str((i // 9 + i % 9 + 1) % 10)} for i in range(81)]
+    (tmp_path / "my.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name, place in (("my.jsonl", tmp_path), ("models/mine", tmp_path), ("my_model", ROOT / "models")):
+        text = text.replace(f"={name}", f"={place}/{'modchain' if name == 'my_model' else name}")
+    first, second = (line.removeprefix("python -m ").split() for line in text.strip().splitlines())
+    # What this model is asked in, and how it answers.
+    form = ["env.prompts=toy-v1", "env.options.verify=regex", "env.max_new_tokens=[3]", "threads=1"]
+    form += ["env.options.verify_options.pattern=': (.)$'", "env.options.verify_options.stated=': {}'"]
+    size = ["n_conversations=16", "batch_size=8", "evaluation.n_tasks=4", "evaluation.samples_per_task=0"]
+    done = run(*first, *form, *size, f"runs_dir={tmp_path}/runs")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "models" / "mine" / "config.json").exists()
+    shown = run(*second, *form, "--cfg", "job")
+    assert shown.returncode == 0, shown.stderr
+    assert f"{tmp_path}/models/mine" in shown.stdout
