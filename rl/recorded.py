@@ -152,9 +152,11 @@ def _refuse_several_origins(path: str, rows: Sequence[Row]) -> None:
 
 def _other_splits(env: TextEnv, own: Mapping[str, Task]) -> dict[str, str]:
     """Name of the split by the id, the question and the opening message of every task that is not among one's own."""
-    taskset: Any = getattr(getattr(env, "unwrapped", env), "taskset", None)
+    taskset = getattr(getattr(env, "unwrapped", env), "taskset", None)
     found: dict[str, str] = {}
-    for split in Split if taskset is not None else ():
+    if taskset is None:
+        return found
+    for split in Split:
         others = [task for task in taskset.load(split) if task.id not in own]
         found |= dict.fromkeys([*(task.id for task in others), *_asked(env, others)], split.value)
     return found
