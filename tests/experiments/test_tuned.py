@@ -135,7 +135,8 @@ def test_a_resumed_tuning_of_other_arms_keeps_those_of_its_folder(make, tmp_path
 
 def test_experiments_of_comparisons_can_be_tuned(make):
     for experiment in ("smollm2_sums", "ablations", "estimators"):
-        cfg = make(f"experiment={experiment}", program="tune")
+        # The experiment's own model is made by a user.
+        cfg = make(f"experiment={experiment}", "model=path", "model.path=models/repair", program="tune")
         assert (cfg.name, cfg.seeds, cfg.tuning) == (experiment, [1000], {})
 
 
