@@ -9,6 +9,7 @@ import inspect
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,14 @@ def check_golds(env: SelfCorrectEnv, tasks: dict[Split, list[Task]], limit: int,
         )
 
 
+def said_after(env: Any) -> tuple[envs.Message, ...]:
+    """What an environment says after an empty first attempt; nothing if it or its verifier raises on one."""
+    try:
+        return envs.messages_of(env.step("")[0])
+    except Exception:  # Only a length is wanted here; the check of the contract reports the error.
+        return ()
+
+
 def measure(
     bench: "Workbench", env: Any, tasks: Sequence[Task]
 ) -> tuple[dict[str, int], dict[str, int], int, list[str]]:
@@ -184,7 +193,7 @@ def measure(
         texts += [message.content for message in messages[-2:]]
         # What is said after a wrong attempt. Verification may be slow, so only few tasks are answered.
         if config.attempts > 1 and i % math.ceil(len(tasks) / ANSWERED) == 0:
-            between = max(between, bench.renderer.added_by(envs.messages_of(env.step("")[0])))
+            between = max(between, bench.renderer.added_by(said_after(env)))
         gold = gold_of(env, task) if isinstance(env, SelfCorrectEnv) else None
         if gold is not None:
             # One more for the token that ends the turn, which counts against the limit.
@@ -236,7 +245,8 @@ def check_lengths(bench: "Workbench", env: Any, tasks: Sequence[Task], found: Fi
             f"{counted(len(cut), 'gold is', 'golds are')} longer than env.max_new_tokens={longest} and would be cut "
             f"off: {', '.join(cut[:SHOWN])}. Set env.max_new_tokens=[{-(-max(golds.values()) // 8) * 8}]"
         )
-    texts += said(env) if isinstance(env, SelfCorrectEnv) else []
+    with suppress(ContractError):  # The check of the contract has reported it.
+        texts += said(env) if isinstance(env, SelfCorrectEnv) else []
     if unknown := unknown_words(bench.tokenizer, texts):
         found.wrong.append(
             f"the model has no token for {counted(len(unknown), 'word')}, {', '.join(map(repr, unknown[:SHOWN]))}, and "

@@ -12,6 +12,7 @@ import torch
 
 from envs import Split, messages_of
 from experiments.calibration import Estimate, load_of, n_saves
+from experiments.check import said_after
 from experiments.planned import PlanConfig, size
 from rl.backends.memory import Sizes, memory
 from rl.backends.policy import load_tokenizer
@@ -123,7 +124,7 @@ def _lengths(config: Any) -> tuple[int, int, int]:
         observation, _ = env.reset(options={"task": task}) if task.seed is None else env.reset(seed=task.seed)
         questions.append(len(renderer.opening(messages_of(observation))))
         if config.env.attempts > 1:
-            between.append(renderer.added_by(messages_of(env.step("")[0])))
+            between.append(renderer.added_by(said_after(env)))
     there = len(list(taskset.load(Split(config.evaluation.split))))
     asked = min(config.evaluation.n_tasks or there, there)
     return max(questions), int(median(between or [0])), asked

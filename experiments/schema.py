@@ -109,12 +109,14 @@ class CompareConfig(ArmsConfig):
     tuning: dict[str, TuningRecord] = field(default_factory=dict)
     _positive: ClassVar[str] = ""
     """Fields of a subclass that must be above 0."""
+    _measures: ClassVar[bool] = True
+    """Whether results count, so that no arm may have been tuned with one of the seeds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_numbers(self, "", positive=self._positive, not_negative="seed threads seeds retries cross")
         for arm, record in self.tuning.items():
-            if arm in self.include and (shared := set(record.seeds) & set(self.seeds)):
+            if self._measures and arm in self.include and (shared := set(record.seeds) & set(self.seeds)):
                 said = f"seeds={self.seeds}: {arm} was tuned with {', '.join(map(str, sorted(shared)))}"
                 raise ValueError(f"{said}, so its results with them are biased. Use other seeds, or tuned=none")
 
@@ -144,6 +146,7 @@ class TuneConfig(CompareConfig):
     sampler_options: dict[str, Any] = field(default_factory=dict)
     output: str = "configs/tuned/${env.name}.yaml"
     _positive: ClassVar[str] = "trials at_once"
+    _measures: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,6 +9,7 @@ from experiments import check
 from experiments.cli import CONFIGS, UserError, register_schemas, typed
 from experiments.keys import open_free_mappings
 from experiments.schema import CheckConfig
+from rewards import Score
 from rewards.wording import counted
 from tests.conftest import ROOT
 
@@ -73,6 +74,19 @@ def test_what_would_go_wrong_is_said_with_its_remedy(tmp_path, capsys, change, r
     said, wrong = checked(capsys, "env=rows", write(tmp_path, rows), *TOY, *change)
     assert wrong
     assert f"must: {message}" in said or message in said.partition("What to change")[2], said
+
+
+def reads_the_last_word(task, response):
+    return Score.of(response.split()[-1] == task.gold)  # raises on an empty response
+
+
+def test_an_own_verifier_that_raises_on_an_empty_response_is_reported_with_everything_else(tmp_path, capsys):
+    own = [f"env.options.verify={__name__}:reads_the_last_word", *(one for one in TOY if "verify" not in one)]
+    said, wrong = checked(capsys, "env=rows", write(tmp_path, chains(60)), *own)
+    assert wrong
+    assert "question and all attempts" in said
+    assert "What 6 sampled episodes get" in said
+    assert "must: step raises after '' in my.jsonl/1: IndexError" in said
 
 
 def test_attempts_have_room_beside_what_is_said_between_them(tmp_path, capsys):

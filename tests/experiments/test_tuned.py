@@ -140,6 +140,13 @@ def test_experiments_of_comparisons_can_be_tuned(make):
         assert (cfg.name, cfg.seeds, cfg.tuning) == (experiment, [1000], {})
 
 
+def test_a_tuning_may_start_from_the_values_of_another_one_with_its_seed(make):
+    cfg = make("env=repair", "include=[star]", "tuned=repair", program="tune")
+    assert (cfg.seeds, cfg.tuning["star"].seeds) == ([1000], [1000])
+    with pytest.raises(ValueError, match="star was tuned with 1000"):
+        make("env=repair", "include=[star]", "seeds=[1000]", program="compare")
+
+
 def test_a_comparison_says_that_its_values_were_tuned_for_something_else(make, capsys):
     for path, said in (("models/repair", ""), ("models/mend", "the tuned values were chosen for")):
         cfg = make("env=repair", "include=[star]", f"model.path={path}", program="compare")
